@@ -1,0 +1,508 @@
+"""Every operation of :mod:`fastbn.functional` in plain NumPy float64: the oracle of the tests.
+
+Same names and signatures as ``functional`` (minus ``out`` and the gradients' destinations), the
+same channels-last layouts, every result in float64. Written to be read, not to be fast: forward
+stands right above backward, and a formula stands there as its source has it. Arguments are
+checked only where a wrong one would give a wrong number instead of an error of NumPy's.
+
+An operation returns ``(y, saved)``; ``saved`` is a plain tuple that its backward unpacks.
+
+Examples
+--------
+>>> import numpy as np
+>>> from fastbn import reference
+>>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+>>> y, saved = reference.batch_norm(x, None, None, training=True, eps=0.0)
+>>> y
+array([[-1., -1.],
+       [ 1.,  1.]])
+>>> dx, dweight, dbias = reference.batch_norm_backward(np.array([[1.0, 0.0], [0.0, 0.0]]), saved)
+>>> dx.round(9) + 0.0  # two values a channel: y cannot change, so no gradient reaches x
+array([[0., 0.],
+       [0., 0.]])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Saved = tuple[Any, ...]
+IntPair = int | tuple[int, int]
+
+
+def _f64(a: ArrayLike) -> Array:
+    return np.asarray(a, dtype=np.float64)
+
+
+def _pair(value: IntPair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int | np.integer) else (value[0], value[1])
+
+
+def _scaled(a: Array, slope: float) -> Array:
+    return a * slope if slope else np.zeros_like(a)  # not inf * 0
+
+
+# --- batch normalisation --------------------------------------------------------------------
+
+
+def batch_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    running_mean: NDArray[Any] | None = None,
+    running_var: NDArray[Any] | None = None,
+    *,
+    training: bool,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    axis: int = -1,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: ArrayLike | None = None,
+    num_batches_tracked: NDArray[np.int64] | None = None,
+) -> tuple[Array, Saved]:
+    """Return ``act(weight * (x - mean) / sqrt(var + eps) + bias + residual)``, channel by channel.
+
+    Algorithm 1 of Ioffe & Szegedy, "Batch Normalization" (2015): mean and biased variance of the
+    batch in training, the running ones in inference. The running buffers, shape (C,), are moved
+    in place as PyTorch moves them (unbiased variance, ``momentum=None`` averages all batches).
+    """
+    xc = np.moveaxis(_f64(x), axis, -1)  # (..., C)
+    rows = xc.size // xc.shape[-1] if xc.shape[-1] else 0
+    over = tuple(range(xc.ndim - 1))
+    if training:
+        if rows < 2:
+            size = np.shape(x)
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {size}"
+            )
+        mean = xc.mean(axis=over)
+        var = np.square(xc - mean).mean(axis=over)  # two passes: no cancellation
+        if num_batches_tracked is not None:
+            num_batches_tracked += 1
+        if running_mean is not None and running_var is not None:
+            if momentum is None and num_batches_tracked is None:
+                raise ValueError("momentum=None needs num_batches_tracked")
+            factor = 1.0 / int(num_batches_tracked) if momentum is None else momentum  # type: ignore[arg-type]
+            unbiased = var * rows / (rows - 1)
+            running_mean[...] = (1 - factor) * _f64(running_mean) + factor * mean
+            running_var[...] = (1 - factor) * _f64(running_var) + factor * unbiased
+    else:
+        if running_mean is None or running_var is None:
+            raise ValueError("Expected running_mean and running_var when training=False")
+        mean, var = _f64(running_mean).copy(), _f64(running_var).copy()
+
+    invstd = 1.0 / np.sqrt(var + eps)
+    xhat = (xc - mean) * invstd
+    gamma = np.ones_like(mean) if weight is None else _f64(weight)
+    beta = np.zeros_like(mean) if bias is None else _f64(bias)
+    z = gamma * xhat + beta
+    if residual is not None:
+        z = z + np.moveaxis(_f64(residual), axis, -1)
+    slope = {None: 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
+    y = np.where(z <= 0, _scaled(z, slope), z)  # NaN stays NaN
+    saved = (xhat, invstd, gamma, z, slope, training, axis)
+    has = (weight is not None, bias is not None, residual is not None)
+    return np.moveaxis(y, -1, axis), (*saved, has)
+
+
+def batch_norm_backward(
+    dy: ArrayLike,
+    saved: Saved,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+    need_dresidual: bool = True,
+) -> tuple[Array | None, ...]:
+    """Return dx, dweight, dbias and, where the forward had a residual, dresidual.
+
+    The six equations of section 3 of the 2015 paper, put together: with g = dy * weight * invstd,
+    dx = g - mean(g) - xhat * mean(g * xhat). In inference mean and variance are constants and
+    dx = g. None stands where a gradient was not asked for or has no argument.
+    """
+    xhat, invstd, gamma, z, slope, training, axis, (has_weight, has_bias, has_residual) = saved
+    over = tuple(range(xhat.ndim - 1))
+    dz = np.moveaxis(_f64(dy), axis, -1)
+    dz = np.where(z <= 0, _scaled(dz, slope), dz)
+    g = dz * gamma * invstd
+    if training:
+        g = g - g.mean(axis=over) - xhat * (g * xhat).mean(axis=over)
+    dx = np.moveaxis(g, -1, axis) if need_dx else None
+    dweight = (dz * xhat).sum(axis=over) if need_dweight and has_weight else None
+    dbias = dz.sum(axis=over) if need_dbias and has_bias else None
+    if not has_residual:
+        return dx, dweight, dbias
+    return dx, dweight, dbias, np.moveaxis(dz, -1, axis) if need_dresidual else None
+
+
+# --- linear and convolution -----------------------------------------------------------------
+
+
+def linear(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> tuple[Array, Saved]:
+    """Return ``x @ weight.T + bias``: x (..., in), weight (out, in), bias (out,), y (..., out)."""
+    x, w = _f64(x), _f64(weight)
+    y = x @ w.T
+    return y if bias is None else y + _f64(bias), (x, w, bias is not None)
+
+
+def linear_backward(
+    dy: ArrayLike,
+    saved: Saved,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return dx = dy @ weight, dweight = dyᵀ @ x over all rows, dbias = sum of the rows of dy."""
+    x, w, has_bias = saved
+    dy = _f64(dy)
+    dy_rows, x_rows = dy.reshape(-1, w.shape[0]), x.reshape(-1, w.shape[1])
+    dx = dy @ w if need_dx else None
+    dweight = dy_rows.T @ x_rows if need_dweight else None
+    return dx, dweight, dy_rows.sum(axis=0) if need_dbias and has_bias else None
+
+
+def _taps(
+    kernel: tuple[int, int], stride: IntPair, dilation: IntPair, out: tuple[int, int]
+) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
+    """Yield ky, kx and the index of what that tap sees in the padded (N, H, W, ...) input."""
+    (sh, sw), (dh, dw) = _pair(stride), _pair(dilation)
+    for ky in range(kernel[0]):
+        for kx in range(kernel[1]):
+            rows = slice(ky * dh, ky * dh + sh * (out[0] - 1) + 1, sh)
+            cols = slice(kx * dw, kx * dw + sw * (out[1] - 1) + 1, sw)
+            yield ky, kx, (slice(None), rows, cols)
+
+
+def conv2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> tuple[Array, Saved]:
+    """Cross-correlate x (N, H, W, C) with weight (O, C/groups, kh, kw): y (N, OH, OW, O).
+
+    Dumoulin & Visin, "A guide to convolution arithmetic" (2016), relationship 6, and with
+    dilation section 5.1. ``"same"`` pads dilation * (k - 1) in all, the odd one behind, as
+    PyTorch does.
+    """
+    x, w = _f64(x), _f64(weight)
+    kernel = (w.shape[2], w.shape[3])
+    reach = [d * (k - 1) for d, k in zip(_pair(dilation), kernel, strict=True)]
+    if padding == "same":
+        if _pair(stride) != (1, 1):
+            raise ValueError("padding='same' is not supported for strided convolutions")
+        pads = [(r // 2, r - r // 2) for r in reach]
+    else:
+        pads = [(p, p) for p in _pair(0 if padding == "valid" else padding)]  # type: ignore[arg-type]
+    xp = np.pad(x, ((0, 0), *pads, (0, 0)))
+    n, hp, wp, c = xp.shape
+    (sh, sw), o = _pair(stride), w.shape[0]
+    out = ((hp - reach[0] - 1) // sh + 1, (wp - reach[1] - 1) // sw + 1)
+    xg = xp.reshape(n, hp, wp, groups, c // groups)
+    wg = w.reshape(groups, o // groups, c // groups, *kernel)
+    y = np.zeros((n, *out, groups, o // groups))
+    for ky, kx, seen in _taps(kernel, stride, dilation, out):
+        y += np.einsum("nhwgc,goc->nhwgo", xg[seen], wg[..., ky, kx], optimize=True)
+    y = y.reshape(n, *out, o)
+    saved = (xg, wg, pads, stride, dilation, bias is not None)
+    return y if bias is None else y + _f64(bias), saved
+
+
+def conv2d_backward(
+    dy: ArrayLike,
+    saved: Saved,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return dx, dweight, dbias: tap by tap the transposes of the forward's product."""
+    xg, wg, pads, stride, dilation, has_bias = saved
+    dy = _f64(dy)
+    groups, og, cg, *kernel = wg.shape
+    n, oh, ow, o = dy.shape
+    dyg = dy.reshape(n, oh, ow, groups, og)
+    dxg, dwg = np.zeros_like(xg), np.zeros_like(wg)
+    for ky, kx, seen in _taps((kernel[0], kernel[1]), stride, dilation, (oh, ow)):
+        dxg[seen] += np.einsum("nhwgo,goc->nhwgc", dyg, wg[..., ky, kx], optimize=True)
+        dwg[..., ky, kx] = np.einsum("nhwgo,nhwgc->goc", dyg, xg[seen], optimize=True)
+    dxp = dxg.reshape(*xg.shape[:3], groups * cg)
+    dx = _crop(dxp, pads) if need_dx else None
+    dweight = dwg.reshape(o, cg, *kernel) if need_dweight else None
+    return dx, dweight, dy.sum(axis=(0, 1, 2)) if need_dbias and has_bias else None
+
+
+def _crop(padded: Array, pads: list[tuple[int, int]]) -> Array:
+    (top, bottom), (left, right) = pads
+    return padded[:, top : padded.shape[1] - bottom, left : padded.shape[2] - right]
+
+
+# --- pooling --------------------------------------------------------------------------------
+
+
+def _windows(
+    size: int, kernel: int, stride: int, padding: int, *, dilation: int, ceil_mode: bool
+) -> tuple[int, int]:
+    """Return the number of windows along an axis and the padding they need behind it."""
+    reach = dilation * (kernel - 1) + 1
+    room = size + 2 * padding - reach
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
+        count -= 1  # as in PyTorch: a window must start in the input or in front of it
+    return count, max((count - 1) * stride + reach - size - padding, padding)
+
+
+def max_pool2d(
+    x: ArrayLike,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    *,
+    dilation: IntPair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Saved]:
+    """Return the maximum of every window: x (N, H, W, C), y (N, OH, OW, C). A NaN wins.
+
+    ``stride=None`` is the kernel's size; padding never wins. Of equal maxima the first one, in
+    row-major order, is meant.
+    """
+    x = _f64(x)
+    kernel, pad, dil = _pair(kernel_size), _pair(padding), _pair(dilation)
+    step = kernel if stride is None else _pair(stride)
+    (oh, bottom), (ow, right) = (
+        _windows(x.shape[i + 1], kernel[i], step[i], pad[i], dilation=dil[i], ceil_mode=ceil_mode)
+        for i in (0, 1)
+    )
+    pads = [(pad[0], bottom), (pad[1], right)]
+    xp = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
+    inside = np.pad(np.ones_like(x, dtype=bool), ((0, 0), *pads, (0, 0)))
+    taps = [seen for _, _, seen in _taps(kernel, step, dil, (oh, ow))]
+    seen_x = np.stack([xp[seen] for seen in taps])  # (kh*kw, N, OH, OW, C)
+    seen_inside = np.stack([inside[seen] for seen in taps])
+    which = seen_x.argmax(axis=0)  # the first of equals; a NaN counts as the maximum
+    y = np.take_along_axis(seen_x, which[None], axis=0)[0]
+    # a window of nothing but -inf: its first input, not the padding, takes the gradient
+    chosen_inside = np.take_along_axis(seen_inside, which[None], axis=0)[0]
+    which = np.where(chosen_inside, which, seen_inside.argmax(axis=0))
+    return y, (which, taps, xp.shape, pads)
+
+
+def max_pool2d_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx (N, H, W, C): dy goes to the maximum of its window, and adds up there."""
+    which, taps, padded_shape, pads = saved
+    dy = _f64(dy)
+    dxp = np.zeros(padded_shape)
+    for tap, seen in enumerate(taps):
+        dxp[seen] += np.where(which == tap, dy, 0.0)
+    return _crop(dxp, pads)
+
+
+def avg_pool2d(
+    x: ArrayLike,
+    kernel_size: IntPair,
+    stride: IntPair | None = None,
+    padding: IntPair = 0,
+    *,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> tuple[Array, Saved]:
+    """Return the mean of every window: x (N, H, W, C), y (N, OH, OW, C).
+
+    Padding counts as zeros unless ``count_include_pad=False``; what ``ceil_mode`` adds behind
+    the padding never counts.
+    """
+    x = _f64(x)
+    kernel, pad = _pair(kernel_size), _pair(padding)
+    step = kernel if stride is None else _pair(stride)
+    (oh, bottom), (ow, right) = (
+        _windows(x.shape[i + 1], kernel[i], step[i], pad[i], dilation=1, ceil_mode=ceil_mode)
+        for i in (0, 1)
+    )
+    pads = [(pad[0], bottom), (pad[1], right)]
+    xp = np.pad(x, ((0, 0), *pads, (0, 0)))
+    counts = np.zeros((1, *xp.shape[1:3], 1))
+    margin = pad if count_include_pad else (0, 0)
+    counts[
+        :,
+        pad[0] - margin[0] : pad[0] + x.shape[1] + margin[0],
+        pad[1] - margin[1] : pad[1] + x.shape[2] + margin[1],
+    ] = 1.0
+    taps = [seen for _, _, seen in _taps(kernel, step, 1, (oh, ow))]
+    total = sum((xp[seen] for seen in taps), np.zeros((x.shape[0], oh, ow, x.shape[3])))
+    divisor = sum((counts[seen] for seen in taps), np.zeros((1, oh, ow, 1)))
+    return total / divisor, (divisor, taps, xp.shape, pads)
+
+
+def avg_pool2d_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx (N, H, W, C): every input of a window takes dy over the window's divisor."""
+    divisor, taps, padded_shape, pads = saved
+    dy = _f64(dy)
+    dxp = np.zeros(padded_shape)
+    for seen in taps:
+        dxp[seen] += dy / divisor
+    return _crop(dxp, pads)
+
+
+def global_avg_pool2d(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return the mean over all positions: x (N, H, W, C), y (N, C)."""
+    x = _f64(x)
+    return x.mean(axis=(1, 2)), x.shape
+
+
+def global_avg_pool2d_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx (N, H, W, C): dy / (H * W) at every position."""
+    n, h, w, c = saved
+    return np.broadcast_to(_f64(dy)[:, None, None, :] / (h * w), (n, h, w, c)).copy()
+
+
+# --- activations, element by element --------------------------------------------------------
+
+
+def relu(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return max(x, 0); NaN stays NaN."""
+    return leaky_relu(x, 0.0)
+
+
+def relu_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dy where x > 0 (or NaN), else 0."""
+    return leaky_relu_backward(dy, saved)
+
+
+def leaky_relu(x: ArrayLike, negative_slope: float = 0.01) -> tuple[Array, Saved]:
+    """Return x where x > 0, else negative_slope * x."""
+    x = _f64(x)
+    return np.where(x <= 0, _scaled(x, negative_slope), x), (x, negative_slope)
+
+
+def leaky_relu_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dy where x > 0 (or NaN), else negative_slope * dy."""
+    x, negative_slope = saved
+    dy = _f64(dy)
+    return np.where(x <= 0, _scaled(dy, negative_slope), dy)
+
+
+def sigmoid(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return 1 / (1 + exp(-x)), with an exponent that is never positive."""
+    x = _f64(x)
+    e = np.exp(-np.abs(x))
+    y = np.where(x >= 0, 1.0, e) / (1.0 + e)
+    return y, (y,)
+
+
+def sigmoid_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx = dy * y * (1 - y)."""
+    (y,) = saved
+    return np.asarray(_f64(dy) * y * (1.0 - y))
+
+
+def tanh(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return the hyperbolic tangent."""
+    y = np.tanh(_f64(x))
+    return y, (y,)
+
+
+def tanh_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx = dy * (1 - y²)."""
+    (y,) = saved
+    return np.asarray(_f64(dy) * (1.0 - y * y))
+
+
+def softmax(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return exp(x) / sum(exp(x)) along the last axis, shifted by its maximum."""
+    x = _f64(x)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    y = e / e.sum(axis=-1, keepdims=True)
+    return y, (y,)
+
+
+def softmax_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx = y * (dy - sum(dy * y)) along the last axis."""
+    (y,) = saved
+    dy = _f64(dy)
+    return np.asarray(y * (dy - (dy * y).sum(axis=-1, keepdims=True)))
+
+
+# --- shape and chance -----------------------------------------------------------------------
+
+
+def flatten(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return x (N, ...) as (N, prod(...)), in C order: H, W, C for an image."""
+    x = _f64(x)
+    return x.reshape(x.shape[0], int(np.prod(x.shape[1:]))), x.shape
+
+
+def flatten_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dy in the shape of x."""
+    return _f64(dy).reshape(saved)
+
+
+def dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, Saved]:
+    """Return x with a share p of it zeroed and the rest divided by 1 - p.
+
+    Srivastava et al. (2014), with the scaling in training: inference is the identity. The mask is this function's own; ``functional``
+    draws another one from the same generator.
+    """
+    x = _f64(x)
+    if not training or p == 0.0:
+        return x.copy(), (np.ones_like(x),)
+    kept = (np.random.default_rng() if rng is None else rng).random(x.shape) >= p
+    scale = np.where(kept, 1.0 / (1.0 - p), 0.0) if p < 1.0 else np.zeros_like(x)
+    return x * scale, (scale,)
+
+
+def dropout_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dy with the forward's mask and scale."""
+    (scale,) = saved
+    return np.asarray(_f64(dy) * scale)
+
+
+# --- losses ---------------------------------------------------------------------------------
+
+
+def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, Saved]:
+    """Return the mean over the rows of log(sum(exp(logits))) - logits[label].
+
+    logits (N, C), labels (N,) integers in [0, C).
+    """
+    logits, labels = _f64(logits), np.asarray(labels)
+    top = logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top
+    log_p = logits - log_sum
+    return float(-log_p[np.arange(len(labels)), labels].mean()), (log_p, labels)
+
+
+def cross_entropy_backward(dloss: float, saved: Saved) -> Array:
+    """Return dlogits = dloss * (softmax(logits) - onehot(labels)) / N."""
+    log_p, labels = saved
+    p = np.exp(log_p)
+    p[np.arange(len(labels)), labels] -= 1.0
+    return np.asarray(dloss * p / len(labels))
+
+
+def mse_loss(pred: ArrayLike, target: ArrayLike) -> tuple[float, Saved]:
+    """Return the mean over all elements of (pred - target)²."""
+    diff = _f64(pred) - _f64(target)
+    return float(np.square(diff).mean()), (diff,)
+
+
+def mse_loss_backward(dloss: float, saved: Saved) -> Array:
+    """Return dpred = dloss * 2 (pred - target) / size."""
+    (diff,) = saved
+    return np.asarray(dloss * 2.0 * diff / diff.size)

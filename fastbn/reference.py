@@ -456,8 +456,8 @@ def dropout(
 ) -> tuple[Array, Saved]:
     """Return x with a share p of it zeroed and the rest divided by 1 - p.
 
-    Srivastava et al. (2014), with the scaling in training: inference is the identity. The mask is this function's own; ``functional``
-    draws another one from the same generator.
+    Srivastava et al. (2014), with the scaling in training: inference is the identity. The mask
+    is this function's own; ``functional`` draws another one from the same generator.
     """
     x = _f64(x)
     if not training or p == 0.0:

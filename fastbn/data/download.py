@@ -1,0 +1,174 @@
+"""Downloading data sets: verified against published hashes, put in place whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+from fastbn.data.cifar import RECORD
+from fastbn.data.sources import FOLDERS, cache_dir
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set is published.
+
+    Parameters
+    ----------
+    base_url : str
+        Address of the folder that holds the files.
+    files : dict of str to str
+        MD5 of each file, by name.
+    members : dict of str to int
+        Where the one file is a tar archive: the files to take out of it, by name, and their sizes.
+        Empty: the files are used as they come.
+    """
+
+    base_url: str
+    files: dict[str, str]
+    members: dict[str, int] = field(default_factory=dict)
+
+
+SOURCES = {
+    "mnist": Source(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        {
+            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+    ),
+    "cifar10": Source(
+        "https://www.cs.toronto.edu/~kriz/",
+        {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        {
+            **{f"data_batch_{number}.bin": 10_000 * RECORD for number in range(1, 6)},
+            "test_batch.bin": 10_000 * RECORD,
+        },
+    ),
+}
+
+
+def fetch(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    base_url: str | None = None,
+    progress: Any = False,
+) -> Path:
+    """Download a data set to where `fastbn.data.load` finds it.
+
+    Everything is downloaded and verified beside its place and moved there only then; a failure
+    leaves things as they were. Files that are there already and have the published hash are not
+    downloaded again; of an archive's content the sizes are looked at.
+
+    Parameters
+    ----------
+    name : {"mnist", "cifar10"}
+        Which one.
+    root : str or path, optional
+        Folder that will hold ``mnist/`` or ``cifar10/cifar-10-batches-bin/``; the default is
+        ``~/.cache/fastbn``.
+    base_url : str, optional
+        Address of a mirror: the folder that holds the files under their published names.
+    progress : bool or progress bar, default False
+        As ``progressbar`` of pooch's downloaders.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder with the files.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a downloaded file has not the published hash.
+    OSError
+        If the download fails (``requests`` raises subclasses of it).
+    ImportError
+        If pooch is not installed.
+    """
+    if name not in SOURCES:
+        raise ValueError(
+            f"Nothing to download for {name!r}: expected one of {', '.join(SOURCES)}"
+            + (" (digits come with scikit-learn)" if name == "digits" else "")
+        )
+    source = SOURCES[name]
+    folder = (Path(root).expanduser() if root else cache_dir()) / FOLDERS[name]
+    missing = _missing(source, folder)
+    if not missing:
+        return folder
+    existing = next(parent for parent in folder.parents if parent.exists())
+    # On the file system of the target, so that the last step is a rename.
+    with tempfile.TemporaryDirectory(prefix=".fastbn-", dir=existing) as scratch:
+        arrived = [
+            _download(base_url or source.base_url, file, digest, Path(scratch), progress)
+            for file, digest in missing.items()
+        ]
+        if source.members:
+            arrived = _unpack(arrived[0], source.members, Path(scratch))
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in arrived:
+            path.replace(folder / path.name)
+    return folder
+
+
+def _missing(source: Source, folder: Path) -> dict[str, str]:
+    """Files that must be downloaded: an archive unless all its members are there, whole."""
+    if source.members:
+        paths = {folder / member: size for member, size in source.members.items()}
+        complete = all(
+            path.is_file() and path.stat().st_size == size for path, size in paths.items()
+        )
+        return {} if complete else source.files
+    return {
+        file: digest
+        for file, digest in source.files.items()
+        if not (folder / file).is_file() or _md5(folder / file) != digest
+    }
+
+
+def _md5(path: Path) -> str:
+    return md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _download(base_url: str, file: str, digest: str, folder: Path, progress: Any) -> Path:
+    """Download one file and verify it."""
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError('Downloading needs pooch: pip install "fastbn[data]"') from error
+    pooch.get_logger().setLevel("WARNING")
+    return Path(
+        pooch.retrieve(
+            f"{base_url.rstrip('/')}/{file}",
+            known_hash=f"md5:{digest}",
+            fname=file,
+            path=folder,
+            downloader=pooch.HTTPDownloader(chunk_size=1 << 16, progressbar=progress),
+        )
+    )
+
+
+def _unpack(archive: Path, members: Iterable[str], folder: Path) -> list[Path]:
+    """Take the named files out of a tar archive, whatever folder they lie in there."""
+    paths = []
+    with tarfile.open(archive) as tar:
+        by_name = {Path(item.name).name: item for item in tar if item.isfile()}
+        for member in members:
+            if member not in by_name:
+                raise ValueError(f"{archive.name}: expected a file {member} in the archive")
+            stream = tar.extractfile(by_name[member])
+            assert stream is not None  # isfile() above
+            paths.append(folder / member)
+            with stream, paths[-1].open("wb") as target:
+                shutil.copyfileobj(stream, target)
+    return paths

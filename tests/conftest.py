@@ -1,0 +1,59 @@
+"""Fixtures shared by all tests. Functions and tables that tests share are in ``tests/support``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis
+import numpy as np
+import pytest
+
+# Every run tries the same examples, so that a failure is a failure for everybody.
+hypothesis.settings.register_profile(
+    "fastbn", deadline=None, derandomize=True, database=None, print_blob=False
+)
+hypothesis.settings.load_profile("fastbn")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2015)
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    module = pytest.importorskip("torch", reason="the comparison with PyTorch needs torch")
+    module.set_num_threads(1)  # two spinning pools on the same cores slow each other down
+    return module
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The directory of the real data sets (``mnist/``, ``cifar10/``)."""
+    value = os.environ.get("FASTBN_DATA")
+    if not value:
+        pytest.skip("FASTBN_DATA does not name a directory with data sets")
+    path = Path(value)
+    if not path.is_dir():
+        pytest.fail(f"FASTBN_DATA={value} is not a directory")
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def isa_levels() -> tuple[str, ...]:
+    """The instruction-set levels this machine and this build can run."""
+    runtime = importlib.import_module("fastbn.kernels.runtime")
+    return tuple(runtime.available_isas())
+
+
+@pytest.fixture
+def set_threads() -> Iterator[object]:
+    """``fastbn.set_num_threads``; what was set before the test is set again behind it."""
+    fastbn = importlib.import_module("fastbn")
+    before = fastbn.get_num_threads()
+    yield fastbn.set_num_threads
+    fastbn.set_num_threads(before)

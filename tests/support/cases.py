@@ -1,0 +1,182 @@
+"""One small call of every operation in each of its forms, for tests that go through all of them.
+
+The same case runs on ``fastbn.reference`` and on ``fastbn.functional``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation, the arrays it is differentiated by, and its other arguments."""
+
+    op: str
+    label: str
+    make: Callable[[np.random.Generator], Arrays]  # in the order of backward's results
+    options: Callable[[DTypeLike], dict[str, Any]]  # fresh ones for every call
+
+    def __str__(self) -> str:
+        return f"{self.op}[{self.label}]"
+
+    def arrays(self, dtype: DTypeLike = np.float64, seed: int = 1) -> Arrays:
+        made = self.make(np.random.default_rng(seed))
+        return {name: a.astype(dtype) for name, a in made.items()}
+
+    def forward(self, module: ModuleType, arrays: Arrays) -> tuple[Any, Any]:
+        dtype = next(iter(arrays.values())).dtype
+        y, saved = getattr(module, self.op)(**arrays, **self.options(dtype))
+        return y, saved
+
+    def backward(self, module: ModuleType, dy: Any, saved: Any) -> dict[str, Array]:
+        """Return the gradients by the name of their array."""
+        result = getattr(module, f"{self.op}_backward")(dy, saved)
+        gradients = result if isinstance(result, tuple) else (result,)
+        names = list(self.make(np.random.default_rng(1)))
+        if self.op in {"linear", "conv2d", "batch_norm"}:
+            names = ["x", "weight", "bias"] + ["residual"] * ("residual" in names)
+        assert len(gradients) == len(names)
+        return {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
+
+
+def _batch_norm(
+    label: str,
+    shape: tuple[int, ...],
+    *,
+    axis: int = -1,
+    affine: bool = True,
+    residual: bool = False,
+    training: bool = True,
+    **options: Any,
+) -> Case:
+    c = shape[axis]
+
+    def make(rng: np.random.Generator) -> Arrays:
+        arrays = {"x": 1.5 * rng.standard_normal(shape) + 0.5}
+        arrays["weight"], arrays["bias"] = rng.uniform(0.5, 1.5, c), rng.standard_normal(c)
+        if residual:
+            arrays["residual"] = rng.standard_normal(shape)
+        return arrays
+
+    def without_affine(rng: np.random.Generator) -> Arrays:
+        return {k: v for k, v in make(rng).items() if k not in {"weight", "bias"}}
+
+    def fresh(dtype: DTypeLike) -> dict[str, Any]:
+        rng = np.random.default_rng(3)
+        buffers = {
+            "running_mean": rng.standard_normal(c).astype(dtype),
+            "running_var": rng.uniform(0.5, 2.0, c).astype(dtype),
+        }
+        none = {} if affine else {"weight": None, "bias": None}
+        return {"training": training, "axis": axis, **buffers, **none, **options}
+
+    return Case("batch_norm", label, make if affine else without_affine, fresh)
+
+
+def _weighted(
+    op: str,
+    label: str,
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    *,
+    bias: bool = True,
+    **options: Any,
+) -> Case:
+    def make(rng: np.random.Generator) -> Arrays:
+        arrays = {"x": rng.standard_normal(x), "weight": rng.standard_normal(weight)}
+        return arrays | ({"bias": rng.standard_normal(weight[0])} if bias else {})
+
+    return Case(op, label, make, lambda dtype: dict(options))
+
+
+def _unary(op: str, label: str, shape: tuple[int, ...], **options: Any) -> Case:
+    return Case(
+        op, label, lambda rng: {"x": 2 * rng.standard_normal(shape)}, lambda dtype: dict(options)
+    )
+
+
+CASES: list[Case] = [
+    _batch_norm("training", (5, 3)),
+    _batch_norm("four axes", (2, 3, 2, 5)),
+    _batch_norm("axis 1", (2, 3, 2, 4), axis=1),
+    _batch_norm("plain", (6, 3), affine=False),
+    _batch_norm("relu", (7, 5), activation="relu"),
+    _batch_norm("leaky", (7, 5), activation="leaky_relu", negative_slope=0.2),
+    _batch_norm("residual", (3, 2, 2, 3), residual=True),
+    _batch_norm("residual, relu", (3, 2, 2, 3), residual=True, activation="relu"),
+    _batch_norm(
+        "residual, leaky, axis 1", (3, 2, 2, 3), axis=1, residual=True, activation="leaky_relu"
+    ),
+    _batch_norm("inference", (5, 3), training=False),
+    _batch_norm("inference, relu, axis 1", (3, 4, 3), axis=1, training=False, activation="relu"),
+    _batch_norm(
+        "inference, residual, relu", (5, 3), training=False, residual=True, activation="relu"
+    ),
+    _batch_norm("inference, plain", (5, 3), training=False, affine=False),
+    _weighted("linear", "bias", (5, 7), (3, 7)),
+    _weighted("linear", "no bias", (5, 7), (3, 7), bias=False),
+    _weighted("linear", "three axes", (2, 3, 4), (5, 4)),
+    _weighted("conv2d", "3x3", (2, 5, 4, 3), (4, 3, 3, 3)),
+    _weighted("conv2d", "padded", (2, 4, 5, 2), (3, 2, 3, 3), padding=1),
+    _weighted("conv2d", "1x1, no bias", (2, 3, 3, 4), (5, 4, 1, 1), bias=False),
+    _weighted("conv2d", "stride", (1, 6, 7, 2), (3, 2, 3, 2), stride=(2, 3), padding=(1, 0)),
+    _weighted("conv2d", "dilation", (1, 7, 6, 2), (2, 2, 3, 2), dilation=(2, 3), padding=1),
+    _weighted("conv2d", "groups", (2, 4, 4, 6), (4, 3, 3, 3), groups=2, padding=1),
+    _weighted("conv2d", "depthwise", (2, 4, 4, 3), (6, 1, 3, 3), groups=3, stride=2),
+    _weighted("conv2d", "same, even kernel", (1, 4, 5, 2), (2, 2, 2, 4), padding="same"),
+    _weighted("conv2d", "valid", (1, 4, 5, 2), (2, 2, 2, 4), padding="valid"),
+    _unary("max_pool2d", "2", (2, 4, 6, 3), kernel_size=2),
+    _unary("max_pool2d", "3, overlapping", (2, 5, 6, 2), kernel_size=3, stride=2, padding=1),
+    _unary("max_pool2d", "ceil", (1, 6, 5, 2), kernel_size=(3, 2), stride=2, ceil_mode=True),
+    _unary("max_pool2d", "dilation", (1, 6, 7, 2), kernel_size=2, stride=1, dilation=(2, 3)),
+    _unary("avg_pool2d", "2", (2, 4, 6, 3), kernel_size=2),
+    _unary("avg_pool2d", "padded", (2, 5, 6, 2), kernel_size=3, stride=2, padding=1),
+    _unary(
+        "avg_pool2d",
+        "without padding",
+        (2, 5, 6, 2),
+        kernel_size=(3, 2),
+        stride=2,
+        padding=1,
+        count_include_pad=False,
+    ),
+    _unary("avg_pool2d", "ceil", (1, 6, 5, 2), kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    _unary("global_avg_pool2d", "", (2, 3, 5, 4)),
+    _unary("relu", "", (5, 7)),
+    _unary("leaky_relu", "0.01", (5, 7)),
+    _unary("leaky_relu", "0.3", (2, 3, 5), negative_slope=0.3),
+    _unary("sigmoid", "", (5, 7)),
+    _unary("tanh", "", (5, 7)),
+    _unary("softmax", "", (5, 7)),
+    _unary("softmax", "three axes", (2, 3, 4)),
+    _unary("flatten", "", (2, 3, 4, 2)),
+    Case(
+        "dropout",
+        "training",
+        lambda rng: {"x": rng.standard_normal((6, 9))},
+        lambda dtype: {"p": 0.3, "rng": np.random.default_rng(5)},
+    ),
+    _unary("dropout", "inference", (4, 3), training=False),
+    Case(
+        "cross_entropy",
+        "",
+        lambda rng: {"logits": 3 * rng.standard_normal((4, 6))},
+        lambda dtype: {"labels": np.array([0, 5, 2, 2])},
+    ),
+    Case(
+        "mse_loss",
+        "",
+        lambda rng: {"pred": rng.standard_normal((4, 3))},
+        lambda dtype: {"target": np.linspace(-1, 1, 12, dtype=dtype).reshape(4, 3)},
+    ),
+]

@@ -1,0 +1,175 @@
+"""The oracle itself: its gradients against finite differences, everything against PyTorch."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, Case
+from checks import error, numeric_gradient
+
+from fastbn import reference
+
+OPERATIONS = {case.op for case in CASES}
+
+
+def test_every_pair_has_a_case() -> None:
+    backwards = {n.removesuffix("_backward") for n in dir(reference) if n.endswith("_backward")}
+    assert backwards == OPERATIONS
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_backward_is_the_derivative_of_forward(case: Case, rng: np.random.Generator) -> None:
+    arrays = case.arrays()
+    y, saved = case.forward(reference, arrays)
+    dy = 0.7 if isinstance(y, float) else rng.standard_normal(np.shape(y))
+    gradients = case.backward(reference, dy, saved)
+    assert set(gradients) == set(arrays)
+    for name, gradient in gradients.items():
+
+        def of_one(a: Any, name: str = name) -> Any:
+            return case.forward(reference, arrays | {name: a})[0]
+
+        numeric = numeric_gradient(of_one, arrays[name], dy)
+        assert error(gradient, numeric) < 1e-7, name
+
+
+def nchw(a: Any, torch: ModuleType) -> Any:
+    """A channels-last array as a PyTorch tensor with channels first."""
+    return torch.from_numpy(np.moveaxis(a, -1, 1).copy()) if a.ndim > 2 else torch.from_numpy(a)
+
+
+def nhwc(t: Any) -> Any:
+    a = t.detach().numpy()
+    return np.moveaxis(a, 1, -1) if a.ndim > 2 else a
+
+
+def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
+    """The same operation in PyTorch; x (and residual) with channels first where that matters."""
+    f, options = torch.nn.functional, case.options(np.float64)
+    x = leaves.get("x")
+    match case.op:
+        case "batch_norm":
+            mean, var = (torch.from_numpy(options[k]) for k in ("running_mean", "running_var"))
+            affine = (leaves.get("weight"), leaves.get("bias"))
+            z = f.batch_norm(x, mean, var, *affine, training=options["training"])
+            z = z + leaves.get("residual", 0.0)
+            match options.get("activation"):
+                case "relu":
+                    return z.relu()
+                case "leaky_relu":
+                    return f.leaky_relu(z, options.get("negative_slope", 0.01))
+            return z
+        case "global_avg_pool2d":
+            return f.adaptive_avg_pool2d(x, 1)[..., 0, 0]
+        case "flatten":
+            return torch.flatten(x, 1)
+        case "softmax":
+            return f.softmax(x, dim=-1)
+        case "cross_entropy":
+            return f.cross_entropy(leaves["logits"], torch.from_numpy(options["labels"]))
+        case "mse_loss":
+            return f.mse_loss(leaves["pred"], torch.from_numpy(options["target"]))
+        case "linear":
+            return f.linear(x, leaves["weight"], leaves.get("bias"))
+        case "conv2d":
+            return f.conv2d(x, leaves["weight"], leaves.get("bias"), **options)
+        case _:
+            return getattr(f, case.op)(x, **options)
+
+
+IMAGES = {"conv2d", "max_pool2d", "avg_pool2d", "global_avg_pool2d"}
+
+
+# PyTorch says that an even kernel with padding="same" costs it a copy.
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("case", [c for c in CASES if c.op != "dropout"], ids=str)
+def test_equals_torch(case: Case, torch: ModuleType, rng: np.random.Generator) -> None:
+    arrays = case.arrays()
+    channels_last = case.op in IMAGES or case.options(np.float64).get("axis") == -1
+    to_torch = {"x", "residual"} if channels_last else set()
+    leaves = {
+        name: (nchw(a, torch) if name in to_torch else torch.from_numpy(a.copy())).requires_grad_()
+        for name, a in arrays.items()
+    }
+    y, saved = case.forward(reference, arrays)
+    y_torch = torch_forward(case, leaves, torch)
+    expected = nhwc(y_torch) if channels_last else y_torch.detach().numpy()
+    assert error(np.asarray(y), expected) < 1e-12
+
+    dy = 0.7 if isinstance(y, float) else rng.standard_normal(np.shape(y))
+    dy_torch = torch.tensor(dy, dtype=torch.float64)
+    y_torch.backward(nchw(dy, torch) if channels_last else dy_torch)
+    for name, gradient in case.backward(reference, dy, saved).items():
+        grad = leaves[name].grad
+        expected = nhwc(grad) if name in to_torch else grad.numpy()
+        assert error(gradient, expected) < 1e-12, name
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.7, None])
+def test_running_statistics_equal_torch(
+    momentum: float | None, torch: ModuleType, rng: np.random.Generator
+) -> None:
+    module = torch.nn.BatchNorm1d(3, momentum=momentum).double()
+    mean, var, count = np.zeros(3), np.ones(3), np.array(0)
+    for rows in (4, 2, 9):
+        x = rng.standard_normal((rows, 3)) + 2
+        module(torch.from_numpy(x))
+        reference.batch_norm(
+            x, None, None, mean, var, training=True, momentum=momentum, num_batches_tracked=count
+        )
+    assert error(mean, module.running_mean.numpy()) < 1e-14
+    assert error(var, module.running_var.numpy()) < 1e-14
+    assert count == module.num_batches_tracked == 3
+
+
+def test_batch_norm_refuses_one_value_per_channel() -> None:
+    mean, var, count = np.zeros(4), np.ones(4), np.array(0)
+    with pytest.raises(ValueError, match=r"Expected more than 1 value .* got input size \(1, 4\)"):
+        reference.batch_norm(
+            np.ones((1, 4)), None, None, mean, var, training=True, num_batches_tracked=count
+        )
+    assert not mean.any()
+    assert (var == 1).all()
+    assert count == 0
+
+
+def test_nan_wins_and_first_maximum_takes_the_gradient() -> None:
+    x = np.array([[1.0, 1.0], [np.nan, 0.0]]).reshape(1, 2, 2, 1)
+    assert np.isnan(reference.max_pool2d(x, 2)[0]).all()
+    x[0, 1, 0, 0] = 1.0
+    y, saved = reference.max_pool2d(x, 2)
+    assert y == 1.0
+    assert reference.max_pool2d_backward(y, saved).ravel().tolist() == [1.0, 0.0, 0.0, 0.0]
+    x[...] = -np.inf
+    y, saved = reference.max_pool2d(x, 2, padding=1)
+    dx = reference.max_pool2d_backward(np.ones_like(y), saved)
+    assert dx.ravel().tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_activations_keep_nan_and_infinities(name: str) -> None:
+    y, saved = getattr(reference, name)(np.array([np.nan, np.inf, -np.inf, -0.0]))
+    assert np.isnan(y[0])
+    assert y[1] == np.inf
+    assert y[2] == (0.0 if name == "relu" else -np.inf)
+    assert y[3] == 0.0
+    dx = getattr(reference, f"{name}_backward")(np.array([1.0, 2.0, np.inf, 1.0]), saved)
+    assert dx.tolist() == [1.0, 2.0, *((0.0, 0.0) if name == "relu" else (np.inf, 0.01))]
+
+
+def test_losses_survive_huge_logits() -> None:
+    loss, saved = reference.cross_entropy([[1e4, 0.0], [0.0, 1e4]], [0, 0])
+    assert loss == 5e3
+    assert reference.cross_entropy_backward(1.0, saved).tolist() == [[0.0, 0.0], [-0.5, 0.5]]
+    assert reference.sigmoid([1e4, -1e4])[0].tolist() == [1.0, 0.0]
+
+
+def test_dropout_keeps_the_expectation() -> None:
+    x = np.ones((200, 100))
+    y, _ = reference.dropout(x, 0.25, rng=np.random.default_rng(0))
+    assert set(np.unique(y)) == {0.0, 1 / 0.75}
+    assert abs(y.mean() - 1.0) < 0.02
+    assert not reference.dropout(x, 1.0)[0].any()

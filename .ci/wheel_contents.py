@@ -1,0 +1,54 @@
+"""Fail where a wheel holds more than the import package needs, or less."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+
+NEEDED_SUFFIXES = {".py", ".pyi", ".so", ".pyd", ".typed"}
+FOLDERS = {"fastbn": "fastbn", "models": "fastbn/models", "export": "fastbn/export"}
+
+
+def complaints(names: list[str], checkout: Path) -> list[str]:
+    """What is wrong with a wheel of these files, built from this checkout."""
+    found = []
+    present = {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
+    for name in sorted(present):
+        path = PurePosixPath(name)
+        if path.parts[0] == "fastbn.libs" or path.parts[1] == ".dylibs":
+            continue  # what auditwheel, delvewheel and delocate bundle
+        if path.parts[0] != "fastbn":
+            found.append(f"{name}: not in the package fastbn")
+        elif path.suffix not in NEEDED_SUFFIXES or "tests" in path.parts:
+            found.append(f"{name}: nothing that is needed to run")
+    for folder, target in FOLDERS.items():
+        for source in sorted((checkout / folder).rglob("*")):
+            name = f"{target}/{source.relative_to(checkout / folder).as_posix()}"
+            if source.suffix in {".py", ".pyi", ".typed"} and name not in present:
+                found.append(f"{name}: missing")
+            if source.suffix == ".pyx":
+                stem = name.removesuffix("pyx")
+                found += [
+                    f"{stem}{kind}: missing"
+                    for kind, ends in (("so", (".so", ".pyd")), ("pyi", (".pyi",)))
+                    if not any(n.startswith(stem) and n.endswith(ends) for n in present)
+                ]
+    if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
+        found.append("LICENSE: missing")
+    return found
+
+
+def main(wheel: str) -> int:
+    """Print the complaints about a wheel; return the exit code."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    found = complaints(names, Path(__file__).parents[1])
+    for line in found:
+        print(line)
+    print(f"{Path(wheel).name}: {len(names)} files, {len(found)} complaints")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -16,7 +16,7 @@ def complaints(names: list[str], checkout: Path) -> list[str]:
     present = {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
     for name in sorted(present):
         path = PurePosixPath(name)
-        if path.parts[0] == "fastbn.libs" or path.parts[1] == ".dylibs":
+        if path.parts[0] == "fastbn.libs" or ".dylibs" in path.parts:
             continue  # what auditwheel, delvewheel and delocate bundle
         if path.parts[0] != "fastbn":
             found.append(f"{name}: not in the package fastbn")

@@ -1,0 +1,12 @@
+"""ONNX: build a model from a network, fold its BatchNorms away, prove the result.
+
+Three functions are all most users need: :func:`to_onnx` writes a network of ``fastbn.nn``,
+:func:`fold_batch_norm` folds any ONNX model, :func:`validate` compares models with float64.
+"""
+
+from __future__ import annotations
+
+from fastbn.export.errors import MismatchError as MismatchError
+from fastbn.export.errors import ModelError as ModelError
+from fastbn.export.validate import ValidationReport as ValidationReport
+from fastbn.export.validate import validate as validate

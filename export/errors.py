@@ -1,0 +1,18 @@
+"""The errors this package raises; all are ``ValueError`` and fit on one line."""
+
+from __future__ import annotations
+
+
+class ModelError(ValueError):
+    """An ONNX file that cannot be read, is not valid, or points outside its folder."""
+
+
+class MismatchError(ValueError):
+    """Two models that should be the same function are not; nothing was written."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """First informative line of an error's text, shortened to ``limit`` characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

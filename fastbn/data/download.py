@@ -92,7 +92,7 @@ def fetch(
     ValueError
         If the name is unknown, or a downloaded file has not the published hash.
     OSError
-        If the download fails (``requests`` raises subclasses of it).
+        If the download fails.
     ImportError
         If pooch is not installed.
     """
@@ -147,15 +147,14 @@ def _download(base_url: str, file: str, digest: str, folder: Path, progress: Any
     except ImportError as error:
         raise ImportError('Downloading needs pooch: pip install "fastbn[data]"') from error
     pooch.get_logger().setLevel("WARNING")
-    return Path(
-        pooch.retrieve(
-            f"{base_url.rstrip('/')}/{file}",
-            known_hash=f"md5:{digest}",
-            fname=file,
-            path=folder,
-            downloader=pooch.HTTPDownloader(chunk_size=1 << 16, progressbar=progress),
-        )
-    )
+    url = f"{base_url.rstrip('/')}/{file}"
+    downloader = pooch.HTTPDownloader(chunk_size=1 << 16, progressbar=progress)
+    try:
+        return Path(pooch.retrieve(url, f"md5:{digest}", file, folder, downloader=downloader))
+    except OSError as error:
+        raise OSError(
+            f"{url}: the download failed ({error}); check the network, or name a mirror (base_url)"
+        ) from error
 
 
 def _unpack(archive: Path, members: Iterable[str], folder: Path) -> list[Path]:

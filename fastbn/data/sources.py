@@ -66,7 +66,7 @@ def load(
     if name == "digits":
         return _digits()
     if name in FOLDERS:
-        return _read_folder(_find(name, root), name)
+        return _read_folder(locate(name, root), name)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise ValueError(
@@ -98,8 +98,26 @@ def search_path(root: str | os.PathLike[str] | None = None) -> list[Path]:
     return [*(Path(folder).expanduser() for folder in given if folder), cache_dir()]
 
 
-def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
-    """Return the first place on the search path that has files of the set `name`."""
+def locate(name: str, root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the first folder on the search path that has files of the set `name`.
+
+    Parameters
+    ----------
+    name : {"mnist", "cifar10"}
+        Which one.
+    root : str or path, optional
+        Searched first.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder with the files themselves.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none; the message lists where it was looked for and how to get it.
+    """
     folders = [base / FOLDERS[name] for base in search_path(root)]
     for folder in folders:
         if _kind(folder):

@@ -1,0 +1,167 @@
+"""The command line: ``fastbn demo | train | export | validate | info | data fetch``.
+
+Exit codes: 0 done (and agreed), 1 compared and different, 2 wrong use or a bad file. An error is
+one line on stderr that says what to do about it; ``--debug`` prints the traceback as well.
+Everything but typer is imported inside the commands, so that ``fastbn --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DONE, DIFFERENT, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    add_completion=False,
+    help="Train batch-normalised networks on the CPU; export them to ONNX with BatchNorm folded.",
+    epilog="--debug, anywhere on the line: print the traceback of an error as well.",
+)
+data_app = typer.Typer(help="Data sets.")
+app.add_typer(data_app, name="data")
+
+
+@app.command()
+def validate(
+    model: Annotated[Path, typer.Argument(help="An ONNX file; in float64 it is the truth.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="An ONNX file that should be the same function.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of random inputs.", min=1)] = 5,
+) -> int:
+    """Compare a model in onnxruntime with float64, or with another model; 1 if they differ."""
+    from fastbn import export
+
+    report = export.validate(model, other, seeds=seeds)
+    show("same function" if report.agree else "different", report.as_dict())
+    return DONE if report.agree else DIFFERENT
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> int:
+    """Show versions, instruction set, threads, caches and the data sets that are found."""
+    from fastbn.environment import describe
+
+    environment = describe()
+    if as_json:
+        import json
+
+        print(json.dumps(environment, indent=2))
+    else:
+        show("fastbn", environment)
+    return DONE
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="mnist or cifar10.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets; ~/.cache/fastbn by default.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="A mirror: the folder that holds the published files.")
+    ] = None,
+) -> int:
+    """Download a data set, verified against its published hashes."""
+    from fastbn import data
+    from fastbn.data.progress import DownloadBar
+
+    with DownloadBar() as bar:
+        folder = data.fetch(name, root, base_url=base_url, progress=bar)
+    print(f"{folder}: {data.load(folder)}")
+    return DONE
+
+
+def show(title: str, values: Mapping[str, object]) -> None:
+    """Print names and values as a table of two columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name, readable(value))
+    Console().print(table)
+
+
+def readable(value: object) -> str:
+    """Text of a value in a table: four digits of a float, nothing for nothing.
+
+    >>> readable(0.000123456), readable(60000), readable(None), readable(["a", "b"])
+    ('0.0001235', '60,000', '-', 'a, b')
+    >>> readable({"l1": 32, "l2": None})
+    'l1 32, l2 -'
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {readable(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(readable, value)) or "-"
+    return str(value)
+
+
+def one_line(error: Exception) -> str:
+    """Say an error in one line; what nobody expected is called so.
+
+    >>> one_line(ValueError("first   second"))
+    'first second'
+    >>> one_line(KeyError("name"))
+    "unexpected KeyError: 'name'; please report it with the traceback that --debug prints"
+    """
+    # Click's own errors; which package defines their class depends on the version of typer.
+    message = getattr(error, "format_message", lambda: str(error))()
+    text = " ".join(message.split())
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "fastbn"
+        return f"{text.rstrip('.')}; see '{command} --help'"
+    if isinstance(error, OSError | ValueError | TypeError | ImportError | RuntimeError):
+        return text or type(error).__name__
+    return (
+        f"unexpected {type(error).__name__}: {text}; "
+        "please report it with the traceback that --debug prints"
+    )
+
+
+def exit_code(error: Exception) -> int:
+    """Tell models that differ (1) from all other errors (2)."""
+    errors = sys.modules.get("fastbn.export.errors")  # not loaded: nothing was compared
+    return DIFFERENT if errors and isinstance(error, errors.MismatchError) else WRONG
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and leave the process with its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(args=arguments or ["--help"], prog_name="fastbn", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"fastbn: error: {one_line(error)}", file=sys.stderr)
+        code = exit_code(error)
+    sys.exit(code)

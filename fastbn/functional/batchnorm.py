@@ -1,0 +1,138 @@
+"""Batch normalisation, fused with a residual and an activation where one follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn.kernels import batchnorm as _kernels
+from fastbn.kernels.batchnorm import BatchNormSaved
+
+Array = NDArray[Any]
+
+
+def batch_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    *,
+    training: bool,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    axis: int = -1,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: Array | None = None,
+    num_batches_tracked: NDArray[np.int64] | None = None,
+    out: Array | None = None,
+) -> tuple[Array, BatchNormSaved]:
+    r"""Normalise every channel to mean 0 and variance 1, then scale, shift, add and activate.
+
+    .. math:: y = act\left(\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}}\,\gamma + \beta + r\right)
+
+    with the biased variance of the batch when training (Ioffe & Szegedy 2015, Algorithm 1), and
+    the running statistics otherwise.
+
+    Parameters
+    ----------
+    x : array
+        Shape (N, C), (N, ..., C) with ``axis=-1`` or (N, C, ...) with ``axis=1``; float32,
+        float64 or bfloat16.
+    weight, bias : array or None
+        γ and β, shape (C,), of x's dtype (float32 for bfloat16). None is 1 and 0.
+    running_mean, running_var : array or None
+        Shape (C,). Updated in place when training:
+        ``running = (1 - momentum) * running + momentum * batch``, with the unbiased variance.
+    training : bool
+        Use the batch's statistics (and update the running ones) instead of the running ones.
+    momentum : float or None
+        None is the cumulative average, which needs `num_batches_tracked`.
+    axis : {-1, 1}
+        Where the channels are.
+    activation : {None, "relu", "leaky_relu"}
+        What follows; `negative_slope` is leaky ReLU's.
+    residual : array or None
+        Added before the activation; shape and dtype of x.
+    num_batches_tracked : int64 array of shape () or None
+        Incremented when training.
+    out : array or None
+        Where y goes. In inference it may be x or `residual`; backward is then refused.
+
+    Returns
+    -------
+    y : array
+        Shape and dtype of x.
+    saved : BatchNormSaved
+        For :func:`batch_norm_backward`. It refers to x and `residual` and does not copy them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes or dtypes do not fit, or a channel has fewer than two values when training;
+        nothing was changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> y, saved = batch_norm(x, None, None, training=True, eps=0.0, activation="relu")
+    >>> y
+    array([[0., 0.],
+           [1., 1.]])
+    """
+    return _kernels.forward(
+        x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
+        negative_slope, residual, num_batches_tracked, out,
+    )  # fmt: skip
+
+
+def batch_norm_backward(
+    dy: Array,
+    saved: BatchNormSaved,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+    need_dresidual: bool = True,
+    out: Array | None = None,
+    dweight: Array | None = None,
+    dbias: Array | None = None,
+    dresidual: Array | None = None,
+) -> tuple[Array | None, ...]:
+    r"""Gradients of :func:`batch_norm`.
+
+    With :math:`d` the part of dy that the activation lets through (it is recomputed from x, not
+    stored), m values a channel and :math:`\hat x` the normalised x (2015 paper, section 3):
+
+    .. math::
+        d\gamma = \sum d\,\hat x, \quad d\beta = \sum d, \quad
+        dx = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}
+             \left(d - \frac{d\beta}{m} - \hat x \frac{d\gamma}{m}\right)
+
+    and only :math:`dx = d\,\gamma / \sqrt{\sigma^2 + \epsilon}` after inference.
+
+    Parameters
+    ----------
+    dy : array
+        Shape and dtype of x.
+    saved : BatchNormSaved
+        What :func:`batch_norm` returned.
+    need_dx, need_dweight, need_dbias, need_dresidual : bool
+        What is not needed is not computed, and None is returned for it.
+    out, dweight, dbias, dresidual : array or None
+        Where dx and the others go; new arrays where None. `out` may be dy.
+
+    Returns
+    -------
+    dx, dweight, dbias : array or None
+        None also where forward had no weight or bias.
+    dresidual : array or None
+        Only where forward had a residual; never shares memory with dy or dx.
+    """
+    return _kernels.backward(
+        dy, saved, need_dx, need_dweight, need_dbias, need_dresidual, out, dweight, dbias, dresidual
+    )

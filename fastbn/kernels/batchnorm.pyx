@@ -1,0 +1,644 @@
+"""Batch normalisation, forward and backward: who does what.
+
+An array is seen in one of two ways:
+
+channels (NCHW)
+    A channel's values are runs of contiguous numbers. Each thread takes whole channels: moments,
+    then normalisation while the channel is still in cache. Memory is read once.
+
+columns (channels-last, (N, C))
+    Channels lie side by side, so that rows are cut into chunks, whose moments are merged in the
+    order of the chunks; then the chunks are normalised, the last one first, because the end of
+    the array is what the caches still hold. With few channels, several rows are taken as one.
+
+The cuts depend on the shape alone, never on the number of threads: results are the same to the
+bit for every number of threads. Loops over numbers are in simd/batchnorm.h.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cython.parallel cimport prange
+from libc.math cimport sqrt
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+from fastbn.kernels.border cimport check_vector, data, dense, element_of, output, overlaps
+from fastbn.kernels.runtime cimport BF16, F64, scratch, spans_of, streams, team
+from fastbn.kernels.spans cimport (
+    ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t,
+)
+
+cnp.import_array()
+
+cdef extern from "vec.h" nogil:
+    void v_fence()
+
+cdef enum:
+    TILE = 512         # columns that the spans take at once
+    BLOCK_BYTES = 32768    # rows of a tile that are looked at twice: the first-level cache
+    CHUNK_BYTES = 262144   # what a chunk of rows is at least
+    MOST_CHUNKS = 64
+
+
+cdef struct layout_t:
+    bint columns       # the channels lie side by side
+    int64_t outer      # channels: N                     columns: rows
+    int64_t inner      # channels: values in a run       columns: 1
+    int64_t C          # channels
+    int64_t repeat     # columns: rows that are taken as one
+    int64_t count      # values of one channel
+    int element
+    int itemsize
+    int64_t chunks     # columns: chunks of rows
+    int threads
+
+
+cdef struct tensors_t:
+    const char *x
+    const char *dy
+    const char *residual
+    char *y            # or dx
+    char *dresidual
+
+
+cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays) noexcept:
+    """The layout of a contiguous x; `arrays` of its size are read and written by the call."""
+    cdef layout_t l
+    cdef int ndim = cnp.PyArray_NDIM(x), i
+    cdef int64_t total = cnp.PyArray_SIZE(x)
+    l.element = element
+    l.itemsize = cnp.PyArray_ITEMSIZE(x)
+    l.C = cnp.PyArray_DIM(x, axis)
+    l.inner = 1
+    for i in range(axis + 1, ndim):
+        l.inner *= cnp.PyArray_DIM(x, i)
+    l.count = total // l.C if l.C else 0
+    l.columns = l.inner == 1
+    l.outer = l.count // l.inner if l.inner else 0
+    l.repeat = 1
+    if l.columns and 0 < l.C < 64:
+        l.repeat = 64 // l.C
+        while l.outer % l.repeat:
+            l.repeat -= 1
+        l.outer //= l.repeat
+    l.chunks = min(max(1, total * l.itemsize // CHUNK_BYTES), MOST_CHUNKS, max(1, l.outer))
+    l.threads = team(<double>total * l.itemsize * arrays)
+    return l
+
+
+cdef double parameter(const void *p, int64_t i, int element, double default) noexcept nogil:
+    if p == NULL:
+        return default
+    return (<const double *>p)[i] if element == F64 else (<const float *>p)[i]
+
+
+cdef void put(void *p, int64_t i, int element, double value) noexcept nogil:
+    if element == F64:
+        (<double *>p)[i] = value
+    else:
+        (<float *>p)[i] = <float>value
+
+
+cdef double rounded(double value, int element) noexcept nogil:
+    return value if element == F64 else <double><float>value
+
+
+cdef affine_t affine_of(double mean, double invstd, double weight, double bias,
+                        int element) noexcept nogil:
+    """y = (x - mean) * invstd * weight + bias, about the rounded mean (see simd/batchnorm.h)."""
+    cdef affine_t f
+    f.centre = rounded(mean, element)
+    f.a = rounded(weight * invstd, element)
+    f.b = bias + (f.centre - mean) * f.a
+    f.k0 = f.k1 = 0.0
+    return f
+
+
+cdef void gradient_terms(affine_t *f, double mean, double invstd, double count, double sum_d,
+                         double sum_dx) noexcept nogil:
+    """The terms of dx = a * (d - mean(d) - xhat * mean(d * xhat)); sum_dx is about the mean."""
+    f.k1 = -f.a * invstd * invstd * (sum_dx / count)
+    f.k0 = f.k1 * (f.centre - mean) - f.a * (sum_d / count)
+
+
+# ---- channels ----
+
+cdef void forward_channels(const layout_t *l, const tensors_t *t, const void *weight,
+                           const void *bias, double *mean, double *invstd, double *var, double eps,
+                           bint batch, const act_t *act, bint stream) noexcept nogil:
+    """Normalise channel by channel; with `batch`, mean, var and invstd are filled first."""
+    cdef int64_t c
+    for c in prange(l.C, schedule="static", num_threads=l.threads):
+        forward_channel(l, t, weight, bias, mean, invstd, var, eps, batch, act, stream, c)
+        v_fence()
+
+
+cdef void forward_channel(const layout_t *l, const tensors_t *t, const void *weight,
+                          const void *bias, double *mean, double *invstd, double *var, double eps,
+                          bint batch, const act_t *act, bint stream, int64_t c) noexcept nogil:
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef runs_t runs
+    cdef affine_t f
+    cdef int64_t at = c * l.inner * l.itemsize
+    runs.runs, runs.length, runs.stride = l.outer, l.inner, l.C * l.inner
+    if batch:
+        spans.run_moments(t.x + at, &runs, &mean[c], &var[c])
+        var[c] /= l.count
+        invstd[c] = 1.0 / sqrt(var[c] + eps)
+    f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
+                  parameter(bias, c, l.element, 0.0), l.element)
+    spans.run_apply(t.x + at, t.residual + at if t.residual != NULL else NULL, t.y + at, &runs,
+                    &f, act, stream)
+
+
+cdef void backward_channels(const layout_t *l, const tensors_t *t, const void *weight,
+                            const void *bias, const double *mean, const double *invstd,
+                            void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
+                            bint stream) noexcept nogil:
+    cdef int64_t c
+    for c in prange(l.C, schedule="static", num_threads=l.threads):
+        backward_channel(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, act,
+                         stream, c)
+        v_fence()
+
+
+cdef void backward_channel(const layout_t *l, const tensors_t *t, const void *weight,
+                           const void *bias, const double *mean, const double *invstd,
+                           void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
+                           bint stream, int64_t c) noexcept nogil:
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef runs_t runs
+    cdef double sum_d = 0.0, sum_dx = 0.0
+    cdef int64_t at = c * l.inner * l.itemsize
+    cdef const char *residual = t.residual + at if t.residual != NULL else NULL
+    cdef affine_t f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
+                                parameter(bias, c, l.element, 0.0), l.element)
+    runs.runs, runs.length, runs.stride = l.outer, l.inner, l.C * l.inner
+    if sums:
+        spans.run_grad_sums(t.x + at, t.dy + at, residual, &runs, &f, act, &sum_d, &sum_dx)
+        sum_dx += (f.centre - mean[c]) * sum_d
+        if dweight != NULL:
+            put(dweight, c, l.element, sum_dx * invstd[c])
+        if dbias != NULL:
+            put(dbias, c, l.element, sum_d)
+        if not frozen:
+            gradient_terms(&f, mean[c], invstd[c], <double>l.count, sum_d, sum_dx)
+    if t.y != NULL or t.dresidual != NULL:
+        spans.run_grad_apply(t.x + at, t.dy + at, residual, t.y + at if t.y != NULL else NULL,
+                             t.dresidual + at if t.dresidual != NULL else NULL, &runs, &f, act,
+                             frozen, stream)
+
+
+# ---- columns ----
+
+cdef inline int64_t width_of(const layout_t *l) noexcept nogil:
+    return l.C * l.repeat
+
+
+cdef inline int64_t first_row(const layout_t *l, int64_t chunk) noexcept nogil:
+    return l.outer * chunk // l.chunks
+
+
+cdef inline int64_t block_rows(const layout_t *l) noexcept nogil:
+    return max(8, BLOCK_BYTES // (min(width_of(l), TILE) * l.itemsize))
+
+
+cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
+    """Mean and sum of squares of every column over chunk k, into parts[k]."""
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), row, j, rows, columns
+    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
+    cdef double *mean = parts + 2 * k * ld
+    cdef double *m2 = mean + ld
+    memset(mean, 0, 2 * ld * sizeof(double))
+    row = first
+    while row < last:
+        rows = min(block, last - row)
+        j = 0
+        while j < ld:
+            columns = min(TILE, ld - j)
+            spans.col_moments(x + (row * ld + j) * l.itemsize, rows, columns, ld,
+                              <double>(row - first), mean + j, m2 + j)
+            j = j + columns
+        row = row + rows
+
+
+cdef void merge_moments(const layout_t *l, const double *parts, double *mean, double *var,
+                        int64_t c) noexcept nogil:
+    """Merge channel c of all chunks, and of the rows that were taken as one, in their order."""
+    cdef int64_t ld = width_of(l), k, r, j
+    cdef double n, count = 0.0, delta
+    mean[c] = var[c] = 0.0
+    for k in range(l.chunks):
+        n = <double>(first_row(l, k + 1) - first_row(l, k))
+        for r in range(l.repeat):
+            j = c + r * l.C
+            delta = parts[2 * k * ld + j] - mean[c]
+            mean[c] += delta * (n / (count + n))
+            var[c] += parts[(2 * k + 1) * ld + j] + delta * delta * (count * (n / (count + n)))
+            count += n
+    var[c] /= count
+
+
+cdef void store_affine(const layout_t *l, char *coefficients, const affine_t *f, int64_t c,
+                       int terms) noexcept nogil:
+    """Channel c's numbers into the arrays centre, a, b, k0, k1, once for every repetition."""
+    cdef int64_t ld = width_of(l), r, j
+    cdef int size = 8 if l.element == F64 else 4
+    for r in range(l.repeat):
+        j = c + r * l.C
+        put(coefficients, j, l.element, f.centre)
+        put(coefficients + ld * size, j, l.element, f.a)
+        put(coefficients + 2 * ld * size, j, l.element, f.b)
+        if terms:
+            put(coefficients + 3 * ld * size, j, l.element, f.k0)
+            put(coefficients + 4 * ld * size, j, l.element, f.k1)
+
+
+cdef affines_t affines_at(const layout_t *l, const char *coefficients, int64_t j) noexcept nogil:
+    cdef affines_t f
+    cdef int size = 8 if l.element == F64 else 4
+    cdef int64_t step = width_of(l) * size
+    f.centre = coefficients + j * size
+    f.a = coefficients + step + j * size
+    f.b = coefficients + 2 * step + j * size
+    f.k0 = coefficients + 3 * step + j * size
+    f.k1 = coefficients + 4 * step + j * size
+    return f
+
+
+cdef void apply_chunk(const layout_t *l, const tensors_t *t, const char *coefficients,
+                      const act_t *act, bint stream, int64_t k) noexcept nogil:
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), row, j, rows, columns, at
+    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
+    cdef affines_t f
+    while last > first:
+        rows = min(block, last - first)
+        row = last - rows
+        j = 0
+        while j < ld:
+            columns = min(TILE, ld - j)
+            at = (row * ld + j) * l.itemsize
+            f = affines_at(l, coefficients, j)
+            spans.col_apply(t.x + at, t.residual + at if t.residual != NULL else NULL, t.y + at,
+                            rows, columns, ld, &f, act, stream)
+            j = j + columns
+        last = row
+
+
+cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weight,
+                         const void *bias, double *mean, double *invstd, double *var, double eps,
+                         bint batch, const act_t *act, bint stream) noexcept nogil:
+    cdef int64_t ld = width_of(l), k, c
+    cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if batch else 0
+    cdef char *memory = <char *>scratch(part_bytes + 3 * ld * sizeof(double))
+    cdef affine_t f
+    if memory == NULL:
+        return -1
+    if batch:
+        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+            chunk_moments(l, t.x, <double *>memory, k)
+        for c in prange(l.C, schedule="static", num_threads=l.threads if l.C > 256 else 1):
+            merge_moments(l, <double *>memory, mean, var, c)
+            invstd[c] = 1.0 / sqrt(var[c] + eps)
+    for c in range(l.C):
+        f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
+                      parameter(bias, c, l.element, 0.0), l.element)
+        store_affine(l, memory + part_bytes, &f, c, 0)
+    for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+        apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
+        v_fence()
+    return 0
+
+
+cdef void chunk_sums(const layout_t *l, const tensors_t *t, const char *coefficients,
+                     const act_t *act, double *parts, int64_t k) noexcept nogil:
+    """The sums of d and d * (x - centre) of every column over chunk k, into parts[k]."""
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), row, j, rows, columns, at
+    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
+    cdef double *sum_d = parts + 2 * k * ld
+    cdef double *sum_dx = sum_d + ld
+    cdef affines_t f
+    memset(sum_d, 0, 2 * ld * sizeof(double))
+    row = first
+    while row < last:
+        rows = min(block, last - row)
+        j = 0
+        while j < ld:
+            columns = min(TILE, ld - j)
+            at = (row * ld + j) * l.itemsize
+            f = affines_at(l, coefficients, j)
+            spans.col_grad_sums(t.x + at, t.dy + at,
+                                t.residual + at if t.residual != NULL else NULL,
+                                rows, columns, ld, &f, act, sum_d + j, sum_dx + j)
+            j = j + columns
+        row = row + rows
+
+
+cdef void grad_chunk(const layout_t *l, const tensors_t *t, const char *coefficients,
+                     const act_t *act, bint frozen, bint stream, int64_t k) noexcept nogil:
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), row, j, rows, columns, at
+    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
+    cdef affines_t f
+    while last > first:
+        rows = min(block, last - first)
+        row = last - rows
+        j = 0
+        while j < ld:
+            columns = min(TILE, ld - j)
+            at = (row * ld + j) * l.itemsize
+            f = affines_at(l, coefficients, j)
+            spans.col_grad_apply(t.x + at, t.dy + at,
+                                 t.residual + at if t.residual != NULL else NULL,
+                                 t.y + at if t.y != NULL else NULL,
+                                 t.dresidual + at if t.dresidual != NULL else NULL,
+                                 rows, columns, ld, &f, act, frozen, stream)
+            j = j + columns
+        last = row
+
+
+cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *weight,
+                          const void *bias, const double *mean, const double *invstd,
+                          void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
+                          bint stream) noexcept nogil:
+    cdef int64_t ld = width_of(l), k, c, r, j
+    cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if sums else 0
+    cdef char *memory = <char *>scratch(part_bytes + 5 * ld * sizeof(double))
+    cdef char *coefficients = memory + part_bytes
+    cdef double *parts = <double *>memory
+    cdef double sum_d, sum_dx
+    cdef affine_t f
+    if memory == NULL:
+        return -1
+    for c in range(l.C):
+        f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
+                      parameter(bias, c, l.element, 0.0), l.element)
+        store_affine(l, coefficients, &f, c, 1)
+    if sums:
+        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+            chunk_sums(l, t, coefficients, act, parts, k)
+        for c in range(l.C):
+            sum_d = sum_dx = 0.0
+            for k in range(l.chunks):
+                for r in range(l.repeat):
+                    j = c + r * l.C
+                    sum_d = sum_d + parts[2 * k * ld + j]
+                    sum_dx = sum_dx + parts[(2 * k + 1) * ld + j]
+            f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
+                          parameter(bias, c, l.element, 0.0), l.element)
+            sum_dx = sum_dx + (f.centre - mean[c]) * sum_d
+            if dweight != NULL:
+                put(dweight, c, l.element, sum_dx * invstd[c])
+            if dbias != NULL:
+                put(dbias, c, l.element, sum_d)
+            if not frozen:
+                gradient_terms(&f, mean[c], invstd[c], <double>l.count, sum_d, sum_dx)
+                store_affine(l, coefficients, &f, c, 1)
+    if t.y != NULL or t.dresidual != NULL:
+        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+            grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
+            v_fence()
+    return 0
+
+
+# ---- the border: arguments in, arrays out ----
+
+cdef class BatchNormSaved:
+    """What backward needs: x, residual, weight and bias themselves, and C numbers twice."""
+
+    cdef readonly object x, residual, weight, bias
+    cdef readonly bint training
+    cdef readonly str overwritten  # the argument that `out` replaced, so that backward cannot run
+    cdef int axis
+    cdef act_t act
+    cdef double *mean
+    cdef double *invstd
+    cdef int64_t C
+
+    def __dealloc__(self):
+        PyMem_Free(self.mean)
+
+
+cdef act_t activation_of(object activation, object negative_slope) except *:
+    cdef act_t act
+    act.slope = 0.0
+    if activation is None:
+        act.kind = ACT_NONE
+    elif activation == "relu":
+        act.kind = ACT_RELU
+    elif activation == "leaky_relu":
+        act.kind = ACT_LEAKY
+        act.slope = negative_slope
+        if act.slope == 0.0:
+            act.kind = ACT_RELU
+    else:
+        raise ValueError(
+            f"activation should be None, 'relu' or 'leaky_relu', got {activation!r}")
+    return act
+
+
+cdef int axis_of(cnp.ndarray x, object axis) except -1:
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    if ndim < 2:
+        raise ValueError(f"expected an input of 2 or more dimensions, got {ndim}D input")
+    if axis == -1 or axis == ndim - 1:
+        return ndim - 1
+    if axis == 1:
+        return 1
+    raise ValueError(f"axis should be 1 (NCHW) or -1 (channels-last), got {axis!r}")
+
+
+cdef tuple size_of(cnp.ndarray x):
+    return (<object>x).shape
+
+
+def forward(object x_, object weight, object bias, object running_mean, object running_var,
+            bint training, object momentum, double eps, object axis_, object activation,
+            object negative_slope, object residual_, object tracked, object out):
+    """Check the arguments of ``functional.batch_norm``, then compute it."""
+    cdef cnp.ndarray x = dense(x_, "x"), residual = None, y
+    cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
+    cdef act_t act = activation_of(activation, negative_slope)
+    cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
+    cdef int64_t C = cnp.PyArray_DIM(x, axis), c
+    cdef double factor = 0.0, unbias = 1.0
+    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3)
+    cdef bint tracks = running_mean is not None and running_var is not None
+    cdef BatchNormSaved saved
+    cdef double *var
+    cdef int status
+    check_vector(weight, "weight", C, number)
+    check_vector(bias, "bias", C, number)
+    check_vector(running_mean, "running_mean", C, number)
+    check_vector(running_var, "running_var", C, number)
+    if residual_ is not None:
+        residual = dense(residual_, "residual")
+        if not cnp.PyArray_SAMESHAPE(residual, x):
+            raise ValueError(f"residual: expected shape {size_of(x)}, got {size_of(residual)}")
+        if cnp.PyArray_TYPE(residual) != cnp.PyArray_TYPE(x):
+            raise TypeError(f"residual: expected {x.dtype}, got {residual.dtype}")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var: give both or neither")
+    if not eps >= 0.0:
+        raise ValueError(f"eps should not be negative, got {eps}")
+    if training:
+        if l.count < 2:
+            raise ValueError("Expected more than 1 value per channel when training, "
+                             f"got input size {size_of(x)}")
+        if tracks:
+            factor = next_factor(momentum, tracked)
+            for name, buffer in (("running_mean", running_mean), ("running_var", running_var)):
+                if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>buffer):
+                    raise ValueError(f"{name} is read-only and cannot be updated")
+    elif not tracks:
+        raise ValueError("Expected running_mean and running_var to be defined when training=False")
+    y = output(out, x, "out")
+
+    saved = BatchNormSaved.__new__(BatchNormSaved)
+    saved.x, saved.residual, saved.weight, saved.bias = x, residual, weight, bias
+    saved.axis, saved.act, saved.training, saved.C = axis, act, training, C
+    if out is not None:
+        check_in_place(saved, y, training)
+    saved.mean = <double *>PyMem_Malloc(max(1, 3 * C * sizeof(double)))
+    if saved.mean == NULL:
+        raise MemoryError
+    saved.invstd = saved.mean + C
+    var = saved.mean + 2 * C
+    if not training:
+        for c in range(C):
+            saved.mean[c] = parameter(data(running_mean), c, element, 0.0)
+            saved.invstd[c] = 1.0 / sqrt(parameter(data(running_var), c, element, 1.0) + eps)
+    if cnp.PyArray_SIZE(x):
+        status = compute_forward(&l, x, residual, y, data(weight), data(bias), saved.mean,
+                                 saved.invstd, var, eps, training, &act)
+        if status:
+            raise MemoryError
+    if training and tracks:
+        unbias = l.count / (l.count - 1.0)
+        for c in range(C):
+            move(data(running_mean), c, element, factor, saved.mean[c])
+            move(data(running_var), c, element, factor, var[c] * unbias)
+    if training and tracked is not None:
+        tracked += 1
+    return y, saved
+
+
+cdef int compute_forward(const layout_t *l, cnp.ndarray x, object residual, cnp.ndarray y,
+                         const void *weight, const void *bias, double *mean, double *invstd,
+                         double *var, double eps, bint batch, const act_t *act) noexcept:
+    cdef tensors_t t
+    cdef bint stream = streams(<double>cnp.PyArray_NBYTES(y))
+    t.x, t.residual, t.y = <char *>data(x), <char *>data(residual), <char *>data(y)
+    t.dy = t.dresidual = NULL
+    with nogil:
+        if l.columns:
+            return forward_columns(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
+        forward_channels(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
+    return 0
+
+
+cdef void move(void *running, int64_t c, int element, double factor, double value) noexcept nogil:
+    put(running, c, element,
+        (1.0 - factor) * parameter(running, c, element, 0.0) + factor * value)
+
+
+cdef double next_factor(object momentum, object tracked) except? -1.0:
+    """The share of this batch in the running statistics."""
+    if momentum is not None:
+        return momentum
+    if tracked is None:
+        raise ValueError("momentum=None (a cumulative average) needs num_batches_tracked")
+    return 1.0 / (int(tracked) + 1)
+
+
+cdef int check_in_place(BatchNormSaved saved, cnp.ndarray out, bint training) except -1:
+    """Settle what `out` overwrites; ValueError where that would lose what is still needed."""
+    for name, other in (("x", saved.x), ("residual", saved.residual)):
+        if other is None or not overlaps(out, other):
+            continue
+        if data(out) != data(other):
+            raise ValueError(f"out overlaps {name} in part: use the same array or another one")
+        if training:
+            raise ValueError(f"out may be {name} in inference only: backward needs {name}")
+        saved.overwritten = name
+    return 0
+
+
+def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
+             bint need_dresidual, object out, object dweight, object dbias, object dresidual):
+    """Check the arguments of ``functional.batch_norm_backward``, then compute it."""
+    cdef cnp.ndarray x = saved.x, dy = dense(dy_, "dy")
+    cdef int element = element_of(x, "x")
+    cdef layout_t l = layout_of(x, saved.axis, element, 3)
+    cdef bint has_residual = saved.residual is not None
+    cdef tensors_t t
+    cdef bint frozen = not saved.training, stream, sums
+    cdef void *weight = data(saved.weight)
+    cdef void *bias = data(saved.bias)
+    cdef int status = 0
+    if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
+        raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
+    if not cnp.PyArray_SAMESHAPE(dy, x):
+        raise ValueError(f"dy: expected shape {size_of(x)}, got {size_of(dy)}")
+    if saved.overwritten is not None:
+        raise ValueError(f"backward needs {saved.overwritten}, which out has overwritten")
+    if saved.weight is None:
+        need_dweight = False
+    if saved.bias is None:
+        need_dbias = False
+    dx = output(out, x, "out") if need_dx else None
+    dweight = gradient(dweight, saved.weight, "dweight") if need_dweight else None
+    dbias = gradient(dbias, saved.bias, "dbias") if need_dbias else None
+    dresidual = output(dresidual, x, "dresidual") if has_residual and need_dresidual else None
+    check_aliases(saved, dy, dx, dresidual)
+
+    t.x, t.dy, t.residual = <char *>data(x), <char *>data(dy), <char *>data(saved.residual)
+    t.y, t.dresidual = <char *>data(dx), <char *>data(dresidual)
+    sums = need_dweight or need_dbias or (need_dx and not frozen)
+    stream = streams(<double>cnp.PyArray_NBYTES(x))
+    if cnp.PyArray_SIZE(x) == 0:
+        for array in (dweight, dbias):
+            if array is not None:
+                array[...] = 0
+    else:
+        status = compute_backward(&l, &t, weight, bias, saved, data(dweight), data(dbias), sums,
+                                  frozen, stream)
+    if status:
+        raise MemoryError
+    return (dx, dweight, dbias, dresidual) if has_residual else (dx, dweight, dbias)
+
+
+cdef int compute_backward(const layout_t *l, const tensors_t *t, const void *weight,
+                          const void *bias, BatchNormSaved saved, void *dweight, void *dbias,
+                          bint sums, bint frozen, bint stream) noexcept:
+    cdef double *mean = saved.mean
+    cdef double *invstd = saved.invstd
+    cdef act_t act = saved.act
+    with nogil:
+        if l.columns:
+            return backward_columns(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen,
+                                    &act, stream)
+        backward_channels(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, &act,
+                          stream)
+    return 0
+
+
+cdef object gradient(object destination, object parameter, str what):
+    return output(destination, parameter, what)
+
+
+cdef int check_aliases(BatchNormSaved saved, cnp.ndarray dy, object dx, object dresidual) except -1:
+    if dx is not None:
+        if overlaps(dx, saved.x) or (saved.residual is not None and overlaps(dx, saved.residual)):
+            raise ValueError("out may be dy, but neither x nor residual")
+        if overlaps(dx, dy) and data(dx) != data(dy):
+            raise ValueError("out overlaps dy in part: use the same array or another one")
+    if dresidual is not None:
+        for name, other in (("x", saved.x), ("residual", saved.residual), ("dy", dy), ("out", dx)):
+            if other is not None and overlaps(dresidual, other):
+                raise ValueError(f"dresidual must not overlap {name}")
+    return 0

@@ -1,0 +1,22 @@
+# What every kernel asks of its arguments, so that no loop ever has to.
+cimport numpy as cnp
+
+# The element type (runtime.Element) of an array; TypeError for any other than floats.
+cdef int element_of(cnp.ndarray x, str what) except -1
+
+# x itself where it is C-contiguous, aligned and of native byte order, else a copy that is.
+cdef cnp.ndarray dense(object x, str what)
+
+# A contiguous one-dimensional array of n values of this type number, or None.
+cdef int check_vector(object p, str what, Py_ssize_t n, int typenum) except -1
+
+# An output: same shape and type as `like`, contiguous, writable; made where `out` is None.
+cdef cnp.ndarray output(object out, cnp.ndarray like, str what)
+
+# Do the bytes of two contiguous arrays overlap?
+cdef bint overlaps(cnp.ndarray p, cnp.ndarray q)
+
+
+cdef inline void *data(object x) noexcept:
+    """The address of an array's first element; NULL for None."""
+    return cnp.PyArray_DATA(<cnp.ndarray>x) if x is not None else NULL

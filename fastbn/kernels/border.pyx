@@ -1,0 +1,74 @@
+"""Checks of arguments at the border of the compiled core."""
+
+import numpy as np
+cimport numpy as cnp
+
+from fastbn.kernels.runtime cimport BF16, F32, F64
+
+cdef extern from "numpy/arrayobject.h":
+    cnp.ndarray PyArray_NewLikeArray(cnp.ndarray like, int order, void *descr, int subok)
+
+cnp.import_array()
+
+
+cdef int element_of(cnp.ndarray x, str what) except -1:
+    cdef int number = cnp.PyArray_TYPE(x)
+    if number == cnp.NPY_FLOAT32:
+        return F32
+    if number == cnp.NPY_FLOAT64:
+        return F64
+    if x.dtype.name == "bfloat16":  # ml_dtypes' type, whose number is only known at run time
+        return BF16
+    raise TypeError(f"{what}: expected float32, float64 or bfloat16, got {x.dtype}")
+
+
+cdef cnp.ndarray dense(object x, str what):
+    cdef cnp.ndarray array
+    if isinstance(x, cnp.ndarray):
+        array = <cnp.ndarray>x
+    else:
+        raise TypeError(f"{what}: expected a numpy.ndarray, got {type(x).__name__}")
+    if cnp.PyArray_ISCARRAY_RO(array):
+        return array
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return np.require(array, requirements=["C", "A"])
+
+
+cdef int check_vector(object p, str what, Py_ssize_t n, int typenum) except -1:
+    if p is None:
+        return 0
+    if not isinstance(p, cnp.ndarray):
+        raise TypeError(f"{what}: expected a numpy.ndarray, got {type(p).__name__}")
+    cdef cnp.ndarray array = <cnp.ndarray>p
+    if cnp.PyArray_TYPE(array) != typenum:
+        expected = cnp.PyArray_DescrFromType(typenum)
+        raise TypeError(f"{what}: expected {expected}, got {array.dtype}")
+    if cnp.PyArray_NDIM(array) != 1 or cnp.PyArray_DIM(array, 0) != n:
+        shape = tuple(p.shape)
+        raise ValueError(f"{what} should contain {n} elements, got shape {shape}")
+    if not cnp.PyArray_ISCARRAY_RO(array):
+        raise ValueError(f"{what} must be contiguous and aligned")
+    return 0
+
+
+cdef cnp.ndarray output(object out, cnp.ndarray like, str what):
+    cdef int i
+    if out is None:
+        return PyArray_NewLikeArray(like, cnp.NPY_CORDER, NULL, 0)
+    if not isinstance(out, cnp.ndarray):
+        raise TypeError(f"{what}: expected a numpy.ndarray, got {type(out).__name__}")
+    cdef cnp.ndarray array = <cnp.ndarray>out
+    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(like):
+        raise TypeError(f"{what}: expected {like.dtype}, got {array.dtype}")
+    if not cnp.PyArray_SAMESHAPE(array, like):
+        raise ValueError(f"{what}: expected shape {np.shape(like)}, got {np.shape(array)}")
+    if not cnp.PyArray_ISCARRAY(array):
+        raise ValueError(f"{what} must be C-contiguous, aligned and writeable")
+    return array
+
+
+cdef bint overlaps(cnp.ndarray p, cnp.ndarray q):
+    cdef char *a = cnp.PyArray_BYTES(p)
+    cdef char *b = cnp.PyArray_BYTES(q)
+    return a < b + cnp.PyArray_NBYTES(q) and b < a + cnp.PyArray_NBYTES(p)

@@ -1,0 +1,23 @@
+from libc.stdint cimport int64_t
+
+from fastbn.kernels.spans cimport spans_t
+
+
+cdef enum:
+    F32 = 0
+    F64 = 1
+    BF16 = 2
+
+
+# The spans of the chosen level for one element type.
+cdef const spans_t *spans_of(int element) noexcept nogil
+
+# How many threads work of this many bytes (read and written) is worth: 1 or the whole team.
+cdef int team(double nbytes) noexcept nogil
+
+# Bytes of second-level cache of one core, and the size above which stores bypass the caches.
+cdef int64_t l2_bytes() noexcept nogil
+cdef bint streams(double nbytes) noexcept nogil
+
+# Working memory of the calling thread, valid until its next call of this; NULL when there is none.
+cdef void *scratch(int64_t nbytes) noexcept nogil

@@ -1,0 +1,178 @@
+"""What every kernel shares: the instruction-set level, the pool of threads, the cache sizes.
+
+There is one pool of threads, OpenMP's. How many of them work on a call is decided here and only
+by the size of the work; how the work is cut never depends on it, so that results are the same to
+the bit for every number of threads.
+"""
+
+import os
+import sys
+
+from fastbn.kernels.spans cimport (
+    FASTBN_X86,
+    fastbn_spans_avx2_bf16, fastbn_spans_avx2_f32, fastbn_spans_avx2_f64,
+    fastbn_spans_avx512_bf16, fastbn_spans_avx512_f32, fastbn_spans_avx512_f64,
+    fastbn_spans_baseline_bf16, fastbn_spans_baseline_f32, fastbn_spans_baseline_f64,
+)
+
+
+cdef extern from "cpu.h" nogil:
+    int fastbn_cpu_level()
+
+
+cdef extern from "scratch.h" nogil:
+    void *scratch_bytes(int64_t n)
+
+
+cdef extern from "omp_shim.h" nogil:
+    int FASTBN_OPENMP
+    int omp_get_max_threads()
+    int omp_in_parallel()
+
+
+cdef const spans_t *tables[3][3]  # [level][element]
+cdef int level = 0
+cdef int threads = 1
+cdef bint forked = False
+cdef double serial_below = 48 * 1024
+cdef double stream_above = 0
+cdef int64_t l2 = 0
+
+tables[0][F32] = &fastbn_spans_baseline_f32
+tables[0][F64] = &fastbn_spans_baseline_f64
+tables[0][BF16] = &fastbn_spans_baseline_bf16
+tables[1][F32] = &fastbn_spans_avx2_f32
+tables[1][F64] = &fastbn_spans_avx2_f64
+tables[1][BF16] = &fastbn_spans_avx2_bf16
+tables[2][F32] = &fastbn_spans_avx512_f32
+tables[2][F64] = &fastbn_spans_avx512_f64
+tables[2][BF16] = &fastbn_spans_avx512_bf16
+
+LEVELS = ("baseline", "avx2", "avx512")
+has_openmp = bool(FASTBN_OPENMP)
+
+
+cdef const spans_t *spans_of(int element) noexcept nogil:
+    return tables[level][element]
+
+
+cdef int team(double nbytes) noexcept nogil:
+    return 1 if nbytes < serial_below or omp_in_parallel() else threads
+
+
+cdef int64_t l2_bytes() noexcept nogil:
+    return l2
+
+
+cdef bint streams(double nbytes) noexcept nogil:
+    return nbytes >= stream_above
+
+
+cdef void *scratch(int64_t nbytes) noexcept nogil:
+    return scratch_bytes(nbytes)
+
+
+def available_isas():
+    """Names of the instruction-set levels that this machine can run, lowest first."""
+    return LEVELS[: fastbn_cpu_level() + 1] if FASTBN_X86 else LEVELS[:1]
+
+
+def isa():
+    """Name of the level in use: ``FASTBN_ISA``, else the highest that this machine can run."""
+    return LEVELS[level]
+
+
+def get_num_threads():
+    """Number of threads that large work is shared by."""
+    return threads
+
+
+def set_num_threads(n):
+    """Set the number of threads that large work is shared by; results do not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If n is not a positive integer.
+    RuntimeError
+        If more than one thread is asked for in a forked child, where OpenMP's pool is gone.
+    """
+    global threads
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"set_num_threads expects an int, got {type(n).__name__}")
+    if not 0 < n <= 1024:
+        raise ValueError(f"set_num_threads expects a number from 1 to 1024, got {n}")
+    if forked and n > 1:
+        raise RuntimeError("a forked process runs on one thread: OpenMP's pool does not survive "
+                           "a fork (start it with 'spawn' for more)")
+    threads = n if FASTBN_OPENMP else 1
+
+
+def cache_sizes():
+    """Bytes of the data caches of one core as the system reports them: ``{"l1": ..., ...}``."""
+    sizes = {}
+    root = "/sys/devices/system/cpu/cpu0/cache"
+    try:
+        for name in sorted(os.listdir(root)):
+            if not name.startswith("index"):
+                continue
+            fields = {}
+            for field in ("level", "type", "size"):
+                with open(f"{root}/{name}/{field}", encoding="ascii") as file:
+                    fields[field] = file.read().strip()
+            if fields["type"] != "Instruction":
+                unit = {"K": 1 << 10, "M": 1 << 20}.get(fields["size"].strip("0123456789"), 1)
+                digits = fields["size"].rstrip("KM")
+                sizes[f"l{fields['level']}"] = int(digits) * unit
+    except (OSError, KeyError, ValueError):
+        pass  # not Linux, or hidden by a container: the defaults below serve
+    return sizes
+
+
+def _quota():
+    """CPUs that the cgroup's quota allows, or None."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            limit, period = file.read().split()
+        return None if limit == "max" else max(1, -(-int(limit) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def _choose_level():
+    global level
+    wanted = os.environ.get("FASTBN_ISA", "").strip().lower()
+    usable = available_isas()
+    if wanted and wanted not in LEVELS:
+        raise ImportError(f"FASTBN_ISA={wanted!r} is not one of {', '.join(LEVELS)}")
+    if wanted and wanted not in usable:
+        raise ImportError(f"FASTBN_ISA={wanted!r}: this machine can run {', '.join(usable)}")
+    level = LEVELS.index(wanted) if wanted else len(usable) - 1
+
+
+def _choose_threads():
+    global threads
+    threads = max(1, omp_get_max_threads())  # OMP_NUM_THREADS, else the affinity mask
+    quota = _quota()
+    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
+        threads = min(threads, quota)
+
+
+def _choose_sizes():
+    global l2, stream_above
+    l2 = cache_sizes().get("l2", 1 << 20)
+    stream_above = 4.0 * l2
+
+
+def _after_fork_in_child():
+    # libgomp hangs in a child that forked after a parallel region: stay on one thread there
+    global threads, forked
+    threads = 1
+    forked = True
+
+
+_choose_level()
+_choose_threads()
+_choose_sizes()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,13 @@
+/* The spans of one instruction-set level and one element type; setup.py compiles this file once
+ * for each, with FASTBN_TABLE (the table's name) and FASTBN_F32, FASTBN_F64 or FASTBN_BF16. */
+#include "table.h"
+#include "vec.h"
+
+#include "batchnorm.h"
+
+extern const spans_t FASTBN_TABLE;
+const spans_t FASTBN_TABLE = {
+    .width = W,
+    .bn = {run_moments, run_apply, run_grad_sums, run_grad_apply,
+           col_moments, col_apply, col_grad_sums, col_grad_apply},
+};

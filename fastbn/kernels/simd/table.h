@@ -1,0 +1,82 @@
+/* What spans.c offers: one table of functions per instruction-set level and element type.
+ *
+ * Arrays are void pointers to io_t (see vec.h), counts and strides are in elements. Doubles and
+ * arrays of double are the same for every element type; `T *` scratch and coefficients are passed
+ * as void pointers too.
+ */
+#ifndef FASTBN_TABLE_H
+#define FASTBN_TABLE_H
+
+#include <stdint.h>
+
+enum { ACT_NONE = 0, ACT_RELU = 1, ACT_LEAKY = 2 };
+
+/* `runs` runs of `length` contiguous values, the first values `stride` apart. */
+typedef struct {
+    int64_t runs, length, stride;
+} runs_t;
+
+/* What is applied to one channel, or (as arrays of T) to many:
+ *   forward   z = (x - centre) * a + b          y = act(z + residual)
+ *   backward  d = dy where act lets it through  dx = a * d + (x - centre) * k1 + k0
+ */
+typedef struct {
+    double centre, a, b, k0, k1;
+} affine_t;
+
+typedef struct {
+    const void *centre, *a, *b, *k0, *k1;
+} affines_t;
+
+typedef struct {
+    int kind; /* ACT_… */
+    double slope;
+} act_t;
+
+typedef struct {
+    /* One channel, whose values lie in runs (NCHW). */
+    void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2);
+    void (*run_apply)(const void *x, const void *residual, void *y, const runs_t *r,
+                      const affine_t *f, const act_t *act, int stream);
+    void (*run_grad_sums)(const void *x, const void *dy, const void *residual, const runs_t *r,
+                          const affine_t *f, const act_t *act, double *sum_d, double *sum_dx);
+    void (*run_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
+                           void *dresidual, const runs_t *r, const affine_t *f, const act_t *act,
+                           int frozen, int stream);
+    /* Many channels side by side (channels-last): `columns` of them in rows `ld` apart. */
+    void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double count,
+                        double *mean, double *m2);
+    void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows, int64_t columns,
+                      int64_t ld, const affines_t *f, const act_t *act, int stream);
+    void (*col_grad_sums)(const void *x, const void *dy, const void *residual, int64_t rows,
+                          int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
+                          double *sum_d, double *sum_dx);
+    void (*col_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
+                           void *dresidual, int64_t rows, int64_t columns, int64_t ld,
+                           const affines_t *f, const act_t *act, int frozen, int stream);
+} bn_spans_t;
+
+typedef struct {
+    int width; /* W: values in a vector */
+    bn_spans_t bn;
+} spans_t;
+
+#define FASTBN_LEVEL_TABLES(level) \
+    extern const spans_t fastbn_spans_##level##_f32, fastbn_spans_##level##_f64, \
+        fastbn_spans_##level##_bf16
+FASTBN_LEVEL_TABLES(baseline);
+#if defined(__x86_64__) || defined(_M_X64)
+#define FASTBN_X86 1
+FASTBN_LEVEL_TABLES(avx2);
+FASTBN_LEVEL_TABLES(avx512);
+#else
+#define FASTBN_X86 0
+#define fastbn_spans_avx2_f32 fastbn_spans_baseline_f32
+#define fastbn_spans_avx2_f64 fastbn_spans_baseline_f64
+#define fastbn_spans_avx2_bf16 fastbn_spans_baseline_bf16
+#define fastbn_spans_avx512_f32 fastbn_spans_baseline_f32
+#define fastbn_spans_avx512_f64 fastbn_spans_baseline_f64
+#define fastbn_spans_avx512_bf16 fastbn_spans_baseline_bf16
+#endif
+
+#endif

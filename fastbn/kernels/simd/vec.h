@@ -1,0 +1,287 @@
+/* A vector of W numbers, as wide as the level being compiled allows.
+ *
+ * spans.c is compiled once per level and element type, so these names are fixed in each object:
+ *   io_t   what arrays hold (float, double, or the 16 bits of a bfloat16)
+ *   T      what is computed with (float, double; float for bfloat16)
+ *   V      a vector of W values of T
+ *
+ * GCC and Clang have vector types with operators; elsewhere V is a plain T (W = 1), the same code
+ * is correct, and the compiler may vectorise what it can. Whatever the level, a value is computed
+ * by the same operations wherever it stands in a run: tails go through v_load_part and
+ * v_store_part, so results depend on an element's index, never on its address.
+ */
+#ifndef FASTBN_VEC_H
+#define FASTBN_VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define INLINE static __forceinline
+#else
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+#if defined(FASTBN_F64)
+typedef double T;
+typedef int64_t TI; /* the integer of T's size, for masks */
+#else
+typedef float T;
+typedef int32_t TI;
+#endif
+#if defined(FASTBN_BF16)
+typedef uint16_t io_t;
+#else
+typedef T io_t;
+#endif
+
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(FASTBN_NO_VECTORS)
+#define FASTBN_VECTORS 1
+#if defined(__AVX512F__)
+#define VBYTES 64
+#elif defined(__AVX2__)
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+#define W ((int)(VBYTES / sizeof(T)))
+typedef T V __attribute__((vector_size(VBYTES)));
+typedef TI VI __attribute__((vector_size(VBYTES)));
+typedef T VU __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_alias));
+#else
+#define W 1
+typedef T V;
+#endif
+
+/* ---- numbers in and out of bfloat16 ---- */
+
+#if defined(FASTBN_BF16)
+INLINE T s_load(const io_t *p)
+{
+    uint32_t bits = (uint32_t)*p << 16;
+    T value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Round to nearest even; a NaN stays a (quiet) NaN. */
+INLINE void s_store(io_t *p, T value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    *p = value != value ? (io_t)((bits >> 16) | 0x40u)
+                        : (io_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+#else
+INLINE T s_load(const io_t *p) { return *p; }
+INLINE void s_store(io_t *p, T value) { *p = value; }
+#endif
+
+/* ---- whole vectors ---- */
+
+#if FASTBN_VECTORS
+INLINE V v_set(T value) { return value - (V){0}; }
+INLINE V v_loadt(const T *p) { return *(const VU *)p; }
+INLINE void v_storet(T *p, V v) { *(VU *)p = v; }
+
+#if defined(FASTBN_BF16)
+typedef uint16_t VH __attribute__((vector_size(VBYTES / 2)));
+typedef uint16_t VHU __attribute__((vector_size(VBYTES / 2), aligned(2), may_alias));
+typedef uint32_t VW __attribute__((vector_size(VBYTES)));
+INLINE V v_load(const io_t *p)
+{
+    return (V)(__builtin_convertvector((VH) * (const VHU *)p, VW) << 16);
+}
+INLINE VH v_round(V v)
+{
+    VW bits = (VW)v;
+    VW rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    VW is_nan = (VW)(v != v);
+    return __builtin_convertvector((is_nan & ((bits >> 16) | 0x40)) | (~is_nan & rounded), VH);
+}
+INLINE void v_store(io_t *p, V v) { *(VHU *)p = v_round(v); }
+#else
+INLINE V v_load(const io_t *p) { return *(const VU *)p; }
+INLINE void v_store(io_t *p, V v) { *(VU *)p = v; }
+#endif
+
+INLINE V v_abs(V v) { return (V)(~(VI)v_set((T)-0.0) & (VI)v); }
+/* Where test holds p, elsewhere q. */
+INLINE V v_where(VI test, V p, V q) { return (V)((test & (VI)p) | (~test & (VI)q)); }
+INLINE V v_relu(V z) { return (V)(~(z < 0) & (VI)z); } /* NaN stays NaN */
+INLINE V v_leaky(V z, V slope) { return v_where(z < 0, z * slope, z); }
+/* d where z lets the gradient of (leaky) ReLU through, else d * slope. NaN lets it through. */
+INLINE V v_relu_grad(V z, V d) { return (V)(~(z <= 0) & (VI)d); }
+INLINE V v_leaky_grad(V z, V d, V slope) { return v_where(z <= 0, d * slope, d); }
+INLINE V v_max(V p, V q) { return v_where(p > q, p, q); }
+
+INLINE V v_fma(V a, V b, V c)
+{
+#if defined(__AVX512F__) && defined(FASTBN_F64)
+    return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX512F__)
+    return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && defined(FASTBN_F64)
+    return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__FMA__)
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__) && defined(FASTBN_F64)
+    return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#elif defined(__aarch64__)
+    return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* The sum of the lanes, in their order, in float64. */
+INLINE double v_sum(V v)
+{
+    double sum = 0.0;
+    for (int i = 0; i < W; i++)
+        sum += (double)v[i];
+    return sum;
+}
+
+/* Lanes 0 to k - 1 are all ones, the others zero. */
+INLINE VI v_first(int k)
+{
+    static const TI ones_then_zeros[2 * W] = {
+#if VBYTES == 64 && !defined(FASTBN_F64)
+        -1, -1, -1, -1, -1, -1, -1, -1,
+#endif
+#if VBYTES == 64 || (VBYTES == 32 && !defined(FASTBN_F64))
+        -1, -1, -1, -1,
+#endif
+#if VBYTES >= 32 || !defined(FASTBN_F64)
+        -1, -1,
+#endif
+        -1, -1};
+    VI mask;
+    memcpy(&mask, ones_then_zeros + W - k, sizeof mask);
+    return mask;
+}
+
+/* The first k < W values of T; the other lanes hold zero. */
+INLINE V v_loadt_part(const T *p, int k)
+{
+#if defined(__AVX512F__) && defined(FASTBN_F64)
+    return (V)_mm512_maskz_loadu_pd((__mmask8)((1u << k) - 1), p);
+#elif defined(__AVX512F__)
+    return (V)_mm512_maskz_loadu_ps((__mmask16)((1u << k) - 1), p);
+#elif defined(__AVX2__) && defined(FASTBN_F64)
+    return (V)_mm256_maskload_pd(p, (__m256i)v_first(k));
+#elif defined(__AVX2__)
+    return (V)_mm256_maskload_ps(p, (__m256i)v_first(k));
+#else
+    T lanes[W] = {0};
+    memcpy(lanes, p, (size_t)k * sizeof(T));
+    return v_loadt(lanes);
+#endif
+}
+INLINE void v_storet_part(T *p, V v, int k)
+{
+#if defined(__AVX512F__) && defined(FASTBN_F64)
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << k) - 1), (__m512d)v);
+#elif defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << k) - 1), (__m512)v);
+#elif defined(__AVX2__) && defined(FASTBN_F64)
+    _mm256_maskstore_pd(p, (__m256i)v_first(k), (__m256d)v);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(p, (__m256i)v_first(k), (__m256)v);
+#else
+    memcpy(p, &v, (size_t)k * sizeof(T));
+#endif
+}
+
+/* The same of io_t; the other lanes hold fill. */
+INLINE V v_load_part(const io_t *p, int k, T fill)
+{
+#if defined(FASTBN_BF16)
+    io_t lanes[W] = {0};
+    memcpy(lanes, p, (size_t)k * sizeof(io_t));
+    V v = v_load(lanes);
+#else
+    V v = v_loadt_part(p, k);
+#endif
+    return v_where(v_first(k), v, v_set(fill));
+}
+INLINE void v_store_part(io_t *p, V v, int k)
+{
+#if defined(FASTBN_BF16)
+    io_t lanes[W];
+    v_store(lanes, v);
+    memcpy(p, lanes, (size_t)k * sizeof(io_t));
+#else
+    v_storet_part(p, v, k);
+#endif
+}
+
+#else /* one number at a time */
+
+INLINE V v_set(T value) { return value; }
+INLINE V v_loadt(const T *p) { return *p; }
+INLINE void v_storet(T *p, V v) { *p = v; }
+INLINE V v_load(const io_t *p) { return s_load(p); }
+INLINE void v_store(io_t *p, V v) { s_store(p, v); }
+INLINE V v_abs(V v) { return v < 0 ? -v : v; }
+INLINE V v_relu(V z) { return z < 0 ? 0 : z; }
+INLINE V v_leaky(V z, V slope) { return z < 0 ? z * slope : z; }
+INLINE V v_relu_grad(V z, V d) { return z <= 0 ? 0 : d; }
+INLINE V v_leaky_grad(V z, V d, V slope) { return z <= 0 ? d * slope : d; }
+INLINE V v_max(V p, V q) { return p > q ? p : q; }
+INLINE V v_fma(V a, V b, V c) { return a * b + c; }
+INLINE double v_sum(V v) { return (double)v; }
+INLINE V v_load_part(const io_t *p, int k, T fill) { (void)k; (void)p; return fill; }
+INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }
+INLINE void v_store_part(io_t *p, V v, int k) { (void)p; (void)v; (void)k; }
+INLINE void v_storet_part(T *p, V v, int k) { (void)p; (void)v; (void)k; }
+#endif
+
+/* ---- stores that bypass the cache ---- */
+
+#if FASTBN_VECTORS && (defined(__x86_64__) || defined(__i386__))
+/* p is aligned to a vector of io_t. */
+INLINE void v_stream(io_t *p, V v)
+{
+#if defined(FASTBN_BF16)
+    VH half = v_round(v);
+#if VBYTES == 64
+    _mm256_stream_si256((__m256i *)p, (__m256i)half);
+#elif VBYTES == 32
+    _mm_stream_si128((__m128i *)p, (__m128i)half);
+#else
+    long long bits;
+    memcpy(&bits, &half, sizeof bits);
+    _mm_stream_si64((long long *)p, bits);
+#endif
+#elif VBYTES == 64
+    _mm512_stream_si512((void *)p, (__m512i)v);
+#elif VBYTES == 32
+    _mm256_stream_si256((__m256i *)p, (__m256i)v);
+#else
+    _mm_stream_si128((__m128i *)p, (__m128i)v);
+#endif
+}
+INLINE void v_fence(void) { _mm_sfence(); }
+#define FASTBN_STREAMS 1
+#else
+INLINE void v_stream(io_t *p, V v) { v_store(p, v); }
+INLINE void v_fence(void) {}
+#define FASTBN_STREAMS 0
+#endif
+
+/* Values of io_t from p to the next cache line, at most n: what is stored before streaming. */
+INLINE int64_t to_line(const io_t *p, int64_t n)
+{
+    int64_t k = (int64_t)((64 - ((uintptr_t)p & 63)) & 63) / (int64_t)sizeof(io_t);
+    return k < n ? k : n;
+}
+
+#endif

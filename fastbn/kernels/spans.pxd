@@ -1,0 +1,64 @@
+# The tables of simd/table.h, as Cython sees them.
+from libc.stdint cimport int64_t
+
+
+cdef extern from "table.h" nogil:
+    enum:
+        ACT_NONE
+        ACT_RELU
+        ACT_LEAKY
+        FASTBN_X86
+
+    ctypedef struct runs_t:
+        int64_t runs
+        int64_t length
+        int64_t stride
+
+    ctypedef struct affine_t:
+        double centre
+        double a
+        double b
+        double k0
+        double k1
+
+    ctypedef struct affines_t:
+        const void *centre
+        const void *a
+        const void *b
+        const void *k0
+        const void *k1
+
+    ctypedef struct act_t:
+        int kind
+        double slope
+
+    ctypedef struct bn_spans_t:
+        void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2) noexcept nogil
+        void (*run_apply)(const void *x, const void *residual, void *y, const runs_t *r,
+                          const affine_t *f, const act_t *act, int stream) noexcept nogil
+        void (*run_grad_sums)(const void *x, const void *dy, const void *residual, const runs_t *r,
+                              const affine_t *f, const act_t *act, double *sum_d,
+                              double *sum_dx) noexcept nogil
+        void (*run_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
+                               void *dresidual, const runs_t *r, const affine_t *f,
+                               const act_t *act, int frozen, int stream) noexcept nogil
+        void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double count,
+                            double *mean, double *m2) noexcept nogil
+        void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows,
+                          int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
+                          int stream) noexcept nogil
+        void (*col_grad_sums)(const void *x, const void *dy, const void *residual, int64_t rows,
+                              int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
+                              double *sum_d, double *sum_dx) noexcept nogil
+        void (*col_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
+                               void *dresidual, int64_t rows, int64_t columns, int64_t ld,
+                               const affines_t *f, const act_t *act, int frozen,
+                               int stream) noexcept nogil
+
+    ctypedef struct spans_t:
+        int width
+        bn_spans_t bn
+
+    const spans_t fastbn_spans_baseline_f32, fastbn_spans_baseline_f64, fastbn_spans_baseline_bf16
+    const spans_t fastbn_spans_avx2_f32, fastbn_spans_avx2_f64, fastbn_spans_avx2_bf16
+    const spans_t fastbn_spans_avx512_f32, fastbn_spans_avx512_f64, fastbn_spans_avx512_bf16

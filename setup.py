@@ -1,0 +1,149 @@
+"""Build the compiled core and map the three top-level folders into one import package.
+
+The core has two kinds of sources. The ``.pyx`` files say who does what (threads, tiles, passes)
+and are compiled once, for the baseline. ``simd/spans.c`` says how a run of numbers is processed;
+it is compiled once for every instruction-set level and every element type, and
+``kernels/runtime.pyx`` chooses among the results when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+KERNELS = "fastbn/kernels"
+SPANS = f"{KERNELS}/simd/spans.c"
+HEADERS = sorted(str(path) for path in Path(KERNELS).glob("simd/*.h"))
+ELEMENT_TYPES = ("f32", "f64", "bf16")
+X86 = platform.machine().lower() in {"x86_64", "amd64"}
+
+
+def levels(msvc: bool) -> dict[str, list[str]]:
+    """Compiler flags of every instruction-set level, lowest first."""
+    if not X86:
+        return {"baseline": []}
+    if msvc:
+        return {"baseline": [], "avx2": ["/arch:AVX2"], "avx512": ["/arch:AVX512"]}
+    return {
+        "baseline": ["-march=x86-64-v2"],
+        "avx2": ["-march=x86-64-v3"],
+        "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    }
+
+
+class BuildCore(build_ext):
+    """Add OpenMP where the compiler has it, and the spans of every level to the runtime module."""
+
+    def build_extensions(self) -> None:
+        """Settle the flags once, then build everything."""
+        msvc = self.compiler.compiler_type == "msvc"
+        optimise = ["/O2"] if msvc else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+        compile_args, link_args = self.openmp_flags(msvc)
+        for extension in self.extensions:
+            extension.extra_compile_args += optimise + compile_args
+            extension.extra_link_args += link_args
+            if extension.name.endswith(".runtime"):
+                extension.extra_objects += self.compile_spans(optimise, msvc)
+        super().build_extensions()
+
+    def compile_spans(self, optimise: list[str], msvc: bool) -> list[str]:
+        """Compile ``spans.c`` for every level and element type; return the object files."""
+        objects: list[str] = []
+        for level, flags in levels(msvc).items():
+            for element in ELEMENT_TYPES:
+                objects += self.compiler.compile(
+                    [SPANS],
+                    output_dir=os.path.join(self.build_temp, f"{level}-{element}"),
+                    macros=[
+                        ("FASTBN_TABLE", f"fastbn_spans_{level}_{element}"),
+                        (f"FASTBN_{level.upper()}", "1"),
+                        (f"FASTBN_{element.upper()}", "1"),
+                    ],
+                    extra_postargs=optimise + flags,
+                    depends=HEADERS,
+                )
+        return objects
+
+    def openmp_flags(self, msvc: bool) -> tuple[list[str], list[str]]:
+        """Return compile and link flags for OpenMP: the first that build a program, or none."""
+        if msvc:
+            candidates = [(["/openmp"], [])]
+        elif sys.platform == "darwin":
+            candidates = [(["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+        else:
+            candidates = [(["-fopenmp"], ["-fopenmp"])]
+        for compile_args, link_args in candidates:
+            if self.builds("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }",
+                           compile_args, link_args):
+                return compile_args, link_args
+        self.warn("this compiler has no OpenMP: fastbn is built to run on one thread")
+        return [], []
+
+    def builds(self, program: str, compile_args: list[str], link_args: list[str]) -> bool:
+        """Tell whether a C program compiles and links with these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "probe.c"
+            source.write_text(program + "\n", encoding="utf-8")
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=compile_args
+                )
+                self.compiler.link_executable(
+                    objects, str(Path(folder) / "probe"), extra_postargs=link_args
+                )
+            except (CompileError, LinkError):
+                return False
+        return True
+
+
+def extension(path: Path) -> Extension:
+    """One extension module for one ``.pyx`` file."""
+    return Extension(
+        f"fastbn.kernels.{path.stem}",
+        [str(path)],
+        include_dirs=[np.get_include(), f"{KERNELS}/simd"],
+        define_macros=[
+            ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+            ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+        ],
+        depends=HEADERS,
+    )
+
+
+setup(
+    packages=[
+        "fastbn",
+        "fastbn.data",
+        "fastbn.export",
+        "fastbn.functional",
+        "fastbn.kernels",
+        "fastbn.models",
+        "fastbn.nn",
+        "fastbn.optim",
+        "fastbn.train",
+    ],
+    package_dir={"fastbn": "fastbn", "fastbn.models": "models", "fastbn.export": "export"},
+    package_data={"fastbn": ["py.typed"], "fastbn.kernels": ["*.pyi"]},
+    include_package_data=False,
+    ext_modules=cythonize(
+        [extension(path) for path in sorted(Path(KERNELS).glob("*.pyx"))],
+        language_level=3,
+        compiler_directives={
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": False,
+        },
+    ),
+    cmdclass={"build_ext": BuildCore},
+)

@@ -162,10 +162,10 @@ def linear_backward(
     """Return dx = dy @ weight, dweight = dyᵀ @ x over all rows, dbias = sum of the rows of dy."""
     x, w, has_bias = saved
     dy = _f64(dy)
-    dy_rows, x_rows = dy.reshape(-1, w.shape[0]), x.reshape(-1, w.shape[1])
     dx = dy @ w if need_dx else None
-    dweight = dy_rows.T @ x_rows if need_dweight else None
-    return dx, dweight, dy_rows.sum(axis=0) if need_dbias and has_bias else None
+    dweight = np.einsum("...o,...i->oi", dy, x, optimize=True) if need_dweight else None
+    dbias = dy.sum(axis=tuple(range(dy.ndim - 1))) if need_dbias and has_bias else None
+    return dx, dweight, dbias
 
 
 def _taps(

@@ -1,0 +1,260 @@
+"""ONNX's own node tests, run through ``functional``: what the standard says, not what we think.
+
+ONNX's arrays are channels-first. They are transposed here; a 1-d image is one of height 1.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx.backend.test.loader import load_model_tests
+
+from fastbn import functional as F
+
+Array = NDArray[Any]
+
+CANDIDATES = re.compile(
+    r"test_(basic_)?(batchnorm|conv|gemm|maxpool|averagepool|globalaveragepool"
+    r"|relu|leakyrelu|sigmoid|tanh|softmax)(_|$)"
+)
+
+
+class LeftOut(Exception):  # noqa: N818 - it is a verdict, not an error
+    """Why a node test is not run."""
+
+
+def channels_last(x: Array) -> Array:
+    """(N, C, W) or (N, C, H, W) as (N, H, W, C)."""
+    if x.ndim == 5:
+        raise LeftOut("three spatial axes")
+    if x.ndim == 3:
+        x = x[:, :, None, :]
+    return np.moveaxis(x, 1, -1)
+
+
+def channels_first(y: Array, like: Array) -> Array:
+    y = np.moveaxis(y, -1, 1)
+    return y[:, :, 0] if like.ndim == 3 else y
+
+
+class Windows:
+    """Kernel, stride, dilation and pads of a node, for height and width."""
+
+    def __init__(self, attributes: dict[str, Any], x: Array, kernel: list[int]) -> None:
+        spatial = x.ndim - 2
+        missing = [1] * (2 - spatial)
+        self.kernel = (*missing, *kernel)
+        self.stride = (*missing, *attributes.get("strides", [1] * spatial))
+        self.dilation = (*missing, *attributes.get("dilations", [1] * spatial))
+        sizes = (*missing, *x.shape[2:])
+        pads = attributes.get("pads", [0] * 2 * spatial)
+        begin, end = pads[:spatial], pads[spatial:]
+        self.pads = [(0, 0)] * len(missing) + list(zip(begin, end, strict=True))
+        auto = attributes.get("auto_pad", b"NOTSET").decode()
+        if auto.startswith("SAME"):
+            total = [
+                max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+                for n, k, s, d in zip(sizes, self.kernel, self.stride, self.dilation, strict=True)
+            ]
+            small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+            self.pads = list(
+                zip(small, large, strict=True)
+                if auto == "SAME_UPPER"
+                else zip(large, small, strict=True)
+            )
+
+    @property
+    def symmetric(self) -> bool:
+        return all(begin == end for begin, end in self.pads)
+
+    def pad(self, x: Array, value: float) -> Array:
+        """Pad by hand what ``functional`` does not: different pads in front and behind."""
+        return np.pad(x, ((0, 0), *self.pads, (0, 0)), constant_values=value)
+
+
+def batch_normalization(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    x, scale, bias, mean, var = (a.copy() for a in inputs)
+    training = bool(attributes.get("training_mode", 0))
+    momentum = 1.0 - attributes.get("momentum", 0.9)  # ONNX: the share of what was there before
+    old_var, count = var.copy(), x.size // x.shape[1]
+    y, _ = F.batch_norm(
+        x,
+        scale,
+        bias,
+        mean,
+        var,
+        training=training,
+        momentum=momentum,
+        eps=attributes.get("epsilon", 1e-5),
+        axis=1,
+    )
+    if not training:
+        return [y]
+    kept = (1.0 - momentum) * old_var
+    return [y, mean, kept + (var - kept) * (count - 1) / count]  # ONNX: population variance
+
+
+def conv(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    x, weight = inputs[0], inputs[1]
+    bias = inputs[2] if len(inputs) > 2 else None
+    last = channels_last(x)
+    if weight.ndim == 3:
+        weight = weight[:, :, None, :]
+    windows = Windows(attributes, x, list(inputs[1].shape[2:]))
+    padding = tuple(begin for begin, _ in windows.pads)
+    if not windows.symmetric:
+        last, padding = windows.pad(last, 0.0), (0, 0)
+    y, _ = F.conv2d(
+        last,
+        weight,
+        bias,
+        stride=windows.stride,
+        padding=padding,
+        dilation=windows.dilation,
+        groups=attributes.get("group", 1),
+    )
+    return [channels_first(y, x)]
+
+
+def gemm(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    a, b = inputs[0], inputs[1]
+    x = a.T if attributes.get("transA", 0) else a
+    weight = b if attributes.get("transB", 0) else b.T
+    weight = weight * np.float32(attributes.get("alpha", 1.0))
+    if len(inputs) < 3:
+        return [F.linear(x, weight)[0]]
+    c = inputs[2] * np.float32(attributes.get("beta", 1.0))
+    if c.ndim == 2 and c.shape[0] > 1:
+        raise LeftOut("a bias for every row is not a linear layer's")
+    return [F.linear(x, weight, np.broadcast_to(c.reshape(-1), weight.shape[:1]))[0]]
+
+
+def max_pool(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    (x,) = inputs
+    last = channels_last(x)
+    windows = Windows(attributes, x, attributes["kernel_shape"])
+    padding = tuple(begin for begin, _ in windows.pads)
+    if not windows.symmetric or any(
+        2 * p > d * (k - 1) + 1
+        for p, k, d in zip(padding, windows.kernel, windows.dilation, strict=True)
+    ):
+        last, padding = windows.pad(last, -np.inf), (0, 0)
+    y, _ = F.max_pool2d(
+        last,
+        windows.kernel,
+        windows.stride,
+        padding,
+        dilation=windows.dilation,
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+    )
+    return [channels_first(y, x)]
+
+
+def average_pool(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    (x,) = inputs
+    last = channels_last(x)
+    windows = Windows(attributes, x, attributes["kernel_shape"])
+    if windows.dilation != (1, 1):
+        raise LeftOut("dilated averages")
+    # An even kernel's SAME padding: pad both sides alike and drop the windows nobody asked for.
+    padding = tuple(max(pads) for pads in windows.pads)
+    extra = [(p - begin, p - end) for p, (begin, end) in zip(padding, windows.pads, strict=True)]
+    if not windows.symmetric and windows.stride != (1, 1):
+        raise LeftOut("different padding in front and behind, with strides")
+    include = bool(attributes.get("count_include_pad", 0))
+    if any(2 * p > k for p, k in zip(padding, windows.kernel, strict=True)):
+        if not include:
+            raise LeftOut("padding of more than half the kernel")
+        last, padding = windows.pad(last, 0.0), (0, 0)
+    y, _ = F.avg_pool2d(
+        last,
+        windows.kernel,
+        windows.stride,
+        padding,
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+        count_include_pad=include,
+    )
+    (top, bottom), (left, right) = extra
+    y = y[:, top : y.shape[1] - bottom, left : y.shape[2] - right]
+    return [channels_first(y, x)]
+
+
+def global_average_pool(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    y, _ = F.global_avg_pool2d(channels_last(inputs[0]))
+    return [y[:, :, None, None]]
+
+
+def softmax(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    axis = attributes.get("axis", -1)
+    y, _ = F.softmax(np.moveaxis(inputs[0], axis, -1))
+    return [np.moveaxis(y, -1, axis)]
+
+
+RUN: dict[str, Callable[[list[Array], dict[str, Any]], list[Array]]] = {
+    "BatchNormalization": batch_normalization,
+    "Conv": conv,
+    "Gemm": gemm,
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "GlobalAveragePool": global_average_pool,
+    "Softmax": softmax,
+    "Relu": lambda inputs, attributes: [F.relu(inputs[0])[0]],
+    "LeakyRelu": lambda inputs, attributes: [
+        F.leaky_relu(inputs[0], attributes.get("alpha", 0.01))[0]
+    ],
+    "Sigmoid": lambda inputs, attributes: [F.sigmoid(inputs[0])[0]],
+    "Tanh": lambda inputs, attributes: [F.tanh(inputs[0])[0]],
+}
+
+
+def run(case: Any) -> None:
+    """Run a node test; raise LeftOut or AssertionError."""
+    graph = case.model.graph
+    if len(graph.node) > 1:
+        raise LeftOut("the operator written out in others")
+    (node,) = graph.node
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    for inputs, outputs in case.data_sets:
+        if inputs[0].dtype != np.float32:
+            raise LeftOut(f"{inputs[0].dtype} input")
+        if node.op_type == "MaxPool" and len(outputs) > 1:
+            raise LeftOut("the indices of the maxima as a second output")
+        results = RUN[node.op_type](inputs, attributes)
+        for result, expected in zip(results, outputs, strict=True):
+            assert result.dtype == expected.dtype
+            np.testing.assert_allclose(result, expected, rtol=case.rtol, atol=case.atol)
+
+
+def test_onnx_node_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # making the cases of other operators warns
+        cases = load_model_tests(kind="node")
+    ran, left_out, failed = [], {}, {}
+    for case in (c for c in cases if CANDIDATES.match(c.name)):
+        try:
+            run(case)
+        except LeftOut as reason:
+            left_out[case.name] = str(reason)
+        except Exception as problem:
+            failed[case.name] = repr(problem)
+        else:
+            ran.append(case.name)
+    with capsys.disabled():
+        print(f"\nONNX node tests: {len(ran)} ran, {len(left_out)} left out:")
+        for name, reason in sorted(left_out.items(), key=lambda item: item[::-1]):
+            print(f"  {name}: {reason}")
+    assert not failed, failed
+    assert {name for name in ran if "batchnorm" in name} == {
+        "test_batchnorm_example",
+        "test_batchnorm_epsilon",
+        "test_batchnorm_example_training_mode",
+        "test_batchnorm_epsilon_training_mode",
+    }
+    assert len(ran) >= 61  # a new onnx may bring more; fewer means that the core lost something

@@ -1,0 +1,109 @@
+"""What is installed: quick to import, typed, complete, and nothing but ``fastbn``."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.resources
+import pkgutil
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import fastbn
+
+ROOT = Path(__file__).parents[1]
+MAPPED = {"fastbn": "fastbn", "models": "fastbn.models", "export": "fastbn.export"}
+
+
+def python(program: str) -> str:
+    """Run a program outside the checkout; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return done.stdout
+
+
+def modules() -> list[str]:
+    """Every importable module of the package, compiled ones too."""
+    names = ["fastbn"]
+    names += [module.name for module in pkgutil.walk_packages(fastbn.__path__, "fastbn.")]
+    for name in ("fastbn.models", "fastbn.export"):  # an editable install maps them from elsewhere
+        package = importlib.import_module(name)
+        names += [name]
+        names += [module.name for module in pkgutil.walk_packages(package.__path__, f"{name}.")]
+    return sorted(set(names))
+
+
+def test_import_is_quick() -> None:
+    program = (
+        "import time; start = time.perf_counter(); import fastbn; "
+        "print(time.perf_counter() - start)"
+    )
+    assert min(float(python(program)) for _ in range(5)) < 0.2  # whatever else the machine does
+
+
+def test_import_is_lean() -> None:
+    loaded = set(python("import fastbn, sys; print('\\n'.join(sys.modules))").split())
+    heavy = {"onnx", "onnx_ir", "onnxruntime", "matplotlib", "sklearn", "scipy", "rich", "typer"}
+    assert "fastbn.kernels.runtime" in loaded
+    assert not loaded & heavy
+
+
+def test_submodules_are_there_when_asked_for() -> None:
+    for name in ("data", "export", "functional", "models", "nn", "optim", "reference", "train"):
+        printed = python(f"import fastbn; print(fastbn.{name}.__name__)")
+        assert printed.strip() == f"fastbn.{name}"
+        assert name in dir(fastbn)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fastbn.nothing  # noqa: B018
+
+
+def test_version_is_the_installed_one() -> None:
+    assert fastbn.__version__ == version("fastbn")
+
+
+def test_it_is_typed() -> None:
+    assert importlib.resources.files("fastbn").joinpath("py.typed").is_file()
+
+
+def test_compiled_modules_have_stubs() -> None:
+    for source in (ROOT / "fastbn" / "kernels").glob("*.pyx"):
+        assert source.with_suffix(".pyi").is_file(), f"{source.name} has no stub"
+
+
+def test_setup_lists_every_package() -> None:
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    [listed] = [
+        ast.literal_eval(keyword.value)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "packages"
+    ]
+    present = {
+        ".".join((package, *path.parent.relative_to(ROOT / folder).parts))
+        for folder, package in MAPPED.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert sorted(listed) == sorted(present)
+
+
+def test_no_extra_but_the_peers_asks_for_torch() -> None:
+    asking = [line for line in requires("fastbn") or () if line.startswith("torch")]
+    assert asking
+    assert all('extra == "peers' in line for line in asking)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples(name: str) -> None:
+    """Examples in docstrings are executed, by import name."""
+    module = importlib.import_module(name)
+    assert isinstance(module, ModuleType)
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert failed == 0

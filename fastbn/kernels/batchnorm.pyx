@@ -31,8 +31,9 @@ from fastbn.kernels.spans cimport (
 
 cnp.import_array()
 
-cdef extern from "vec.h" nogil:
-    void v_fence()
+cdef extern from "rounding.h" nogil:
+    void store_fence()
+    double round_to_float(double value)
 
 cdef enum:
     TILE = 512         # columns that the spans take at once
@@ -101,7 +102,7 @@ cdef void put(void *p, int64_t i, int element, double value) noexcept nogil:
 
 
 cdef double rounded(double value, int element) noexcept nogil:
-    return value if element == F64 else <double><float>value
+    return value if element == F64 else round_to_float(value)
 
 
 cdef affine_t affine_of(double mean, double invstd, double weight, double bias,
@@ -131,7 +132,7 @@ cdef void forward_channels(const layout_t *l, const tensors_t *t, const void *we
     cdef int64_t c
     for c in prange(l.C, schedule="static", num_threads=l.threads):
         forward_channel(l, t, weight, bias, mean, invstd, var, eps, batch, act, stream, c)
-        v_fence()
+        store_fence()
 
 
 cdef void forward_channel(const layout_t *l, const tensors_t *t, const void *weight,
@@ -160,7 +161,7 @@ cdef void backward_channels(const layout_t *l, const tensors_t *t, const void *w
     for c in prange(l.C, schedule="static", num_threads=l.threads):
         backward_channel(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, act,
                          stream, c)
-        v_fence()
+        store_fence()
 
 
 cdef void backward_channel(const layout_t *l, const tensors_t *t, const void *weight,
@@ -309,7 +310,7 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
         store_affine(l, memory + part_bytes, &f, c, 0)
     for k in prange(l.chunks, schedule="static", num_threads=l.threads):
         apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
-        v_fence()
+        store_fence()
     return 0
 
 
@@ -401,7 +402,7 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
     if t.y != NULL or t.dresidual != NULL:
         for k in prange(l.chunks, schedule="static", num_threads=l.threads):
             grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
-            v_fence()
+            store_fence()
     return 0
 
 

@@ -269,11 +269,9 @@ INLINE void v_stream(io_t *p, V v)
     _mm_stream_si128((__m128i *)p, (__m128i)v);
 #endif
 }
-INLINE void v_fence(void) { _mm_sfence(); }
 #define FASTBN_STREAMS 1
 #else
 INLINE void v_stream(io_t *p, V v) { v_store(p, v); }
-INLINE void v_fence(void) {}
 #define FASTBN_STREAMS 0
 #endif
 

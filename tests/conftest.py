@@ -43,11 +43,13 @@ def data_dir() -> Path:
     return path.resolve()
 
 
-@pytest.fixture(scope="session")
-def isa_levels() -> tuple[str, ...]:
-    """The instruction-set levels this machine and this build can run."""
-    runtime = importlib.import_module("fastbn.kernels.runtime")
-    return tuple(runtime.available_isas())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes them for every instruction-set level and every number of threads."""
+    if "isa_level" in metafunc.fixturenames:
+        runtime = importlib.import_module("fastbn.kernels.runtime")
+        metafunc.parametrize("isa_level", runtime.available_isas())
+    if "n_threads" in metafunc.fixturenames:
+        metafunc.parametrize("n_threads", [1, 2, 3, 4])
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""One small call of every operation in each of its forms, for tests that go through all of them.
+"""Calls of every operation in each of its forms, for tests that go through all of them.
 
-The same case runs on ``fastbn.reference`` and on ``fastbn.functional``.
+``CASES`` are small, ``LARGE`` are large enough for several threads. A case runs alike on
+``fastbn.reference`` and on ``fastbn.functional``.
 """
 
 from __future__ import annotations
@@ -105,6 +106,33 @@ def _unary(op: str, label: str, shape: tuple[int, ...], **options: Any) -> Case:
     )
 
 
+def _dropout(label: str, shape: tuple[int, ...]) -> Case:
+    return Case(
+        "dropout",
+        label,
+        lambda rng: {"x": rng.standard_normal(shape)},
+        lambda dtype: {"p": 0.3, "rng": np.random.default_rng(5)},
+    )
+
+
+def _cross_entropy(label: str, shape: tuple[int, int]) -> Case:
+    return Case(
+        "cross_entropy",
+        label,
+        lambda rng: {"logits": 3 * rng.standard_normal(shape)},
+        lambda dtype: {"labels": np.random.default_rng(4).integers(0, shape[1], shape[0])},
+    )
+
+
+def _mse_loss(label: str, shape: tuple[int, ...]) -> Case:
+    return Case(
+        "mse_loss",
+        label,
+        lambda rng: {"pred": rng.standard_normal(shape)},
+        lambda dtype: {"target": np.random.default_rng(4).standard_normal(shape).astype(dtype)},
+    )
+
+
 CASES: list[Case] = [
     _batch_norm("training", (5, 3)),
     _batch_norm("four axes", (2, 3, 2, 5)),
@@ -160,23 +188,42 @@ CASES: list[Case] = [
     _unary("softmax", "", (5, 7)),
     _unary("softmax", "three axes", (2, 3, 4)),
     _unary("flatten", "", (2, 3, 4, 2)),
-    Case(
-        "dropout",
-        "training",
-        lambda rng: {"x": rng.standard_normal((6, 9))},
-        lambda dtype: {"p": 0.3, "rng": np.random.default_rng(5)},
-    ),
+    _dropout("training", (6, 9)),
     _unary("dropout", "inference", (4, 3), training=False),
-    Case(
-        "cross_entropy",
-        "",
-        lambda rng: {"logits": 3 * rng.standard_normal((4, 6))},
-        lambda dtype: {"labels": np.array([0, 5, 2, 2])},
-    ),
-    Case(
-        "mse_loss",
-        "",
-        lambda rng: {"pred": rng.standard_normal((4, 3))},
-        lambda dtype: {"target": np.linspace(-1, 1, 12, dtype=dtype).reshape(4, 3)},
-    ),
+    _cross_entropy("", (4, 6)),
+    _mse_loss("", (4, 3)),
+]
+
+# Beyond the size from which work is shared, and odd, so that no cut is an even one.
+LARGE: list[Case] = [
+    _batch_norm("rows", (1031, 67)),
+    _batch_norm("few channels", (7001, 3), activation="relu"),
+    _batch_norm("many channels", (37, 1031), activation="leaky_relu"),
+    _batch_norm("image", (5, 17, 19, 65), residual=True, activation="relu"),
+    _batch_norm("image, axis 1", (5, 67, 17, 19), axis=1, residual=True, activation="relu"),
+    _batch_norm("long runs", (2, 5, 131, 67), axis=1),
+    _batch_norm("inference", (1031, 67), training=False, activation="relu"),
+    _batch_norm("inference, axis 1", (5, 67, 17, 19), axis=1, training=False),
+    _batch_norm("beyond the caches", (17, 33, 35, 131), activation="relu"),
+    _batch_norm("beyond the caches, axis 1", (17, 131, 33, 35), axis=1, activation="relu"),
+    _weighted("linear", "", (301, 257), (131, 257)),
+    _weighted("linear", "deep", (65, 3001), (33, 3001)),
+    _weighted("linear", "narrow", (4001, 33), (3, 33)),
+    _weighted("conv2d", "3x3", (3, 19, 21, 35), (67, 35, 3, 3), padding=1),
+    _weighted("conv2d", "1x1", (5, 17, 17, 67), (35, 67, 1, 1)),
+    _weighted("conv2d", "stride", (2, 37, 35, 3), (33, 3, 7, 7), stride=2, padding=3),
+    _weighted("conv2d", "groups", (3, 19, 17, 34), (38, 17, 3, 3), groups=2, padding=1),
+    _weighted("conv2d", "depthwise", (3, 29, 31, 35), (35, 1, 3, 3), groups=35, padding=1),
+    _unary("max_pool2d", "", (3, 41, 39, 35), kernel_size=3, stride=2, padding=1),
+    _unary("avg_pool2d", "", (3, 41, 39, 35), kernel_size=3, stride=2, padding=1),
+    _unary("global_avg_pool2d", "", (9, 23, 21, 67)),
+    _unary("relu", "", (301, 257)),
+    _unary("leaky_relu", "", (301, 257)),
+    _unary("sigmoid", "", (301, 257)),
+    _unary("tanh", "", (301, 257)),
+    _unary("softmax", "", (301, 257)),
+    _unary("flatten", "", (31, 9, 11, 35)),
+    _dropout("", (301, 257)),
+    _cross_entropy("", (3001, 33)),
+    _mse_loss("", (301, 257)),
 ]

@@ -1,0 +1,126 @@
+"""Threads and instruction sets: the same bits for every number of threads, and after a fork."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import LARGE
+
+import fastbn
+from fastbn import functional as F
+from fastbn.kernels import runtime
+
+BATTERY = Path(__file__).parents[1] / "support" / "battery.py"
+# Sums of some thousand terms, in float32 and in float64.
+TOLERANCE = {"float32": 5e-6, "float64": 1e-14}
+
+
+def run(arguments: list[str], **environment: str) -> str:
+    """Run Python in a process of its own; return what it printed."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    # Four threads may stand on fewer cores: they should not wait by spinning.
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=clean | {"OMP_WAIT_POLICY": "passive"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_level_is_right_and_independent_of_threads(isa_level: str) -> None:
+    seen = json.loads(run([str(BATTERY)], FASTBN_ISA=isa_level))
+    assert seen["isa"] == isa_level
+    assert len(seen["errors"]) == 2 * len([c for c in LARGE if c.op != "dropout"])
+    assert not seen["different"], "other bits for another number of threads"
+    wrong = {
+        name: found
+        for name, found in seen["errors"].items()
+        if not found < TOLERANCE[name.split()[-1]]
+    }
+    assert not wrong
+
+
+def test_unknown_level_is_refused() -> None:
+    with pytest.raises(AssertionError, match="FASTBN_ISA='mmx' is not one of"):
+        run(["-c", "import fastbn"], FASTBN_ISA="mmx")
+
+
+@pytest.mark.skipif(not runtime.has_openmp, reason="this build has no OpenMP")
+def test_number_of_threads(n_threads: int, set_threads: Any) -> None:
+    set_threads(n_threads)
+    assert fastbn.get_num_threads() == n_threads
+    for wrong in (0, -1, 10**6):
+        with pytest.raises(ValueError, match="set_num_threads"):
+            set_threads(wrong)
+    for wrong in (2.0, "2", None, True):
+        with pytest.raises(TypeError, match="set_num_threads"):
+            set_threads(wrong)
+    assert fastbn.get_num_threads() == n_threads
+
+
+def test_python_threads_may_call_at_once(set_threads: Any, rng: np.random.Generator) -> None:
+    """The GIL is released inside: four callers at once get what one gets."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    set_threads(2)
+    x = rng.standard_normal((400, 131)).astype(np.float32)
+
+    def call(_: int) -> Any:
+        y, saved = F.batch_norm(x, None, None, training=True)
+        return y, F.batch_norm_backward(x, saved)[0]
+
+    y, dx = call(0)
+    with ThreadPoolExecutor(4) as pool:
+        for y_other, dx_other in pool.map(call, range(40)):
+            np.testing.assert_array_equal(y_other, y)
+            np.testing.assert_array_equal(dx_other, dx)
+
+
+FORK = """
+import multiprocessing, os, sys
+import numpy as np
+import fastbn
+from fastbn import functional as F
+
+fastbn.set_num_threads(2)
+x = np.random.default_rng(0).standard_normal((2000, 64)).astype(np.float32)
+weight = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+
+def work(_):
+    y, saved = F.batch_norm(x, None, None, training=True)
+    dx, _, _ = F.batch_norm_backward(x, saved)
+    z = F.linear(x, weight)[0] if hasattr(F, "linear") else x
+    return y.tobytes(), dx.tobytes(), z.tobytes(), fastbn.get_num_threads()
+
+before = work(0)                                # the pool is running now
+child = os.fork()
+if child == 0:
+    after = work(0)
+    try:
+        fastbn.set_num_threads(2)
+    except RuntimeError:
+        os._exit(0 if after == (*before[:3], 1) else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(work, range(4)) == [(*before[:3], 1)] * 4
+assert work(0) == before                        # the parent keeps its threads
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.skipif(not runtime.has_openmp, reason="this build has no OpenMP")
+def test_fork_after_a_parallel_region() -> None:
+    assert run(["-c", FORK]) == "done\n"

@@ -1,0 +1,39 @@
+"""Layers and containers under PyTorch's names, channels-last, each forward above its backward.
+
+Examples
+--------
+>>> import numpy as np
+>>> from fastbn import nn, optim
+>>> net = nn.Sequential(nn.Linear(2, 8, rng=0), nn.BatchNorm(8), nn.ReLU(), nn.Linear(8, 2, rng=1))
+>>> loss = nn.CrossEntropyLoss()
+>>> adam = optim.Adam(net.parameters(), lr=0.05)
+>>> x = np.random.default_rng(2).standard_normal((64, 2)).astype(np.float32)
+>>> labels = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+>>> for _ in range(100):
+...     value, dlogits = loss(net(x), labels)
+...     net.backward(dlogits)
+...     adam.step()
+>>> value < 0.2
+True
+"""
+
+from __future__ import annotations
+
+from fastbn.nn.activation import LeakyReLU as LeakyReLU
+from fastbn.nn.activation import ReLU as ReLU
+from fastbn.nn.activation import Sigmoid as Sigmoid
+from fastbn.nn.activation import Tanh as Tanh
+from fastbn.nn.batchnorm import BatchNorm as BatchNorm
+from fastbn.nn.containers import Residual as Residual
+from fastbn.nn.containers import Sequential as Sequential
+from fastbn.nn.conv import Conv2d as Conv2d
+from fastbn.nn.dropout import Dropout as Dropout
+from fastbn.nn.flatten import Flatten as Flatten
+from fastbn.nn.linear import Linear as Linear
+from fastbn.nn.loss import CrossEntropyLoss as CrossEntropyLoss
+from fastbn.nn.loss import MSELoss as MSELoss
+from fastbn.nn.module import Module as Module
+from fastbn.nn.parameter import Parameter as Parameter
+from fastbn.nn.pooling import AvgPool2d as AvgPool2d
+from fastbn.nn.pooling import GlobalAvgPool2d as GlobalAvgPool2d
+from fastbn.nn.pooling import MaxPool2d as MaxPool2d

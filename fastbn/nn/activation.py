@@ -1,0 +1,142 @@
+"""ReLU, LeakyReLU, Sigmoid, Tanh: element by element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.nn.elementwise import Elementwise
+
+Array = NDArray[Any]
+
+
+class ReLU(Elementwise):
+    """Return max(x, 0), for x of any shape.
+
+    Behind a BatchNorm, `Sequential` and `Residual` run both as one operation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ReLU()(np.array([[-1.0, 2.0]]))
+    array([[0., 2.]])
+    """
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return max(x, 0)."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.relu(x, out=self._pool.take(x.shape, x.dtype))
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dy where x > 0, else 0."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        dx = F.relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        self._saved = None
+        return dx
+
+
+class LeakyReLU(Elementwise):
+    """Return x where x > 0, else negative_slope · x, for x of any shape.
+
+    Parameters
+    ----------
+    negative_slope : float, default 0.01
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> LeakyReLU(0.5)(np.array([[-1.0, 2.0]]))
+    array([[-0.5,  2. ]])
+    """
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = float(negative_slope)
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return x where x > 0, else negative_slope · x."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.leaky_relu(x, self.negative_slope, out=self._pool.take(x.shape, x.dtype))
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dy where x > 0, else negative_slope · dy."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        dx = F.leaky_relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        self._saved = None
+        return dx
+
+    def extra_repr(self) -> str:
+        """Return the slope."""
+        return f"{self.negative_slope}"
+
+
+class Sigmoid(Elementwise):
+    """Return 1 / (1 + exp(-x)), for x of any shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Sigmoid()(np.array([[0.0, 1000.0]]))
+    array([[0.5, 1. ]])
+    """
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return 1 / (1 + exp(-x))."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.sigmoid(x, out=self._pool.take(x.shape, x.dtype))
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dy · y · (1 - y)."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        dx = F.sigmoid_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        self._saved = None
+        return dx
+
+
+class Tanh(Elementwise):
+    """Return the hyperbolic tangent, for x of any shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Tanh()(np.array([[0.0, 1000.0]]))
+    array([[0., 1.]])
+    """
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return tanh(x)."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.tanh(x, out=self._pool.take(x.shape, x.dtype))
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dy · (1 - y²)."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        dx = F.tanh_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        self._saved = None
+        return dx

@@ -1,0 +1,224 @@
+"""BatchNorm: normalise every channel by the batch's mean and variance."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastbn import functional as F
+from fastbn.nn import init, state
+from fastbn.nn.module import Module, Shape
+from fastbn.nn.parameter import Parameter
+
+Array = NDArray[Any]
+
+
+class BatchNorm(Module):
+    """Return ``weight * (x - mean) / sqrt(var + eps) + bias``, channel by channel.
+
+    Ioffe & Szegedy, "Batch Normalization" (2015), with PyTorch's conventions. In training mean
+    and variance are the batch's, and the running ones follow them; in inference they are the
+    running ones. A backward is possible in both.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels, the size of the last axis of x, which may have two axes or more.
+    eps : float, default 1e-5
+        Added to the variance.
+    momentum : float or None, default 0.1
+        ``running = (1 - momentum) * running + momentum * batch``; None averages all batches.
+    affine : bool, default True
+        Whether there are weight and bias.
+    track_running_stats : bool, default True
+        Without running statistics inference uses the batch's, too.
+    dtype : data-type, default float32
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight, bias : Parameter or None, shape (num_features,)
+    running_mean, running_var : ndarray or None, shape (num_features,)
+        `running_var` follows the unbiased variance.
+    num_batches_tracked : ndarray of int64 or None, shape ()
+    frozen : bool
+        Set by `freeze`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = BatchNorm(2)
+    >>> layer(np.array([[1, 10], [3, 30]], dtype=np.float32)).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> layer.running_mean, int(layer.num_batches_tracked)
+    (array([0.2, 2. ], dtype=float32), 1)
+    """
+
+    buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        init.check_sizes(self, num_features=num_features)
+        if not eps >= 0.0:
+            raise ValueError(f"BatchNorm: eps should not be negative, got {eps}")
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.frozen = False
+        self.weight = Parameter(np.ones(num_features), dtype=dtype) if affine else None
+        self.bias = Parameter(np.zeros(num_features), dtype=dtype) if affine else None
+        self.running_mean: Array | None = None
+        self.running_var: Array | None = None
+        self.num_batches_tracked: NDArray[np.int64] | None = None
+        if track_running_stats:
+            self.running_mean = np.zeros(num_features, dtype=dtype)
+            self.running_var = np.ones(num_features, dtype=dtype)
+            self.num_batches_tracked = np.array(0, dtype=np.int64)
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether a forward now would normalise by the batch's statistics."""
+        return self.running_mean is None or (self.training and not self.frozen)
+
+    def freeze(self, frozen: bool = True) -> Self:
+        """Use the running statistics in training, too, and leave them as they are.
+
+        Weight and bias are trained as before. Unlike `eval`, it outlasts ``net.train()``.
+
+        Raises
+        ------
+        ValueError
+            If there are no running statistics.
+        """
+        if frozen and self.running_mean is None:
+            raise ValueError(f"{self.where}: freeze() needs running statistics")
+        self.frozen = frozen
+        self.invalidate_upwards()
+        return self
+
+    def forward(
+        self,
+        x: Array,
+        save: bool,
+        *,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
+        residual: Array | None = None,
+        left_out_bias: Array | None = None,
+    ) -> Array:
+        """Return ``act(bn(x) + residual)``.
+
+        `left_out_bias` is what the layer in front did not add to x: the batch's mean takes it out
+        again, so that only the running mean has to know of it.
+        """
+        if save and self._saved is not None:
+            raise self.pending_error()
+        weight, bias = self.weight, self.bias
+        mean = self.running_mean
+        batch = mean is None or (self.training and not self.frozen)
+        y, saved = F.batch_norm(
+            x,
+            None if weight is None else weight.data,
+            None if bias is None else bias.data,
+            mean,
+            self.running_var,
+            training=batch,
+            momentum=self.momentum,
+            eps=self.eps,
+            activation=activation,
+            negative_slope=negative_slope,
+            residual=residual,
+            num_batches_tracked=self.num_batches_tracked if batch else None,
+            out=self._pool.take(x.shape, x.dtype),
+        )
+        if left_out_bias is not None and mean is not None:
+            factor = self.momentum
+            if factor is None:
+                assert self.num_batches_tracked is not None
+                factor = 1.0 / int(self.num_batches_tracked)
+            mean += factor * left_out_bias
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Write the gradients of weight and bias; return dx."""
+        return self.backward_residual(dy, need_dx, False)[0]
+
+    def backward_residual(
+        self, dy: Array, need_dx: bool, need_dresidual: bool
+    ) -> tuple[Array | None, Array | None]:
+        """Write the gradients of weight and bias; return dx and dresidual."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        weight, bias = self.weight, self.bias
+        take = self._pool.take
+        result = F.batch_norm_backward(
+            dy,
+            saved,
+            need_dx=need_dx,
+            need_dresidual=need_dresidual,
+            out=take(dy.shape, dy.dtype) if need_dx else None,
+            dweight=None if weight is None else weight.grad_memory,
+            dbias=None if bias is None else bias.grad_memory,
+            dresidual=take(dy.shape, dy.dtype) if need_dresidual else None,
+        )
+        if weight is not None and bias is not None:
+            weight.grad, bias.grad = result[1], result[2]
+        self._saved = None
+        return result[0], (result[3] if need_dresidual else None)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        if not input_shape or input_shape[-1] != self.num_features:
+            raise ValueError(
+                f"{self.where}: expected input of shape (N, ..., {self.num_features}), "
+                f"got {state.batch_of(input_shape)}"
+            )
+        return input_shape
+
+    def check_batch(self, shape: Shape) -> None:
+        """Raise ValueError where the batch has no variance: fewer than two values per channel."""
+        if self.uses_batch_statistics and int(np.prod(shape[:-1])) < 2:
+            raise ValueError(
+                f"{self.where}: Expected more than 1 value per channel when training, "
+                f"got input size {shape}"
+            )
+
+    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+        """Permute everything: each feature has its own numbers."""
+        if order is not None:
+            for _, parameter in self.own_parameters():
+                found.add(parameter.data, 0, order)
+            for _, buffer in self.own_buffers():
+                if buffer.ndim:
+                    found.add(buffer, 0, order)
+        return order
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as far as they are not the defaults."""
+        text = f"{self.num_features}"
+        if self.eps != 1e-5:
+            text += f", eps={self.eps}"
+        if self.momentum != 0.1:
+            text += f", momentum={self.momentum}"
+        if not self.affine:
+            text += ", affine=False"
+        if not self.track_running_stats:
+            text += ", track_running_stats=False"
+        return text + (", frozen" if self.frozen else "")

@@ -1,0 +1,309 @@
+"""Sequential and Residual: layers in a row, and a row with a shortcut around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.nn import state
+from fastbn.nn.fusion import Plan
+from fastbn.nn.module import Module, Shape, Traced
+
+Array = NDArray[Any]
+
+
+class Sequential(Module):
+    """Run layers one after another; BatchNorm and its neighbours run as one.
+
+    Parameters
+    ----------
+    *layers : Module
+        The layers. Each object stands in one place only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import nn
+    >>> net = nn.Sequential(nn.Linear(4, 8, rng=0), nn.BatchNorm(8), nn.ReLU(), nn.Linear(8, 2))
+    >>> y = net(np.ones((3, 4), dtype=np.float32))
+    >>> net.backward(np.ones_like(y))
+    >>> net[0].weight.grad.shape
+    (8, 4)
+    >>> print(net.summary())
+       Layer         Output shape  Parameters  Fused with
+    ---------------------------------------------------------------
+    0  Linear(4, 8)  (8,)                  40  BatchNorm '1' (bias)
+    1  BatchNorm(8)  (8,)                  16
+    2  ReLU()        (8,)                   0  BatchNorm '1'
+    3  Linear(8, 2)  (2,)                  18
+    ---------------------------------------------------------------
+    Input shape: (4,). Parameters: 74. Buffers: 17.
+    """
+
+    transient = (*Module.transient, "_plan")
+
+    def __init__(self, *layers: Module) -> None:
+        super().__init__()
+        self.layers: list[Module] = []
+        self._plan: Plan | None = None
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(
+                    f"Sequential: {type(layer).__name__} at {index} is not a Module subclass"
+                )
+            self.adopt(str(index), layer)
+            self.layers.append(layer)
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self._plan = None
+        super().__setstate__(kept)
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the last layer's output."""
+        plan = self._plan
+        if plan is None:
+            plan = self._plan = Plan(self.layers)
+        return plan.forward(x, save)
+
+    def backward(self, dy: Array, need_dx: bool | None = None) -> Array | None:
+        """Write all gradients; return dx if asked, or if this is a part of another module."""
+        if need_dx is None:
+            need_dx = self.owner is not None
+        plan = self._plan
+        if plan is None:
+            plan = self._plan = Plan(self.layers)
+        return plan.backward(dy, need_dx)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return the last layer's."""
+        for layer in self.layers:
+            input_shape = layer.output_shape(input_shape)
+        return input_shape
+
+    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+        """Yield every layer with the shapes it sees."""
+        for layer in self.layers:
+            yield from layer.trace(input_shape)
+            input_shape = layer.output_shape(input_shape)
+
+    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+        """Go through all layers."""
+        for layer in self.layers:
+            order = layer.follow_order(order, found)
+        return order
+
+    def invalidate(self) -> None:
+        """Plan anew at the next call."""
+        super().invalidate()
+        self._plan = None
+
+    def fused(self) -> dict[Module, str]:
+        """Return which layers run inside another one's operation."""
+        return Plan(self.layers).fused()
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield the layers, named by their index."""
+        for index, layer in enumerate(self.layers):
+            yield str(index), layer
+
+    # --- a list of layers -------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Module]: ...
+    def __getitem__(self, index: int | slice) -> Module | list[Module]:
+        return self.layers[index]
+
+    def __setitem__(self, index: int, layer: Module) -> None:
+        """Replace a layer."""
+        old = self.layers[index]
+        if layer is not old:
+            self.adopt(str(index % len(self.layers)), layer)
+            self.layers[index] = layer
+            self.disown(old)
+            self.invalidate_upwards()
+
+    def append(self, layer: Module) -> Sequential:
+        """Add a layer behind the last one, and return this object."""
+        self.adopt(str(len(self.layers)), layer)
+        self.layers.append(layer)
+        self.invalidate_upwards()
+        return self
+
+
+class Residual(Module):
+    """Return ``activation(body(x) + shortcut(x))``.
+
+    He et al., "Deep Residual Learning for Image Recognition" (2016), equations 1 and 2. Where the
+    body ends in a BatchNorm, normalisation, sum and activation run as one operation.
+
+    Parameters
+    ----------
+    body : Module
+        The residual function.
+    shortcut : Module, optional
+        Where the shapes of x and body(x) differ; by default x itself is added.
+    activation : {"relu", "leaky_relu", None}, default "relu"
+        What follows the sum.
+    negative_slope : float, default 0.01
+        Of the leaky ReLU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import nn
+    >>> body = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm(4))
+    >>> block = nn.Residual(body)
+    >>> block(np.ones((3, 4), dtype=np.float32)).shape
+    (3, 4)
+    """
+
+    transient = (*Module.transient, "_body_plan", "_shortcut_plan")
+
+    def __init__(
+        self,
+        body: Module,
+        shortcut: Module | None = None,
+        activation: str | None = "relu",
+        negative_slope: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if activation not in (None, "relu", "leaky_relu"):
+            raise ValueError(
+                f"Residual: activation should be 'relu', 'leaky_relu' or None, got {activation!r}"
+            )
+        for name, module in (("body", body), ("shortcut", shortcut)):
+            if not isinstance(module, Module) and not (name == "shortcut" and module is None):
+                raise TypeError(f"Residual: {name} is not a Module subclass")
+        self.body = body
+        self.shortcut = shortcut
+        self.activation = activation
+        self.negative_slope = float(negative_slope)
+        self._body_plan: Plan | None = None
+        self._shortcut_plan: Plan | None = None
+        self.adopt_children()
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self._body_plan = self._shortcut_plan = None
+        super().__setstate__(kept)
+
+    def _plans(self) -> tuple[Plan, Plan]:
+        if self._body_plan is None or self._shortcut_plan is None:
+            self._body_plan = Plan([self.body])
+            self._shortcut_plan = Plan([] if self.shortcut is None else [self.shortcut])
+        return self._body_plan, self._shortcut_plan
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the activated sum."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        body, shortcut = self._plans()
+        residual = shortcut.forward(x, save)
+        saved: Any = None
+        if body.tail is not None:
+            y = body.forward_residual(x, save, residual, self.activation, self.negative_slope)
+        else:
+            z = body.forward(x, save)
+            y = np.add(z, residual, out=self._pool.take(z.shape, z.dtype))
+            if self.activation is not None:
+                z, out = y, self._pool.take(y.shape, y.dtype)
+                if self.activation == "relu":
+                    y, saved = F.relu(z, out=out)
+                else:
+                    y, saved = F.leaky_relu(z, self.negative_slope, out=out)
+        if save:
+            self._saved = (saved,)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool | None = None) -> Array | None:
+        """Write all gradients; return dx if asked, or if this is a part of another module."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        (saved,) = self._saved
+        if need_dx is None:
+            need_dx = self.owner is not None
+        body, shortcut = self._plans()
+        need_dresidual = need_dx or shortcut.has_parameters
+        dsum: Array | None = dy
+        if body.tail is not None:
+            dx, dsum = body.backward_residual(dy, need_dx, need_dresidual)
+        else:
+            if saved is not None:
+                out = self._pool.take(dy.shape, dy.dtype)
+                backward = F.relu_backward if self.activation == "relu" else F.leaky_relu_backward
+                dsum = dy = backward(dy, saved, out=out)
+            dx = body.backward(dy, need_dx)
+        if need_dresidual:
+            assert dsum is not None
+            dresidual = shortcut.backward(dsum, need_dx)
+        else:
+            shortcut.discard()
+        self._saved = None
+        if not need_dx:
+            return None
+        assert dx is not None
+        assert dresidual is not None
+        return np.add(dx, dresidual, out=self._pool.take(dx.shape, dx.dtype))
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of both branches, which must agree."""
+        shape = self.body.output_shape(input_shape)
+        other = input_shape if self.shortcut is None else self.shortcut.output_shape(input_shape)
+        if shape != other:
+            raise ValueError(
+                f"{self.where}: body and shortcut should have one output shape, "
+                f"got {state.batch_of(shape)} and {state.batch_of(other)}"
+            )
+        return shape
+
+    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+        """Yield the layers of the body, those of the shortcut, and this sum."""
+        yield from self.body.trace(input_shape)
+        if self.shortcut is not None:
+            yield from self.shortcut.trace(input_shape)
+        yield Traced(self, input_shape, self.output_shape(input_shape))
+
+    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+        """Go through both branches, which must end in one order."""
+        ends = [
+            order if branch is None else branch.follow_order(order, found)
+            for branch in (self.body, self.shortcut)
+        ]
+        same = all(end is None for end in ends) or (
+            all(end is not None for end in ends) and np.array_equal(*ends)  # type: ignore[arg-type]
+        )
+        if not same:
+            raise ValueError(
+                f"{self.where}: body and shortcut give flattened image features in different "
+                "orders; only layout='NHWC' is possible"
+            )
+        return ends[0]
+
+    def invalidate(self) -> None:
+        """Plan anew at the next call."""
+        super().invalidate()
+        self._body_plan = self._shortcut_plan = None
+
+    def fused(self) -> dict[Module, str]:
+        """Return which layers run inside another one's operation."""
+        body, shortcut = self._plans()
+        found = body.fused() | shortcut.fused()
+        if body.tail is not None:
+            sum_and_activation = "sum" if self.activation is None else f"sum, {self.activation}"
+            found[body.tail.norm] = f"{self.where} ({sum_and_activation})"
+        return found
+
+    def extra_repr(self) -> str:
+        """Return the activation."""
+        return f"activation={self.activation!r}"

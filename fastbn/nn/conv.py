@@ -1,0 +1,196 @@
+"""Conv2d: a linear map of every window of an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastbn import functional as F
+from fastbn.nn import init
+from fastbn.nn.geometry import IntPair, pair, short, windows
+from fastbn.nn.module import Module, Shape
+from fastbn.nn.parameter import Parameter
+from fastbn.nn.state import batch_of
+
+Array = NDArray[Any]
+
+
+class Conv2d(Module):
+    """Cross-correlate images with learned windows: x (N, H, W, in), y (N, OH, OW, out).
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Sizes of the last axis of input and output; multiples of `groups`.
+    kernel_size, stride, dilation : int or pair of int
+        For height and width.
+    padding : int, pair of int, "same" or "valid", default 0
+        Zeros on both sides; "same" keeps the image's size (stride 1 only).
+    groups : int, default 1
+        Number of blocks of channels that do not see each other.
+    bias : bool, default True
+        Whether there is a bias.
+    rng : numpy.random.Generator or int, optional
+        Source of the initial values, PyTorch's: U(-b, b) with b = 1/√(in/groups · kh · kw).
+    dtype : data-type, default float32
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (out_channels, in_channels / groups, kh, kw)
+        Stored as (kh, kw, in_channels / groups, out_channels).
+    bias : Parameter or None, shape (out_channels,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = Conv2d(3, 8, 3, stride=2, padding=1, rng=0)
+    >>> layer(np.ones((4, 9, 9, 3), dtype=np.float32)).shape
+    (4, 5, 5, 8)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair | str = 0,
+        dilation: IntPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        rng: init.Rng = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        init.check_sizes(self, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise ValueError(f"Conv2d: {name} must be divisible by groups")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = pair(kernel_size, "Conv2d: kernel_size")
+        self.stride = pair(stride, "Conv2d: stride")
+        self.dilation = pair(dilation, "Conv2d: dilation")
+        self.groups = groups
+        self.padding: tuple[int, int] | str
+        if isinstance(padding, str):
+            if padding not in {"same", "valid"}:
+                raise ValueError(
+                    f"Conv2d: padding should be ints, 'same' or 'valid', got {padding!r}"
+                )
+            if padding == "same" and self.stride != (1, 1):
+                raise ValueError("padding='same' is not supported for strided convolutions")
+            self.padding = padding
+        else:
+            self.padding = pair(padding, "Conv2d: padding", least=0)
+
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        rng = init.generator(rng)
+        values = init.kaiming_uniform(shape, rng=rng)
+        self.weight = Parameter(values, order=(2, 3, 1, 0), dtype=dtype)
+        self.bias: Parameter | None = None
+        if bias:
+            values = init.bias_uniform(out_channels, init.fan_in_of(shape), rng=rng)
+            self.bias = Parameter(values, dtype=dtype)
+        self._bias_left_out = False
+        self._arguments: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "groups": groups,
+        }
+        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
+
+    def forward(self, x: Array, save: bool, add_bias: bool = True) -> Array:
+        """Return the convolution; BatchNorm behind lets the bias be left out."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        if x.shape[1:] != self._sizes[0]:
+            self._sizes = (x.shape[1:], self.output_shape(x.shape[1:]))
+        bias = self.bias
+        y, saved = F.conv2d(
+            x,
+            self.weight.data,
+            bias.data if bias is not None and add_bias else None,
+            **self._arguments,
+            out=self._pool.take((x.shape[0], *self._sizes[1]), x.dtype),
+        )
+        if save:
+            self._saved = (saved, x.shape)
+            self._bias_left_out = not add_bias
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Write the gradients of weight and bias; return dx."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        saved, x_shape = self._saved
+        weight, bias = self.weight, self.bias
+        add = bias is not None and not self._bias_left_out
+        dx, dweight, dbias = F.conv2d_backward(
+            dy,
+            saved,
+            need_dx=need_dx,
+            need_dbias=add,
+            out=self._pool.take(x_shape, dy.dtype) if need_dx else None,
+            dweight=weight.grad_memory,
+            dbias=bias.grad_memory if bias is not None and add else None,
+        )
+        weight.grad = dweight
+        if bias is not None:
+            bias.grad = dbias if add else bias.zero_grad_memory()
+        self._saved = None
+        return dx
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return (OH, OW, out_channels)."""
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"{self.where}: Expected 4D (batched) input (N, H, W, C), "
+                f"got {batch_of(input_shape)}"
+            )
+        height, width, channels = input_shape
+        if channels != self.in_channels:
+            raise ValueError(
+                f"{self.where}: Given groups={self.groups}, weight of size {self.weight.shape}, "
+                f"expected input {batch_of(input_shape)} to have {self.in_channels} channels, "
+                f"but got {channels} channels instead"
+            )
+        if self.padding == "same":
+            return (height, width, self.out_channels)
+        pads = (0, 0) if isinstance(self.padding, str) else self.padding
+        counts = tuple(
+            windows(size, kernel, stride, pad, dilation=dilation)
+            for size, kernel, stride, pad, dilation in zip(
+                (height, width), self.kernel_size, self.stride, pads, self.dilation, strict=True
+            )
+        )
+        if min(counts) < 1:
+            padded = (height + 2 * pads[0], width + 2 * pads[1])
+            reach = tuple(
+                d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)
+            )
+            raise ValueError(
+                f"{self.where}: Calculated padded input size per channel: {padded}. Kernel size: "
+                f"{reach}. Kernel size can't be greater than actual input size"
+            )
+        return (*counts, self.out_channels)
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as far as they are not the defaults."""
+        text = f"{self.in_channels}, {self.out_channels}, {short(self.kernel_size)}"
+        if self.stride != (1, 1):
+            text += f", stride={short(self.stride)}"
+        if isinstance(self.padding, str):
+            text += f", padding={self.padding!r}"
+        elif self.padding != (0, 0):
+            text += f", padding={short(self.padding)}"
+        if self.dilation != (1, 1):
+            text += f", dilation={short(self.dilation)}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        return text if self.bias is not None else text + ", bias=False"

@@ -1,0 +1,69 @@
+"""Dropout: zero a random share of the elements in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.nn import init
+from fastbn.nn.elementwise import Elementwise
+
+Array = NDArray[Any]
+
+
+class Dropout(Elementwise):
+    """Zero each element with probability p in training, and divide the rest by 1 - p.
+
+    Srivastava et al. (2014); in inference x passes unchanged.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability of an element to be zeroed, in [0, 1].
+    rng : numpy.random.Generator or int, optional
+        Source of the masks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = Dropout(0.5, rng=0)
+    >>> sorted(set(layer(np.ones((4, 8))).ravel().tolist()))
+    [0.0, 2.0]
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: init.Rng = None) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"Dropout: dropout probability has to be between 0 and 1, but got {p}")
+        self.p = float(p)
+        self.rng = init.generator(rng)
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return x with its share zeroed and the rest scaled; x itself in inference."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        if not self.training or self.p == 0.0:
+            if save:
+                self._saved = (None,)
+            return x
+        y, saved = F.dropout(x, self.p, rng=self.rng, out=self._pool.take(x.shape, x.dtype))
+        if save:
+            self._saved = (saved,)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dy with the forward's zeros and scale."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        (saved,) = self._saved
+        dx = dy
+        if saved is not None:
+            dx = F.dropout_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        self._saved = None
+        return dx
+
+    def extra_repr(self) -> str:
+        """Return the probability."""
+        return f"{self.p}"

@@ -1,0 +1,55 @@
+"""Flatten: an image as one row of features."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.nn import state
+from fastbn.nn.module import Module, Shape
+
+Array = NDArray[Any]
+
+
+class Flatten(Module):
+    """Return x (N, ...) as (N, features), in the order H, W, C for an image.
+
+    PyTorch reads C, H, W; ``state_dict(layout="NCHW")`` and the ONNX export permute the columns
+    of the Linear behind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Flatten()(np.ones((5, 4, 4, 3))).shape
+    (5, 48)
+    """
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the rows, without a copy where x is contiguous."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.flatten(x)
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dy in the shape of x."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        dx = F.flatten_backward(dy, saved)
+        self._saved = None
+        return dx
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return (features,)."""
+        return (math.prod(input_shape),)
+
+    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+        """Begin the order of an image's features; what is flat already keeps its order."""
+        shape = found.inputs[self]
+        return order if len(shape) == 1 else state.flattened_order(shape)

@@ -1,0 +1,62 @@
+"""What windows that slide over an image have in common: sizes, strides, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+IntPair = int | tuple[int, int]
+
+
+def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, int]:
+    """Return ``(value, value)`` or the two values.
+
+    Parameters
+    ----------
+    value : int or sequence of two int
+        For height and width, or for both.
+    what : str
+        Layer and argument, for the message.
+    least : int, default 1
+        The smallest value allowed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not one or two whole numbers, or they are too small.
+
+    Examples
+    --------
+    >>> pair(3, "Conv2d: kernel_size"), pair((1, 2), "Conv2d: stride")
+    ((3, 3), (1, 2))
+    """
+    values = (value, value) if not isinstance(value, Sequence) else tuple(value)
+    if any(not hasattr(v, "__index__") or isinstance(v, bool) for v in values):
+        raise TypeError(f"{what} should be an int or a pair of ints, got {value!r}")
+    if len(values) != 2:
+        raise ValueError(f"{what} should be an int or a pair of ints, got {value!r}")
+    height, width = (int(v) for v in values)
+    if min(height, width) < least:
+        raise ValueError(f"{what} should be at least {least}, got {value!r}")
+    return height, width
+
+
+def short(values: tuple[int, int]) -> str:
+    """Return ``"3"`` for (3, 3) and ``"(3, 2)"`` for (3, 2)."""
+    return str(values[0]) if values[0] == values[1] else str(values)
+
+
+def windows(
+    size: int, kernel: int, stride: int, padding: int, *, dilation: int = 1, ceil_mode: bool = False
+) -> int:
+    """Return the number of windows along an axis; none if it is zero or negative.
+
+    Dumoulin & Visin, "A guide to convolution arithmetic" (2016), relationship 6. With `ceil_mode`
+    a last, incomplete window counts if it begins in the input or in the padding in front of it.
+    """
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    if room < 0:
+        return 0
+    if not ceil_mode:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count

@@ -1,0 +1,126 @@
+"""Linear: a weighted sum of all features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastbn import functional as F
+from fastbn.nn import init, state
+from fastbn.nn.module import Module, Shape
+from fastbn.nn.parameter import Parameter
+
+Array = NDArray[Any]
+
+
+class Linear(Module):
+    """Return ``x @ weight.T + bias``: x (..., in_features), y (..., out_features).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Sizes of the last axis of input and output.
+    bias : bool, default True
+        Whether there is a bias.
+    rng : numpy.random.Generator or int, optional
+        Source of the initial values, PyTorch's: U(-b, b) with b = 1/√in_features.
+    dtype : data-type, default float32
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (out_features, in_features)
+        Stored as (in_features, out_features).
+    bias : Parameter or None, shape (out_features,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = Linear(3, 2, rng=0)
+    >>> layer.weight.data = [[1, 0, 0], [0, 1, 1]]
+    >>> layer.bias.data = [0.5, 0]
+    >>> layer(np.array([[1, 2, 3]], dtype=np.float32))
+    array([[1.5, 5. ]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: init.Rng = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        init.check_sizes(self, in_features=in_features, out_features=out_features)
+        self.in_features = in_features
+        self.out_features = out_features
+        rng = init.generator(rng)
+        values = init.kaiming_uniform((out_features, in_features), rng=rng)
+        self.weight = Parameter(values, order=(1, 0), dtype=dtype)
+        self.bias: Parameter | None = None
+        if bias:
+            values = init.bias_uniform(out_features, in_features, rng=rng)
+            self.bias = Parameter(values, dtype=dtype)
+        self._bias_left_out = False
+
+    def forward(self, x: Array, save: bool, add_bias: bool = True) -> Array:
+        """Return the sums; BatchNorm behind lets the bias be left out."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        bias = self.bias
+        y, saved = F.linear(
+            x,
+            self.weight.data,
+            bias.data if bias is not None and add_bias else None,
+            out=self._pool.take((*x.shape[:-1], self.out_features), x.dtype),
+        )
+        if save:
+            self._saved = saved
+            self._bias_left_out = not add_bias
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Write the gradients of weight and bias; return dx."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        weight, bias = self.weight, self.bias
+        add = bias is not None and not self._bias_left_out
+        dx, dweight, dbias = F.linear_backward(
+            dy,
+            saved,
+            need_dx=need_dx,
+            need_dbias=add,
+            out=self._pool.take((*dy.shape[:-1], self.in_features), dy.dtype) if need_dx else None,
+            dweight=weight.grad_memory,
+            dbias=bias.grad_memory if bias is not None and add else None,
+        )
+        weight.grad = dweight
+        if bias is not None:
+            bias.grad = dbias if add else bias.zero_grad_memory()
+        self._saved = None
+        return dx
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return (..., out_features)."""
+        if not input_shape or input_shape[-1] != self.in_features:
+            raise ValueError(
+                f"{self.where}: mat1 and mat2 shapes cannot be multiplied, expected input of shape "
+                f"(N, ..., {self.in_features}), got {state.batch_of(input_shape)}"
+            )
+        return (*input_shape[:-1], self.out_features)
+
+    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+        """Permute the columns of the weight; the outputs have an order of their own."""
+        if order is not None:
+            found.add(self.weight.data, 1, order)
+        return None
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"{self.in_features}, {self.out_features}{bias}"

@@ -1,0 +1,159 @@
+"""A parameter: values that an optimizer moves, and their gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastbn.nn.buffers import aligned_empty
+
+Array = NDArray[Any]
+
+
+class Parameter:
+    """Values and gradient of one parameter, in PyTorch's shape.
+
+    The memory behind them may have another order: ``Linear`` shows a weight of shape (out, in)
+    and stores it as (in, out), which is how the matrix product reads it. Both `data` and `grad`
+    stay where they are for good, so that an optimizer needs to look them up only once:
+    assignments copy.
+
+    Parameters
+    ----------
+    data : array_like
+        Initial values; they are copied.
+    order : tuple of int, optional
+        The axes of `data` from the slowest to the fastest in memory. Default: C order.
+    dtype : data-type, optional
+        Element type, default that of `data`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weight = Parameter([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], order=(1, 0))
+    >>> weight.shape, weight.storage
+    ((2, 3), array([1., 4., 2., 5., 3., 6.]))
+    >>> weight.data = np.zeros((2, 3))
+    >>> weight.storage
+    array([0., 0., 0., 0., 0., 0.])
+    """
+
+    __slots__ = ("__weakref__", "_data", "_grad", "_grad_memory", "_order", "_storage")
+
+    def __init__(
+        self,
+        data: ArrayLike,
+        *,
+        order: tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        values = np.asarray(data, dtype=dtype)
+        if not np.issubdtype(values.dtype, np.floating):
+            raise TypeError(f"Parameter: expected floating point data, got {values.dtype}")
+        self._order = tuple(range(values.ndim)) if order is None else order
+        if sorted(self._order) != list(range(values.ndim)):
+            raise ValueError(f"Parameter: order {order} does not name the axes of {values.shape}")
+        self._place(values, values.dtype)
+
+    def _place(self, values: Array, dtype: np.dtype[Any]) -> None:
+        self._data, self._storage = self._new(values.shape, dtype)
+        self._data[...] = values
+        self._grad: Array | None = None
+        self._grad_memory: Array | None = None
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """Return an uninitialised array of `shape` stored in `order`, and its flat storage."""
+        stored = aligned_empty(tuple(shape[axis] for axis in self._order), dtype)
+        shown = tuple(self._order.index(axis) for axis in range(len(shape)))
+        return stored.transpose(shown), stored.reshape(-1)
+
+    @property
+    def data(self) -> Array:
+        """The values, in PyTorch's shape; assigning copies into them."""
+        return self._data
+
+    @data.setter
+    def data(self, values: ArrayLike) -> None:
+        self._data[...] = self._matching(values, "data")
+
+    @property
+    def grad(self) -> Array | None:
+        """The gradient the last backward left, in PyTorch's shape; None before the first one.
+
+        Assigning copies into it; assigning None makes optimizers pass this parameter over until
+        the next backward.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, values: ArrayLike | None) -> None:
+        if values is None:
+            self._grad = None
+            return
+        memory = self.grad_memory
+        if values is not memory:
+            memory[...] = self._matching(values, "grad")
+        self._grad = memory
+
+    def _matching(self, values: ArrayLike, what: str) -> Array:
+        array = np.asarray(values)
+        if array.shape != self._data.shape:
+            raise ValueError(
+                f"Parameter: expected {what} of shape {self._data.shape}, got {array.shape}"
+            )
+        return array
+
+    @property
+    def grad_memory(self) -> Array:
+        """The array a backward writes the gradient to, before it says so by ``grad = ...``."""
+        if self._grad_memory is None:
+            self._grad_memory, _ = self._new(self._data.shape, self._data.dtype)
+        return self._grad_memory
+
+    def zero_grad_memory(self) -> Array:
+        """Return `grad_memory`, filled with zeros."""
+        self.grad_memory.fill(0)
+        return self.grad_memory
+
+    def zeros(self) -> Array:
+        """Return a new array of zeros with shape, dtype and order in memory of `data`."""
+        array, _ = self._new(self._data.shape, self._data.dtype)
+        array.fill(0)
+        return array
+
+    @property
+    def storage(self) -> Array:
+        """The values as a flat contiguous array, in the order of memory."""
+        return self._storage
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of `data`."""
+        return self._data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of `data` and `grad`."""
+        return self._data.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self._data.size
+
+    def astype(self, dtype: DTypeLike) -> None:
+        """Change the element type in place; the gradient is forgotten."""
+        self._place(self._data, np.dtype(dtype))
+
+    def __getstate__(self) -> tuple[Array, tuple[int, ...], Array | None]:
+        return self._data, self._order, self._grad
+
+    def __setstate__(self, state: tuple[Array, tuple[int, ...], Array | None]) -> None:
+        data, self._order, grad = state
+        self._place(data, data.dtype)
+        self.grad = grad
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.shape}, dtype={self.dtype})"

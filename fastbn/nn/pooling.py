@@ -1,0 +1,235 @@
+"""MaxPool2d, AvgPool2d, GlobalAvgPool2d: one number for a window of every channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.nn.geometry import IntPair, pair, short, windows
+from fastbn.nn.module import Module, Shape
+from fastbn.nn.state import batch_of
+
+Array = NDArray[Any]
+
+
+class _Pool2d(Module):
+    """What both pools with windows have in common: their sizes."""
+
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        stride: IntPair | None,
+        padding: IntPair,
+        dilation: IntPair,
+        ceil_mode: bool,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.kernel_size = pair(kernel_size, f"{name}: kernel_size")
+        self.stride = self.kernel_size if stride is None else pair(stride, f"{name}: stride")
+        self.padding = pair(padding, f"{name}: padding", least=0)
+        self.dilation = pair(dilation, f"{name}: dilation")
+        self.ceil_mode = ceil_mode
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                f"{name}: pad should be at most half of effective kernel size, but got "
+                f"padding={self.padding} and kernel_size={self.kernel_size}"
+            )
+        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
+
+    def _output(self, x: Array) -> Array:
+        """Return memory for the output."""
+        if x.shape[1:] != self._sizes[0]:
+            self._sizes = (x.shape[1:], self.output_shape(x.shape[1:]))
+        return self._pool.take((x.shape[0], *self._sizes[1]), x.dtype)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return (OH, OW, C)."""
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"{self.where}: Expected 4D (batched) input (N, H, W, C), "
+                f"got {batch_of(input_shape)}"
+            )
+        counts = tuple(
+            windows(size, kernel, stride, pad, dilation=dilation, ceil_mode=self.ceil_mode)
+            for size, kernel, stride, pad, dilation in zip(
+                input_shape, self.kernel_size, self.stride, self.padding, self.dilation,
+                strict=False,
+            )
+        )  # fmt: skip
+        if min(counts) < 1:
+            raise ValueError(
+                f"{self.where}: Given input size {batch_of(input_shape)}. Calculated output size: "
+                f"{batch_of((*counts, input_shape[2]))}. Output size is too small"
+            )
+        return (*counts, input_shape[2])
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as far as they are not the defaults."""
+        text = short(self.kernel_size)
+        if self.stride != self.kernel_size:
+            text += f", stride={short(self.stride)}"
+        if self.padding != (0, 0):
+            text += f", padding={short(self.padding)}"
+        if self.dilation != (1, 1):
+            text += f", dilation={short(self.dilation)}"
+        return text + (", ceil_mode=True" if self.ceil_mode else "")
+
+
+class MaxPool2d(_Pool2d):
+    """Return the maximum of every window: x (N, H, W, C), y (N, OH, OW, C).
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation : int or pair of int
+        For height and width; `stride` is the kernel's size by default. Padding never wins.
+    ceil_mode : bool, default False
+        Whether a last, incomplete window counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> MaxPool2d(2)(np.arange(16.0).reshape(1, 4, 4, 1)).reshape(2, 2)
+    array([[ 5.,  7.],
+           [13., 15.]])
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        stride: IntPair | None = None,
+        padding: IntPair = 0,
+        dilation: IntPair = 1,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the maxima."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.max_pool2d(
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+            out=self._output(x),
+        )
+        if save:
+            self._saved = (saved, x.shape)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dx: dy goes to the first maximum of its window."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        saved, x_shape = self._saved
+        dx = F.max_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
+        self._saved = None
+        return dx
+
+
+class AvgPool2d(_Pool2d):
+    """Return the mean of every window: x (N, H, W, C), y (N, OH, OW, C).
+
+    Parameters
+    ----------
+    kernel_size, stride, padding : int or pair of int
+        For height and width; `stride` is the kernel's size by default.
+    ceil_mode : bool, default False
+        Whether a last, incomplete window counts.
+    count_include_pad : bool, default True
+        Whether padding counts as zeros.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> AvgPool2d(2)(np.arange(16.0).reshape(1, 4, 4, 1)).reshape(2, 2)
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntPair,
+        stride: IntPair | None = None,
+        padding: IntPair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, 1, ceil_mode)
+        self.count_include_pad = count_include_pad
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the means."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        y, saved = F.avg_pool2d(
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+            out=self._output(x),
+        )
+        if save:
+            self._saved = (saved, x.shape)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dx: dy spread evenly over its window."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        saved, x_shape = self._saved
+        dx = F.avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
+        self._saved = None
+        return dx
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as far as they are not the defaults."""
+        text = super().extra_repr()
+        return text if self.count_include_pad else text + ", count_include_pad=False"
+
+
+class GlobalAvgPool2d(Module):
+    """Return the mean over all positions: x (N, H, W, C), y (N, C).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GlobalAvgPool2d()(np.arange(8.0).reshape(1, 2, 2, 2))
+    array([[3., 4.]])
+    """
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the means."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        n, _, _, channels = x.shape
+        y, saved = F.global_avg_pool2d(x, out=self._pool.take((n, channels), x.dtype))
+        if save:
+            self._saved = (saved, x.shape)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Return dx: dy spread evenly over all positions."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        saved, x_shape = self._saved
+        dx = F.global_avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
+        self._saved = None
+        return dx
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return (C,)."""
+        if len(input_shape) != 3 or 0 in input_shape[:2]:
+            raise ValueError(
+                f"{self.where}: Expected 4D (batched) input (N, H, W, C) with H and W positive, "
+                f"got {batch_of(input_shape)}"
+            )
+        return (input_shape[2],)

@@ -1,0 +1,270 @@
+"""Weights in safetensors files, with what is needed to build the network again.
+
+The file's metadata carry one JSON object under the key ``fastbn``; see `Metadata`. A file is
+written beside its place and moved there when it is whole and on the disk: whoever is killed in
+between leaves the old file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as read_tensors
+from safetensors.numpy import save as tensors_to_bytes
+
+from fastbn.nn import Module
+
+FORMAT_VERSION = 1
+KEY = "fastbn"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says about its network.
+
+    Attributes
+    ----------
+    format_version : int
+        Raised when an older reader could not read the file any more.
+    model : str or None
+        Name in `fastbn.models`, or ``package.module:factory``.
+    arguments : dict
+        Arguments of the factory.
+    input_shape : list of int or None
+        Shape of one sample, channels-last.
+    classes : list of str or None
+        Names of the outputs.
+    input_normalization : dict
+        What was done to the pixels: ``(x - mean) / std`` for every channel, lists "mean" and
+        "std"; empty for pixels in [0, 1] as `fastbn.data` gives them.
+    """
+
+    format_version: int = FORMAT_VERSION
+    model: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    input_shape: list[int] | None = None
+    classes: list[str] | None = None
+    input_normalization: dict[str, list[float]] = field(default_factory=dict)
+
+
+def save(
+    net: Module,
+    path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    input_shape: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    input_normalization: dict[str, list[float]] | None = None,
+) -> Metadata:
+    """Write the state of a network, and how to build it, to a safetensors file.
+
+    Parameters
+    ----------
+    net : Module
+        The network.
+    path : path
+        The file; an older one is replaced in one step.
+    model : str, optional
+        Name in `fastbn.models` or ``package.module:factory``; networks from `fastbn.models` know
+        theirs.
+    arguments : dict, optional
+        The factory's arguments, of JSON's types; networks from `fastbn.models` know theirs.
+    input_shape : sequence of int, optional
+        Shape of one sample; by default that of the last call.
+    classes : sequence of str, optional
+        Names of the outputs.
+    input_normalization : dict, optional
+        Lists "mean" and "std" of what was done to the pixels.
+
+    Returns
+    -------
+    Metadata
+        As written.
+
+    Raises
+    ------
+    TypeError
+        If the arguments are not of JSON's types.
+    OSError
+        If the file cannot be written; an older one is untouched.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> net = models.mlp((8, 8, 1), rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     metadata = save(net, Path(folder) / "model.safetensors")
+    ...     again = load(Path(folder) / "model.safetensors")
+    >>> metadata.model, bool((again[1].weight.data == net[1].weight.data).all())
+    ('mlp', True)
+    """
+    if model is None and net.factory is not None:
+        model, own_arguments = net.factory
+        arguments = own_arguments if arguments is None else arguments
+    shape = net.input_shape if input_shape is None else input_shape
+    metadata = Metadata(
+        model=model,
+        arguments=arguments or {},
+        input_shape=None if shape is None else [int(size) for size in shape],
+        classes=None if classes is None else list(classes),
+        input_normalization=input_normalization or {},
+    )
+    text = json.dumps(asdict(metadata))
+    content = tensors_to_bytes(net.state_dict(), metadata={KEY: text})
+    write_atomically(path, content)
+    return metadata
+
+
+def load(
+    path: str | os.PathLike[str], net: Module | None = None, *, inference: bool = False
+) -> Module:
+    """Read a file into a network.
+
+    Parameters
+    ----------
+    path : path
+        A file that `save` wrote.
+    net : Module, optional
+        The network; by default one is built as the file says, which takes a model of
+        `fastbn.models`. Factories elsewhere are never imported because a file says so: build the
+        network yourself and pass it.
+    inference : bool, default False
+        Return it in inference mode.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, does not fit the network, or does not name a known model.
+    OSError
+        If it cannot be read.
+    """
+    state, metadata = read(path)
+    if net is None:
+        from fastbn import models
+
+        if metadata.model is None or metadata.model not in models.names():
+            raise ValueError(
+                f"{os.fspath(path)}: made by {metadata.model or 'an unnamed network'}, which is "
+                "not a model of fastbn.models; build the network and pass it as net"
+            )
+        net = models.build(metadata.model, **metadata.arguments)
+    try:
+        net.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    if metadata.input_shape is not None:
+        net.build(tuple(metadata.input_shape))
+    return net.eval() if inference else net
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadata]:
+    """Return the arrays and the metadata of a file.
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole safetensors file that `save` wrote.
+    OSError
+        If it cannot be read.
+    """
+    content = Path(path).read_bytes()
+    name = os.fspath(path)
+    try:
+        state = read_tensors(content)
+        (length,) = struct.unpack_from("<Q", content)  # the header's, as the format has it
+        header = json.loads(content[8 : 8 + length])
+    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+        raise ValueError(f"{name}: not a whole safetensors file: {error}") from None
+    try:
+        values = json.loads(header["__metadata__"][KEY])
+        version = values["format_version"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{name}: a safetensors file, but not one of fastbn's: its metadata have no "
+            f"{KEY!r} object with a format_version"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{name}: format version {version}, this fastbn reads {FORMAT_VERSION}")
+    return state, _metadata(values, name)
+
+
+def _metadata(values: dict[str, Any], name: str) -> Metadata:
+    """Check the types of what a file says, which anybody may have written."""
+    expected: dict[str, type | UnionType] = {
+        "format_version": int,
+        "model": str | None,
+        "arguments": dict,
+        "input_shape": list | None,
+        "classes": list | None,
+        "input_normalization": dict,
+    }
+    known = {key: value for key, value in values.items() if key in expected}
+    wrong = [key for key, value in known.items() if not isinstance(value, expected[key])]
+    if not all(isinstance(size, int) and size > 0 for size in known.get("input_shape") or []):
+        wrong.append("input_shape")
+    if wrong:
+        raise ValueError(f"{name}: metadata of wrong type: {', '.join(wrong)}")
+    return Metadata(**known)
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Replace a file by another content in one step: the old or the new one is there, whole.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    content : bytes
+        What it shall contain.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; an older one is untouched.
+    """
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()  # the file is replaced, not the link
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(_mode(target))
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the directory's entry has to reach the disk, too
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _mode(target: Path) -> int:
+    """Return the mode of the file to be replaced, or that of a new one under the umask."""
+    try:
+        return target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

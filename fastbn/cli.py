@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,119 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets.")
 app.add_typer(data_app, name="data")
+
+
+class Optimizer(StrEnum):
+    """What ``--optimizer`` takes."""
+
+    ADAM = "adam"
+    ADAMW = "adamw"
+    SGD = "sgd"
+
+
+class Layout(StrEnum):
+    """What ``--layout`` takes."""
+
+    NCHW = "NCHW"
+    NHWC = "NHWC"
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the files that are written.")
+    ] = Path("fastbn-demo"),
+    epochs: Annotated[int, typer.Option(help="Times through the training images.", min=1)] = 12,
+    seed: Annotated[int, typer.Option(help="Of initial weights and order.", min=0)] = 0,
+) -> int:
+    """Train a convnet on scanned digits, export it, prove the file; under a minute."""
+    from fastbn import demo
+
+    report = demo.run(output, epochs=epochs, seed=seed)
+    names = (
+        "test_accuracy",
+        "steps",
+        "images_per_second",
+        "bn_before",
+        "bn_after",
+        "max_abs_f64",
+        "max_abs_ort",
+        "argmax_agreement",
+    )
+    files = sorted(path.name for path in output.iterdir() if path.name in demo.FILES)
+    show("fastbn demo", {name: report[name] for name in names} | {str(output): files})
+    return DONE
+
+
+@app.command()
+def train(
+    model: Annotated[
+        str, typer.Argument(help="mlp, convnet, or package.module:factory of your own.")
+    ],
+    *,
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, cifar10, or a folder of idx or CIFAR-10 files.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the files that are written.")
+    ],
+    epochs: Annotated[int, typer.Option(help="Times through the training images.", min=1)] = 3,
+    batch_size: Annotated[int, typer.Option(help="Images in a step.", min=1)] = 64,
+    optimizer: Annotated[Optimizer, typer.Option(help="How weights move.")] = Optimizer.ADAM,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; 0.001, of sgd (momentum 0.9) 0.05.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay; the optimizer's default.", min=0)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights and order.", min=0)] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; by default as many as there are cores.", min=1)
+    ] = None,
+) -> int:
+    """Train a network; write model.safetensors, report.json and training.png."""
+    import fastbn
+    from fastbn import runs
+
+    if threads is not None:
+        fastbn.set_num_threads(threads)
+    report = runs.train(
+        model,
+        data,
+        output,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=optimizer.value,
+        lr=lr,
+        weight_decay=weight_decay,
+        seed=seed,
+    )
+    report.pop("history")
+    show(f"{model} on {data}", report | {"weights": str(output / runs.WEIGHTS)})
+    return DONE
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="A model.safetensors of fastbn.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="package.module:factory, where the network is your own."),
+    ] = None,
+    layout: Annotated[Layout, typer.Option(help="Of the input images.")] = Layout.NCHW,
+    fold: Annotated[bool, typer.Option(help="Fold BatchNorm into its neighbours.")] = True,
+    opset: Annotated[int, typer.Option(help="Version of the operator set.")] = 18,
+) -> int:
+    """Write the ONNX file of a network, after it was compared with float64."""
+    from fastbn import runs
+    from fastbn.export import to_onnx
+
+    net = runs.network(weights, model)
+    report = to_onnx(net, output, input_layout=layout.value, fold=fold, opset=opset)
+    show(str(output), report.as_dict())
+    return DONE
 
 
 @app.command()

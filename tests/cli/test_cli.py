@@ -19,19 +19,6 @@ from fastbn import cli
 Run = Callable[..., int]
 
 
-@pytest.fixture
-def run() -> Run:
-    """Run a command in this process; return its exit code."""
-
-    def call(*arguments: str | Path) -> int:
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        assert isinstance(caught.value.code, int)
-        return caught.value.code
-
-    return call
-
-
 def relu_model(path: Path, bias: float) -> Path:
     """Write Relu(Gemm(x)) with a seeded weight."""
     weight = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)

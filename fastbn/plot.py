@@ -1,0 +1,58 @@
+"""Pictures, where matplotlib is installed (the extra ``plot``)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from fastbn.train.history import History
+
+
+def available() -> bool:
+    """Tell whether matplotlib is installed, without importing it."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def training_curves(history: History, path: str | os.PathLike[str]) -> None:
+    """Draw loss and accuracy over the epochs, of the training and of the validation set.
+
+    Parameters
+    ----------
+    history : History
+        What `fastbn.train.Trainer.fit` returned; at least one epoch.
+    path : path
+        The picture; its suffix tells the format.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If there are no epochs, or the suffix is of no known format.
+    """
+    if not history.epochs:
+        raise ValueError("there is nothing to draw: the history has no epochs")
+    # Without pyplot, no window system is touched and nothing global is left behind.
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise ImportError('Pictures need matplotlib: pip install "fastbn[plot]"') from error
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    numbers = [epoch.epoch for epoch in history.epochs]
+    for axes, title, curves in (
+        (left, "loss", (history.loss, history.val_loss)),
+        (right, "accuracy", (history.accuracy, history.val_accuracy)),
+    ):
+        for label, values in zip(("training", "validation"), curves, strict=True):
+            if None not in values:
+                axes.plot(numbers, values, marker="o", label=label)
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    left.set_yscale("log")
+    figure.savefig(path, dpi=120)

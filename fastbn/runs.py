@@ -1,0 +1,227 @@
+"""From names to files and back: what ``fastbn train`` and ``fastbn export`` do."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastbn import data as datasets
+from fastbn import models, optim, plot
+from fastbn.nn import CrossEntropyLoss, Module, Parameter
+from fastbn.train import Metadata, Trainer, load, read, save
+from fastbn.train.weights import write_atomically
+
+WEIGHTS = "model.safetensors"
+REPORT = "report.json"
+CURVES = "training.png"
+
+LEARNING_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
+
+
+def train(
+    model: str,
+    data: str,
+    output: str | os.PathLike[str],
+    *,
+    epochs: int = 3,
+    batch_size: int = 64,
+    optimizer: str = "adam",
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train a network on a data set and write what is known of it.
+
+    Parameters
+    ----------
+    model : str
+        A name in `fastbn.models`, or ``package.module:factory``; see `factory`.
+    data : str
+        What `fastbn.data.load` takes.
+    output : path
+        Folder that receives ``model.safetensors``, ``report.json`` and, where matplotlib is
+        installed, ``training.png``.
+    epochs, batch_size : int
+        As of `fastbn.train.Trainer.fit`.
+    optimizer : {"adam", "adamw", "sgd"}
+        SGD has a momentum of 0.9.
+    lr : float, optional
+        Learning rate; by default 0.001, of SGD 0.05.
+    weight_decay : float, optional
+        By default the optimizer's own.
+    seed : int
+        Of the initial weights and the order of the images.
+
+    Returns
+    -------
+    dict
+        What ``report.json`` contains: the arguments, ``test_loss``, ``test_accuracy``, ``steps``,
+        ``seconds``, ``images_per_second`` and, for every epoch, ``history``.
+
+    Raises
+    ------
+    ValueError, OSError
+        If an argument is wrong, data are missing or damaged, or files cannot be written.
+    """
+    images = datasets.load(data)
+    rng = np.random.default_rng(seed)
+    arguments = {"input_shape": images.input_shape, "classes": len(images.classes)}
+    net = factory(model)(**arguments, rng=rng)
+    rate = LEARNING_RATES[optimizer] if lr is None else lr
+    trainer = Trainer(net, CrossEntropyLoss(), _optimizer(net, optimizer, rate, weight_decay))
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    history = trainer.fit(images, epochs, batch_size, validation=images, rng=rng)
+
+    own = {} if model in models.names() else {"model": model, "arguments": arguments}
+    save(net, folder / WEIGHTS, classes=images.classes, **own)
+    evaluation = trainer.evaluate(images)
+    report = {
+        "model": model,
+        "data": images.name,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "lr": rate,
+        "seed": seed,
+        "test_loss": evaluation.loss,
+        "test_accuracy": evaluation.accuracy,
+        "steps": history.steps,
+        "seconds": history.seconds,
+        "images_per_second": history.images_per_second,
+        "history": history.as_rows(),
+    }
+    write_report(folder / REPORT, report)
+    if plot.available():
+        plot.training_curves(history, folder / CURVES)
+    return report
+
+
+def network(weights: str | os.PathLike[str], model: str | None = None) -> Module:
+    """Build the network of a file and give it its weights, in inference mode.
+
+    Parameters
+    ----------
+    weights : path
+        A file that `fastbn.train.save` wrote.
+    model : str, optional
+        ``package.module:factory`` of a network that is not in `fastbn.models`. A file's own word
+        is not enough to import somebody's code.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, is not of this network, or tells of a network that is not in
+        `fastbn.models`.
+    """
+    _, metadata = read(weights)
+    name = metadata.model if model is None else model
+    if model is None and name not in models.names():
+        raise ValueError(
+            f"{os.fspath(weights)}: the network was made by {name or 'an unnamed factory'}, which "
+            "is not in fastbn.models: name it with --model package.module:factory"
+        )
+    assert name is not None
+    net = factory(name)(**_with_tuples(metadata))
+    return load(weights, net, inference=True)
+
+
+def factory(model: str) -> Callable[..., Module]:
+    """Return what builds a network.
+
+    Parameters
+    ----------
+    model : str
+        A name in `fastbn.models`, or ``package.module:factory``, looked up in the current
+        directory, too. A factory takes keywords ``input_shape`` (a tuple, channels-last) and
+        ``classes`` (an integer), and ``rng`` (a `numpy.random.Generator`) if it likes.
+
+    Returns
+    -------
+    callable
+        Takes the three keywords.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, module or factory.
+    """
+    if model in models.names():
+        return lambda **arguments: models.build(model, **arguments)
+    module_name, colon, name = model.partition(":")
+    if not colon:
+        raise ValueError(
+            f"There is no model {model!r}: expected {', '.join(models.names())}, or "
+            "package.module:factory of a network of your own"
+        )
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last: nothing there hides an installed package
+    try:
+        own = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Cannot import the model {model!r}: {error}") from error
+
+    def build(**arguments: Any) -> Module:
+        if "rng" not in inspect.signature(own).parameters:
+            arguments.pop("rng", None)
+        net = own(**arguments)
+        if not isinstance(net, Module):
+            raise ValueError(
+                f"{model} should return a fastbn.nn.Module, but returned {type(net).__name__}"
+            )
+        return net
+
+    return build
+
+
+def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> None:
+    """Write a report as JSON, in one step; what is not finite becomes null.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    report : mapping
+        Values of JSON's types.
+    """
+    write_atomically(path, (json.dumps(_finite(report), indent=2) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_tuples(metadata: Metadata) -> dict[str, Any]:
+    """Arguments of a factory; JSON has no tuples, Python's shapes are tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in metadata.arguments.items()
+    }
+
+
+def _optimizer(
+    net: Module, name: str, lr: float, weight_decay: float | None
+) -> optim.Adam | optim.AdamW | optim.SGD:
+    parameters: list[Parameter] = list(net.parameters())
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+    if name == "sgd":
+        return optim.SGD(parameters, lr=lr, momentum=0.9, **decay)
+    return {"adam": optim.Adam, "adamw": optim.AdamW}[name](parameters, lr=lr, **decay)

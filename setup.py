@@ -124,6 +124,7 @@ setup(
         "fastbn",
         "fastbn.data",
         "fastbn.export",
+        "fastbn.export.fold",
         "fastbn.functional",
         "fastbn.kernels",
         "fastbn.models",

@@ -8,5 +8,8 @@ from __future__ import annotations
 
 from fastbn.export.errors import MismatchError as MismatchError
 from fastbn.export.errors import ModelError as ModelError
+from fastbn.export.fold import FoldReport as FoldReport
+from fastbn.export.fold import fold_batch_norm as fold_batch_norm
+from fastbn.export.fold import fold_file as fold_file
 from fastbn.export.validate import ValidationReport as ValidationReport
 from fastbn.export.validate import validate as validate

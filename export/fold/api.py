@@ -1,0 +1,136 @@
+"""Fold a model and prove the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fastbn.export.errors import MismatchError, ModelError, one_line
+from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
+from fastbn.export.fold.report import FoldReport
+from fastbn.export.io import Source, read_model, write_model
+from fastbn.export.validate import compare, require_agreement
+
+
+def fold_batch_norm(
+    model_or_path: Source,
+    *,
+    duplicate_shared: bool = False,
+    verify: bool = True,
+    check_data: Mapping[str, NDArray[Any]] | None = None,
+) -> tuple[onnx.ModelProto, FoldReport]:
+    """Return the same function with as few BatchNormalization nodes as can be.
+
+    Each inference BatchNorm is an affine per channel. It is worked out in float64, moved through
+    the graph to where a convolution, matrix product, constant or another BatchNorm absorbs it,
+    and rounded once. Names of inputs, outputs and surviving nodes stay.
+
+    Parameters
+    ----------
+    model_or_path : path or onnx.ModelProto
+        Any ONNX model, opset 7 or later; it is not changed.
+    duplicate_shared : bool
+        Whether a weight that several nodes share may be copied, so that each can be folded.
+    verify : bool
+        Whether to compare the result with the float64 truth of the original. If rounding
+        suffers, less is folded; if that does not help, nothing is returned.
+    check_data : mapping of str to array, optional
+        Inputs to compare on, besides random and adversarial ones.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+    report : FoldReport
+
+    Raises
+    ------
+    ModelError
+        If the model is broken or cannot be run for verification.
+    MismatchError
+        If the folded model is not the same function within the tolerance.
+
+    Examples
+    --------
+    >>> from onnx import parser
+    >>> model = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["" : 18]>
+    ...     net (float[N, 2] x) => (float[N, 2] y)
+    ...     <float[2] one = {1, 1}, float[2] zero = {0, 0}, float[2, 2] w = {1, 2, 3, 4}>
+    ...     { h = Gemm(x, w)  y = BatchNormalization(h, one, zero, zero, one) }
+    ... ''')
+    >>> folded, report = fold_batch_norm(model)
+    >>> [node.op_type for node in folded.graph.node], report.bn_left
+    (['Gemm'], 0)
+    """
+    original = read_model(model_or_path)
+    if not verify:
+        return fold_once(original, STEPS[0], duplicate_shared)
+    failure: MismatchError | None = None
+    for boldness in STEPS:
+        folded, report = fold_once(original, boldness, duplicate_shared)
+        _check(original, folded)
+        report.verification = compare(original, folded, data=check_data)
+        report.max_abs_f64 = report.verification.max_abs_f64
+        if boldness is not STEPS[0]:
+            report.notes.append(f"folded {boldness.name}, because rounding suffered otherwise")
+        try:
+            require_agreement(report.verification, "the folded model")
+        except MismatchError as error:
+            failure = failure or error
+            continue
+        return folded, report
+    assert failure is not None
+    raise failure
+
+
+def fold_once(
+    original: onnx.ModelProto, boldness: Boldness, duplicate_shared: bool
+) -> tuple[onnx.ModelProto, FoldReport]:
+    """Fold without verification; weights are copied only where asked or where it costs nothing."""
+    not_copied: frozenset[str] = frozenset()
+    while True:
+        model = ir.from_proto(original)
+        report, copied = fold_in_place(model, boldness, not_copied)
+        if duplicate_shared or not copied or not_copied >= copied.keys():
+            return ir.to_proto(model), report
+        not_copied |= copied.keys()
+
+
+def fold_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    duplicate_shared: bool = False,
+    verify: bool = True,
+    check_data: Mapping[str, NDArray[Any]] | None = None,
+) -> FoldReport:
+    """Fold a file into another one, which is written atomically and only if all is proven.
+
+    Raises
+    ------
+    ModelError, MismatchError
+        As :func:`fold_batch_norm`; the target is then left as it was.
+    """
+    folded, report = fold_batch_norm(
+        source, duplicate_shared=duplicate_shared, verify=verify, check_data=check_data
+    )
+    write_model(folded, target)
+    return report
+
+
+def _check(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+    """Check the folded model as thoroughly as the original stands it."""
+    try:
+        onnx.checker.check_model(original, full_check=True)
+        thorough = True
+    except Exception:  # shape inference raises several classes
+        thorough = False
+    try:
+        onnx.checker.check_model(folded, full_check=thorough)
+    except Exception as error:
+        raise ModelError(f"the folded model is not valid: {one_line(error)}") from error

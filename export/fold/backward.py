@@ -1,0 +1,152 @@
+"""Backwards: the affine behind a linear operator goes into its weights and bias.
+
+    s·(W x + b) + t = (s·W) x + (s·b + t)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from fastbn.export.fold.affine import Affine, Array, Refused
+from fastbn.export.fold.plan import Plan, backward_rule, label, push_back
+
+
+def add_bias(
+    plan: Plan, node: ir.Node, index: int, scale: Array, shift: Array
+) -> None:
+    """Turn a bias vector b into s·b + t; one that does not exist counts as zero."""
+    if plan.has_input(node, index):
+        push_back(plan, node, index, Affine.along(scale, shift, axis=0, rank=1))
+        return
+    if shift.any():
+        plan.set_constant(node, index, shift.copy())
+
+
+@backward_rule("Conv")
+def into_conv(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
+    """Conv: weight (O, I/groups, *kernel), s along O; any padding, stride, dilation, groups."""
+    weight = plan.constant(node, 1)
+    if weight is None:
+        raise Refused(f"the weight of {label(node)} is not constant")
+    scale, shift = affine.vector(1, weight.shape[0])
+    plan.set_constant(node, 1, weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+    add_bias(plan, node, 2, scale, shift)
+    plan.taken(node)
+
+
+@backward_rule("ConvTranspose")
+def into_conv_transpose(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
+    """ConvTranspose: weight (I, O/groups, *kernel), s along groups × O/groups."""
+    weight = plan.constant(node, 1)
+    if weight is None:
+        raise Refused(f"the weight of {label(node)} is not constant")
+    groups = plan.attribute(node, "group", 1)
+    scale, shift = affine.vector(1, weight.shape[1] * groups)
+    blocks = weight.reshape(groups, -1, *weight.shape[1:])
+    factor = scale.reshape(groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
+    plan.set_constant(node, 1, (blocks * factor).reshape(weight.shape))
+    add_bias(plan, node, 2, scale, shift)
+    plan.taken(node)
+
+
+@backward_rule("Gemm")
+def into_gemm(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
+    """Gemm: y = alpha·A'B' + beta·C, s along the columns of B' or the rows of A'.
+
+    alpha stays. C of any broadcast form becomes beta·(s·beta·C + t)/beta, that is s·beta·C + t
+    with beta = 1, unless it is not constant.
+    """
+    _scale_product(plan, node, affine)
+    beta = float(plan.attribute(node, "beta", 1.0))
+    if not plan.has_input(node, 2) or beta == 0.0:
+        if affine.shifts:
+            columns = _columns(plan, node)
+            if affine.shape[0] != 1:
+                raise Refused("it would differ along the batch axis")
+            plan.set_constant(node, 2, np.broadcast_to(affine.shift[0], (columns,)).copy())
+            plan.set_attribute(node, "beta", 1.0)
+    elif (bias := plan.constant(node, 2)) is not None:
+        # Broadcasting C against (1, N) may raise its rank; Gemm takes every such form.
+        plan.set_constant(node, 2, bias * (beta * affine.scale) + affine.shift)
+        plan.set_attribute(node, "beta", 1.0)
+    else:
+        rank = len(plan.context.need_dims(node.inputs[2]))
+        inner = Affine.of(affine.scale, affine.shift / beta)
+        if rank != 2:
+            inner = Affine.along(*inner.vector(1, inner.shape[1]), axis=rank - 1, rank=rank)
+        dims = plan.context.need_dims(node.inputs[2])
+        if inner.shape[-1] not in (1, dims[-1]):
+            raise Refused(f"{label(node)} broadcasts its input")
+        push_back(plan, node, 2, inner)
+    plan.taken(node)
+
+
+def _columns(plan: Plan, node: ir.Node) -> int:
+    """Number of columns N of a Gemm's output."""
+    matrix = plan.constant(node, 1)
+    if matrix is None:
+        raise Refused(f"the weight of {label(node)} is not constant")
+    return int(matrix.shape[0 if plan.attribute(node, "transB", 0) else 1])
+
+
+def _scale_product(plan: Plan, node: ir.Node, affine: Affine) -> None:
+    """Scale the product of a Gemm through whichever factor is constant."""
+    if not affine.scales:
+        return
+    rows, columns = affine.shape
+    if rows == 1:
+        index, flipped, axis = 1, bool(plan.attribute(node, "transB", 0)), 1
+    elif columns == 1:
+        index, flipped, axis = 0, bool(plan.attribute(node, "transA", 0)), 0
+    else:
+        raise Refused("it would differ along both axes")
+    matrix = plan.constant(node, index)
+    if matrix is None:
+        raise Refused(f"the weight of {label(node)} is not constant")
+    scale, _ = affine.vector(axis, matrix.shape[1 - axis if flipped else axis])
+    along_rows = (axis == 0) != flipped
+    plan.set_constant(node, index, matrix * (scale[:, None] if along_rows else scale[None, :]))
+
+
+@backward_rule("MatMul")
+def into_matmul(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
+    """MatMul: s along the last axis goes into the right factor, along the last but one left.
+
+    A shift needs a bias, which a product of two matrices gets by becoming a Gemm.
+    """
+    if affine.rank < 2:
+        raise Refused(f"{label(node)} makes a vector")
+    if affine.shifts:
+        _matmul_to_gemm(plan, node, affine)
+        return
+    if affine.scales:
+        axis = affine.rank - 1 if affine.shape[-1] > 1 else affine.rank - 2
+        if affine.shape[-1] == 1 and affine.shape[-2] == 1:
+            axis = affine.rank - 1
+        index = 1 if axis == affine.rank - 1 else 0
+        matrix = plan.constant(node, index)
+        if matrix is None and affine.shape[-1] == 1 and affine.shape[-2] == 1:
+            index, matrix = 0, plan.constant(node, 0)
+        if matrix is None:
+            raise Refused(f"the weight of {label(node)} is not constant")
+        if matrix.ndim < 2:
+            raise Refused(f"{label(node)} takes a vector")
+        inner = axis - affine.rank + matrix.ndim
+        scale, _ = affine.vector(axis, matrix.shape[inner])
+        shape = [1] * matrix.ndim
+        shape[inner] = -1
+        plan.set_constant(node, index, matrix * scale.reshape(shape))
+    plan.taken(node)
+
+
+def _matmul_to_gemm(plan: Plan, node: ir.Node, affine: Affine) -> None:
+    weight = plan.constant(node, 1)
+    left = plan.context.dims(node.inputs[0])
+    if weight is None or weight.ndim != 2 or left is None or len(left) != 2:
+        raise Refused(f"{label(node)} has no bias for the shift")
+    scale, shift = affine.vector(1, weight.shape[1])
+    plan.operators[node] = "Gemm"
+    plan.set_constant(node, 1, weight * scale)
+    plan.set_constant(node, 2, shift.copy())
+    plan.taken(node)

@@ -1,0 +1,165 @@
+"""What a graph knows before it runs: initializers, Constant nodes and constant subgraphs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+# Constant subgraphs that make more numbers than this are left to the runtime.
+ELEMENT_LIMIT = 2**26
+
+# Operators without randomness, state or subgraphs whose result may be worked out beforehand.
+_DETERMINISTIC = frozenset(
+    "Abs Add Cast CastLike Ceil Concat ConstantOfShape Div Exp Expand Flatten Floor Gather "
+    "Identity Log Max Mean Min Mul Neg Pow Range Reciprocal ReduceMean ReduceProd ReduceSum "
+    "Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze Where".split()
+)
+
+
+class Constants:
+    """Constant values of a model, worked out on demand and remembered.
+
+    In IR version 4 and later an initializer that is also a graph input may be replaced by the
+    caller, so it is no constant. Before, every initializer had to be a graph input, and is one.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._ir_version = model.ir_version
+        self._opset = model.opset_imports.get("", 1)
+        self._known: dict[ir.Value, NDArray[Any] | None] = {}
+
+    def put(self, value: ir.Value, array: NDArray[Any]) -> None:
+        """Remember the value of a new constant, in float64 until the file is written."""
+        self._known[value] = array
+
+    def get(self, value: ir.Value | None) -> NDArray[Any] | None:
+        """Value of a constant, in its own type; None if it is not known before the run."""
+        if value is None:
+            return None
+        if value not in self._known:
+            # Breaks the recursion on a malformed graph; overwritten below.
+            self._known[value] = None
+            self._known[value] = self._find(value)
+        return self._known[value]
+
+    def floats(self, value: ir.Value | None) -> NDArray[np.float64] | None:
+        """Value of a floating-point constant in float64."""
+        array = self.get(value)
+        if array is None or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
+            return None
+        return array.astype(np.float64)
+
+    def integers(self, value: ir.Value | None) -> list[int] | None:
+        """Value of an integer constant as a flat list."""
+        array = self.get(value)
+        if array is None or array.dtype.kind not in "iu":
+            return None
+        return [int(i) for i in array.reshape(-1)]
+
+    def _find(self, value: ir.Value) -> NDArray[Any] | None:
+        if value.is_initializer():
+            if value.is_graph_input() and self._ir_version >= 4:
+                return None
+            tensor = value.const_value
+            return None if tensor is None else _as_array(tensor)
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "Constant":
+            return _constant_node(node)
+        if node.op_type not in _DETERMINISTIC:
+            return None
+        if node.op_type == "Shape":
+            return self._shape(node)
+        inputs = [self.get(i) for i in node.inputs]
+        if any(a is None and i is not None for a, i in zip(inputs, node.inputs, strict=True)):
+            return None
+        return self._evaluate(node, inputs, value.index() or 0)
+
+    @staticmethod
+    def _shape(node: ir.Node) -> NDArray[Any] | None:
+        source = node.inputs[0]
+        if source is None or source.shape is None or not source.shape.is_static():
+            return None
+        dims = source.shape.numpy()
+        start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+        end = node.attributes["end"].as_int() if "end" in node.attributes else len(dims)
+        return np.asarray(dims[start:end], dtype=np.int64)
+
+    def _evaluate(
+        self, node: ir.Node, inputs: list[NDArray[Any] | None], index: int
+    ) -> NDArray[Any] | None:
+        if not _is_small(node, inputs):
+            return None
+        if node.op_type == "ConstantOfShape":
+            return _constant_of_shape(node, inputs[0])
+        proto = ir.to_proto(node)
+        graph = onnx.helper.make_graph(
+            [proto],
+            "constant",
+            [
+                onnx.helper.make_value_info(name, onnx.TypeProto())
+                for name in dict.fromkeys(n for n in proto.input if n)
+            ],
+            [onnx.helper.make_value_info(proto.output[index], onnx.TypeProto())],
+        )
+        opset = onnx.helper.make_opsetid("", self._opset)
+        model = onnx.helper.make_model(graph, opset_imports=[opset])
+        feeds = {n: a for n, a in zip(proto.input, inputs, strict=True) if n}
+        try:
+            result = ReferenceEvaluator(model).run(None, feeds)[0]
+        except Exception:  # whatever the reference cannot do is simply not constant
+            return None
+        return result if isinstance(result, np.ndarray | np.generic) else None
+
+
+def _as_array(tensor: ir.TensorProtocol) -> NDArray[Any] | None:
+    if tensor.dtype == ir.DataType.STRING:
+        return None
+    return np.asarray(tensor.numpy())
+
+
+def _constant_node(node: ir.Node) -> NDArray[Any] | None:
+    if "value" in node.attributes:
+        return _as_array(node.attributes["value"].as_tensor())
+    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32)):
+        if name in node.attributes:
+            return np.asarray(node.attributes[name].value, dtype=dtype)
+    for name in ("value_int", "value_ints"):
+        if name in node.attributes:
+            return np.asarray(node.attributes[name].value, dtype=np.int64)
+    return None
+
+
+def _constant_of_shape(node: ir.Node, shape: NDArray[Any] | None) -> NDArray[Any] | None:
+    if shape is None:
+        return None
+    fill: NDArray[Any] = np.zeros(1, dtype=np.float32)
+    if "value" in node.attributes:
+        fill = np.asarray(node.attributes["value"].as_tensor().numpy())
+    return np.full([int(n) for n in shape.reshape(-1)], fill.reshape(-1)[0], dtype=fill.dtype)
+
+
+def _is_small(node: ir.Node, inputs: list[NDArray[Any] | None]) -> bool:
+    """Refuse to make huge arrays of small ones."""
+    first = inputs[0] if inputs else None
+    if node.op_type == "ConstantOfShape":
+        wanted = first
+        count = 1
+    elif node.op_type in ("Expand", "Tile"):
+        wanted = inputs[1]
+        count = 1 if first is None else max(first.size, 1)
+    elif node.op_type == "Range":
+        start, stop, step = (float(np.asarray(a).reshape(-1)[0]) for a in inputs)
+        return step != 0 and abs((stop - start) / step) <= ELEMENT_LIMIT
+    else:
+        return sum(a.size for a in inputs if a is not None) <= ELEMENT_LIMIT
+    if wanted is None or (wanted < 0).any():
+        return False
+    return count * math.prod(int(n) for n in wanted.reshape(-1)) <= ELEMENT_LIMIT

@@ -1,0 +1,293 @@
+"""The search: which BatchNorm goes where.
+
+Every BatchNorm, alone and together with the constant neighbours it has, is tried with every way
+of sharing its affine (:mod:`strategies`), first without changing what the other nodes are, then
+letting Relu become Max or Min, last with an explicit Pad. The first plan nobody refuses is
+committed. This repeats until nothing changes: a fold can make room for another.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
+
+# Importing the rules registers them.
+from fastbn.export.fold import backward, clipping, elementwise, forward, joins, passthrough
+from fastbn.export.fold.affine import Refused
+from fastbn.export.fold.chains import Chain, longest, single
+from fastbn.export.fold.cleanup import (
+    all_values,
+    bypass,
+    drop_neutral,
+    graphs_of,
+    remove_dead,
+    settle_constants,
+    used_initializers,
+)
+from fastbn.export.fold.commit import commit
+from fastbn.export.fold.constants import Constants
+from fastbn.export.fold.normalization import is_batch_norm, read_batch_norm
+from fastbn.export.fold.plan import Context, Plan, push_back, push_forward
+from fastbn.export.fold.report import FoldReport, NodeEntry
+from fastbn.export.fold.strategies import Shares, shares
+
+RULES = (backward, clipping, elementwise, forward, joins, passthrough)
+
+# A copy of a weight up to this size costs nothing worth counting.
+FREE_COPY_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Boldness:
+    """What a fold may do; the verification falls back to less where rounding suffers."""
+
+    name: str = "all"
+    forwards: bool = True
+    bounds: bool = True
+    pads: bool = True
+
+
+STEPS = (
+    Boldness(),
+    Boldness("without bounds per channel and explicit padding", bounds=False, pads=False),
+    Boldness("backwards only", forwards=False, bounds=False, pads=False),
+)
+
+
+def name_of(node: ir.Node) -> str:
+    """Name of a node, or of its output where it has none."""
+    return node.name or (node.outputs[0].name or "")
+
+
+def fold_in_place(
+    model: ir.Model, boldness: Boldness = STEPS[0], not_copied: frozenset[str] = frozenset()
+) -> tuple[FoldReport, dict[str, int]]:
+    """Fold a model that belongs to the caller.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Changed in place.
+    boldness : Boldness
+        What is allowed.
+    not_copied : frozenset of str
+        Names of shared weights that have to stay shared.
+
+    Returns
+    -------
+    report : FoldReport
+    copied : dict
+        Names of shared weights of which there are more copies than before -> bytes added.
+    """
+    constants = Constants(model)
+    infer_shapes(model, constants)
+    context = Context(model, constants, model.opset_imports.get("", 1))
+    values = {v.name: v for v in all_values(model) if v.name is not None}
+    context.names.update(values)
+    context.names.update(n.name for g in graphs_of(model) for n in g if n.name)
+    context.not_copied.update(values[name] for name in not_copied if name in values)
+    alive = used_initializers(model)
+    shared = {v: len(v.uses()) for v in values.values() if len(v.uses()) > 1}
+    report = FoldReport()
+    report.nodes_before = count_nodes(model)
+    affine_before = count_affine(model, context)
+    norms = [n for g in graphs_of(model) for n in g if is_batch_norm(n)]
+    inside = [n for f in model.functions.values() for n in f.all_nodes() if is_batch_norm(n)]
+    report.bn_before = len(norms) + len(inside)
+    entries = {node: NodeEntry(name_of(node), "kept") for node in norms}
+    report.nodes = list(entries.values())
+    report.nodes += [
+        NodeEntry(name_of(n), "kept", reason="it is inside a function, which is left as it is")
+        for n in inside
+    ]
+    pending = norms
+    while pending:
+        left = [node for node in pending if not _fold_one(context, node, entries, boldness)]
+        if len(left) == len(pending):
+            break
+        pending = [n for n in left if n.graph is not None and entries[n].action == "kept"]
+    for node in norms:
+        if node.graph is not None and is_batch_norm(node):
+            _merge(context, node, entries)
+    drop_neutral(context, model)
+    remove_dead(model, alive)
+    settle_constants(context, model)
+    report.bn_left = len(inside) + sum(is_batch_norm(n) for g in graphs_of(model) for n in g)
+    report.nodes_after = count_nodes(model)
+    report.affine_left = max(count_affine(model, context) - affine_before, 0)
+    return report, _copied(context, shared)
+
+
+def infer_shapes(model: ir.Model, constants: Constants) -> None:
+    """Annotate values with shapes as far as ONNX can infer them.
+
+    Its inference does not see through every constant subgraph, so those are annotated first.
+    """
+    for graph in graphs_of(model):
+        for node in graph:
+            for value in node.outputs:
+                if value.shape is None and (array := constants.get(value)) is not None:
+                    value.shape = ir.Shape(array.shape)
+                    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    # A model that cannot be inferred stays as it is: less is folded, and the report says why.
+    log = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        log.disabled = was_disabled
+
+
+def _fold_one(
+    context: Context,
+    node: ir.Node,
+    entries: dict[ir.Node, NodeEntry],
+    boldness: Boldness,
+) -> bool:
+    """Fold one BatchNorm if some plan succeeds; say in its entry what happened."""
+    entry = entries[node]
+    try:
+        first = Plan(context)
+        chains = [longest(first, node), single(first, node)]
+    except Refused as refusal:
+        entry.reason = str(refusal)
+        return False
+    if len(chains[0].nodes) == 1:
+        chains.pop()
+    if chains[-1].affine.is_identity:
+        bypass(node, chains[-1].source)
+        entry.action, entry.reason = "removed", ""
+        return True
+    reasons: list[str] = []
+    for chain in chains:
+        for bounds, pads in ((False, False), (True, False), (True, True)):
+            if (bounds and not boldness.bounds) or (pads and not boldness.pads):
+                continue
+            for way in shares(chain.affine):
+                if not boldness.forwards and not way.forth.is_identity:
+                    continue
+                plan = Plan(context, allow_bounds=bounds, allow_pads=pads)
+                try:
+                    _plan(plan, chain, way)
+                except Refused as refusal:
+                    if way.name in ("backwards", "forwards"):
+                        reason = f"{way.name}: {refusal}"
+                        if reason not in reasons:
+                            reasons.append(reason)
+                    continue
+                _carry_out(plan, chain, entries)
+                return True
+    # The last word on either direction is the most permissive attempt's.
+    last = {reason.split(":")[0]: reason for reason in reasons}
+    entry.reason = "; ".join(last.values())
+    return False
+
+
+def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
+    """Plan both shares; the part in front first, because it is refused more often."""
+    plan.removed = frozenset(chain.nodes)
+    push_back(plan, chain.nodes[0], chain.entry, way.back)
+    push_forward(plan, chain.result, way.forth)
+    touched = {node for node, _ in plan.inputs} | set(plan.norms) | set(plan.bounds)
+    if touched & plan.removed:
+        raise Refused("it would be taken in by itself")
+
+
+def _carry_out(plan: Plan, chain: Chain, entries: dict[ir.Node, NodeEntry]) -> None:
+    commit(plan)
+    source = chain.source
+    for member in chain.nodes:
+        if member in entries:
+            entries[member].action = "folded"
+            entries[member].into = list(plan.into)
+            entries[member].reason = ""
+    for member in reversed(chain.nodes[1:]):
+        # Everything but the first is bypassed onto its own predecessor's result, last first.
+        bypass(member, chain.nodes[chain.nodes.index(member) - 1].outputs[0])
+    bypass(chain.nodes[0], source)
+
+
+def _merge(context: Context, node: ir.Node, entries: dict[ir.Node, NodeEntry]) -> None:
+    """Let a BatchNorm that stays take in the constant neighbours it has."""
+    plan = Plan(context)
+    try:
+        chain = longest(plan, node)
+        size = plan.context.constants.floats(node.inputs[1])
+        if len(chain.nodes) == 1 or size is None:
+            return
+        plan.norms[node] = chain.affine.vector(1, size.size)
+    except Refused:
+        return
+    # What a member refused for its training mode is not in the chain; all others dissolve.
+    commit(plan)
+    position = chain.nodes.index(node)
+    for member in reversed(chain.nodes[position + 1 :]):
+        bypass(member, chain.nodes[chain.nodes.index(member) - 1].outputs[0])
+    if position:
+        node.replace_input_with(0, chain.source)
+        for member in reversed(chain.nodes[:position]):
+            assert member.graph is not None
+            member.graph.remove(member, safe=True)
+    for member in chain.nodes:
+        if member is not node and member in entries:
+            entries[member].action = "folded"
+            entries[member].into = [name_of(node)]
+            entries[member].reason = ""
+    entries[node].action = "merged"
+
+
+def count_nodes(model: ir.Model) -> int:
+    """All nodes of the graph and its subgraphs."""
+    return sum(len(graph) for graph in graphs_of(model))
+
+
+def count_affine(model: ir.Model, context: Context) -> int:
+    """Nodes that are nothing but a scale or a shift by a constant."""
+    return sum(_is_affine(node, context) for graph in graphs_of(model) for node in graph)
+
+
+def _is_affine(node: ir.Node, context: Context) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type in ("Mul", "Add", "Sub", "Div"):
+        operands = [context.constants.floats(v) for v in node.inputs]
+        return sum(v is not None for v in operands) == 1
+    if node.op_type == "Conv":
+        weight = node.inputs[1]
+        dims = context.dims(weight)
+        groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+        return dims is not None and groups > 1 and dims[0] == groups and dims[2:] == (1,) * (
+            len(dims) - 2
+        ) and context.constants.get(weight) is not None
+    return False
+
+
+def _copied(context: Context, shared: dict[ir.Value, int]) -> dict[str, int]:
+    """Weights that were shared and now exist more often, with the bytes that costs."""
+    copies: dict[ir.Value, int] = {}
+    for value in context.made:
+        origin = context.origins.get(value)
+        if origin in shared and value.uses():
+            copies[origin] = copies.get(origin, 0) + 1
+    result = {}
+    for origin, count in copies.items():
+        extra = count + bool(origin.uses()) - 1
+        array = context.constants.get(origin)
+        size = 0 if array is None else int(array.nbytes)
+        if extra > 0 and size > FREE_COPY_BYTES and origin.name is not None:
+            result[origin.name] = extra * size
+    return result
+
+
+__all__ = [
+    "STEPS",
+    "Boldness",
+    "count_affine",
+    "count_nodes",
+    "fold_in_place",
+    "infer_shapes",
+    "read_batch_norm",
+]

@@ -1,0 +1,66 @@
+"""What folding did, node by node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fastbn.export.report import Report
+from fastbn.export.validate import ValidationReport
+
+
+@dataclass(slots=True)
+class NodeEntry(Report):
+    """Fate of one BatchNormalization.
+
+    Attributes
+    ----------
+    node : str
+        Its name, or that of its output where it has none.
+    action : str
+        ``"folded"``, ``"removed"`` (it did nothing), ``"merged"`` (it stays and took its constant
+        neighbours in) or ``"kept"``.
+    into : list of str
+        Nodes that carry its affine now.
+    reason : str
+        Why it stayed; empty if it did not.
+    """
+
+    node: str
+    action: str
+    into: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class FoldReport(Report):
+    """Counts before and after, the fate of every BatchNormalization, and how far it was proven.
+
+    Attributes
+    ----------
+    bn_before, bn_left : int
+        BatchNormalization nodes, subgraphs and functions included.
+    affine_left : int
+        Additional Mul, Add, Sub or Div with a constant and depthwise 1×1 convolutions; a fold
+        that only turned a BatchNorm into a multiplication and an addition would show here.
+    nodes_before, nodes_after : int
+        All nodes, subgraphs included.
+    max_abs_f64 : float or None
+        Worst difference of the folded model in onnxruntime from the float64 truth of the
+        original; None if it was not verified.
+    nodes : list of NodeEntry
+        One entry for every BatchNormalization of the input.
+    verification : ValidationReport or None
+        The whole comparison.
+    notes : list of str
+        What else is to be known.
+    """
+
+    bn_before: int = 0
+    bn_left: int = 0
+    affine_left: int = 0
+    nodes_before: int = 0
+    nodes_after: int = 0
+    max_abs_f64: float | None = None
+    nodes: list[NodeEntry] = field(default_factory=list)
+    verification: ValidationReport | None = None
+    notes: list[str] = field(default_factory=list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 
 from fastbn.train.history import History
 
@@ -39,20 +40,20 @@ def training_curves(history: History, path: str | os.PathLike[str]) -> None:
     except ImportError as error:
         raise ImportError('Pictures need matplotlib: pip install "fastbn[plot]"') from error
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
     numbers = [epoch.epoch for epoch in history.epochs]
-    for axes, title, curves in (
-        (left, "loss", (history.loss, history.val_loss)),
-        (right, "accuracy", (history.accuracy, history.val_accuracy)),
-    ):
-        for label, values in zip(("training", "validation"), curves, strict=True):
+    curves: tuple[tuple[str, Sequence[float | None], Sequence[float | None]], ...] = (
+        ("loss", history.loss, history.val_loss),
+        ("accuracy", history.accuracy, history.val_accuracy),
+    )
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, (title, training, validation) in zip(figure.subplots(1, 2), curves, strict=True):
+        for label, values in (("training", training), ("validation", validation)):
             if None not in values:
                 axes.plot(numbers, values, marker="o", label=label)
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_yscale("log" if title == "loss" else "linear")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    left.set_yscale("log")
     figure.savefig(path, dpi=120)

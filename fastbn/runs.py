@@ -16,7 +16,7 @@ import numpy as np
 
 from fastbn import data as datasets
 from fastbn import models, optim, plot
-from fastbn.nn import CrossEntropyLoss, Module, Parameter
+from fastbn.nn import CrossEntropyLoss, Module
 from fastbn.train import Metadata, Trainer, load, read, save
 from fastbn.train.weights import write_atomically
 
@@ -74,7 +74,10 @@ def train(
     """
     images = datasets.load(data)
     rng = np.random.default_rng(seed)
-    arguments = {"input_shape": images.input_shape, "classes": len(images.classes)}
+    arguments: dict[str, Any] = {
+        "input_shape": images.input_shape,
+        "classes": len(images.classes),
+    }
     net = factory(model)(**arguments, rng=rng)
     rate = LEARNING_RATES[optimizer] if lr is None else lr
     trainer = Trainer(net, CrossEntropyLoss(), _optimizer(net, optimizer, rate, weight_decay))
@@ -83,8 +86,11 @@ def train(
 
     history = trainer.fit(images, epochs, batch_size, validation=images, rng=rng)
 
-    own = {} if model in models.names() else {"model": model, "arguments": arguments}
-    save(net, folder / WEIGHTS, classes=images.classes, **own)
+    path = folder / WEIGHTS
+    if model in models.names():
+        save(net, path, classes=images.classes)  # the network knows how it was made
+    else:
+        save(net, path, model=model, arguments=arguments, classes=images.classes)
     evaluation = trainer.evaluate(images)
     report = {
         "model": model,
@@ -220,8 +226,10 @@ def _with_tuples(metadata: Metadata) -> dict[str, Any]:
 def _optimizer(
     net: Module, name: str, lr: float, weight_decay: float | None
 ) -> optim.Adam | optim.AdamW | optim.SGD:
-    parameters: list[Parameter] = list(net.parameters())
-    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     if name == "sgd":
-        return optim.SGD(parameters, lr=lr, momentum=0.9, **decay)
-    return {"adam": optim.Adam, "adamw": optim.AdamW}[name](parameters, lr=lr, **decay)
+        return optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay or 0.0)
+    if name == "adam":
+        return optim.Adam(net.parameters(), lr=lr, weight_decay=weight_decay or 0.0)
+    if weight_decay is None:
+        return optim.AdamW(net.parameters(), lr=lr)
+    return optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)

@@ -18,6 +18,9 @@ import typer
 
 DONE, DIFFERENT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
+# What a table shows of an export's report.
+PROOF = ("bn_before", "bn_after", "max_abs_f64", "max_abs_ort", "argmax_agreement")
+
 app = typer.Typer(
     add_completion=False,
     help="Train batch-normalised networks on the CPU; export them to ONNX with BatchNorm folded.",
@@ -54,16 +57,7 @@ def demo(
     from fastbn import demo
 
     report = demo.run(output, epochs=epochs, seed=seed)
-    names = (
-        "test_accuracy",
-        "steps",
-        "images_per_second",
-        "bn_before",
-        "bn_after",
-        "max_abs_f64",
-        "max_abs_ort",
-        "argmax_agreement",
-    )
+    names = ("test_accuracy", "steps", "images_per_second", *PROOF)
     files = sorted(path.name for path in output.iterdir() if path.name in demo.FILES)
     show("fastbn demo", {name: report[name] for name in names} | {str(output): files})
     return DONE
@@ -134,9 +128,16 @@ def export(
     from fastbn import runs
     from fastbn.export import to_onnx
 
-    net = runs.network(weights, model)
-    report = to_onnx(net, output, input_layout=layout.value, fold=fold, opset=opset)
-    show(str(output), report.as_dict())
+    net, metadata = runs.network(weights, model)
+    report = to_onnx(
+        net,
+        output,
+        input_layout=layout.value,
+        fold=fold,
+        opset=opset,
+        classes=metadata.classes,
+    )
+    show(str(output), {name: report[name] for name in (*PROOF, "notes")})
     return DONE
 
 
@@ -147,13 +148,32 @@ def validate(
         Path | None, typer.Argument(help="An ONNX file that should be the same function.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of random inputs.", min=1)] = 5,
+    weights: Annotated[
+        Path | None, typer.Option(help="Compare with what these weights predict, on --data.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="digits, mnist, cifar10 or a folder; its test images.")
+    ] = None,
+    factory: Annotated[
+        str | None, typer.Option(help="package.module:factory of weights of your own.")
+    ] = None,
 ) -> int:
-    """Compare a model in onnxruntime with float64, or with another model; 1 if they differ."""
+    """Compare a model in onnxruntime with float64, another model or weights; 1 if they differ."""
     from fastbn import export
 
-    report = export.validate(model, other, seeds=seeds)
-    show("same function" if report.agree else "different", report.as_dict())
-    return DONE if report.agree else DIFFERENT
+    if weights is None and data is None:
+        report = export.validate(model, other, seeds=seeds)
+        show("same function" if report.agree else "different", report.as_dict())
+        return DONE if report.agree else DIFFERENT
+    if weights is None or data is None or other is not None:
+        raise typer.BadParameter("give both --weights and --data, and one model")
+    from fastbn import runs
+    from fastbn.export.build import PREDICT_TOLERANCE
+
+    found = runs.compare(weights, model, data, factory)
+    agree = found.max_rel <= PREDICT_TOLERANCE
+    show("same function" if agree else "different", found.as_dict())
+    return DONE if agree else DIFFERENT
 
 
 @app.command()

@@ -60,7 +60,7 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
     history = trainer.fit(digits, epochs, BATCH_SIZE, validation=digits, rng=rng)
 
     train.save(net, folder / WEIGHTS, classes=digits.classes)
-    exported = to_onnx(net, folder / MODEL)
+    exported = to_onnx(net, folder / MODEL, classes=digits.classes)
 
     report = {
         "test_accuracy": trainer.evaluate(digits).accuracy,

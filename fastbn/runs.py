@@ -1,4 +1,4 @@
-"""From names to files and back: what ``fastbn train`` and ``fastbn export`` do."""
+"""From names to files and back: what ``fastbn train``, ``export`` and ``validate`` do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from fastbn import models, optim, plot
 from fastbn.nn import CrossEntropyLoss, Module
 from fastbn.train import Metadata, Trainer, load, read, save
 from fastbn.train.weights import write_atomically
+
+if TYPE_CHECKING:
+    from fastbn.export import PredictionReport
 
 WEIGHTS = "model.safetensors"
 REPORT = "report.json"
@@ -113,7 +116,7 @@ def train(
     return report
 
 
-def network(weights: str | os.PathLike[str], model: str | None = None) -> Module:
+def network(weights: str | os.PathLike[str], model: str | None = None) -> tuple[Module, Metadata]:
     """Build the network of a file and give it its weights, in inference mode.
 
     Parameters
@@ -126,7 +129,9 @@ def network(weights: str | os.PathLike[str], model: str | None = None) -> Module
 
     Returns
     -------
-    Module
+    net : Module
+    metadata : Metadata
+        What else the file says.
 
     Raises
     ------
@@ -143,7 +148,45 @@ def network(weights: str | os.PathLike[str], model: str | None = None) -> Module
         )
     assert name is not None
     net = factory(name)(**_with_tuples(metadata))
-    return load(weights, net, inference=True)
+    return load(weights, net, inference=True), metadata
+
+
+def compare(
+    weights: str | os.PathLike[str],
+    onnx_file: str | os.PathLike[str],
+    data: str,
+    model: str | None = None,
+) -> PredictionReport:
+    """Compare what the weights predict with what an ONNX file gives, on the test images of a set.
+
+    Parameters
+    ----------
+    weights : path
+        A file that `fastbn.train.save` wrote.
+    onnx_file : path
+        What `fastbn.export.to_onnx` made of it.
+    data : str
+        What `fastbn.data.load` takes.
+    model : str, optional
+        As of `network`.
+
+    Returns
+    -------
+    fastbn.export.PredictionReport
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file is missing, damaged or of another network.
+    """
+    from fastbn.export import compare_predictions
+    from fastbn.export.io import read_model
+
+    net, _ = network(weights, model)
+    proto = read_model(onnx_file)
+    layout = {item.key: item.value for item in proto.metadata_props}.get("input_layout", "NCHW")
+    images = datasets.load(data)
+    return compare_predictions(net, proto, images.x_test, input_layout=layout)
 
 
 def factory(model: str) -> Callable[..., Module]:

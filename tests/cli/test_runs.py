@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_report_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
 
 def test_network_is_in_inference_mode(run: Run) -> None:
     train_digits(run, "mlp")
-    net = runs.network("run/model.safetensors")
+    net, metadata = runs.network("run/model.safetensors")
     assert isinstance(net, nn.Module)
     assert not net.training
+    assert metadata.classes == list("0123456789")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_validate_on_real_images(run: Run, capsys: pytest.CaptureFixture[str], layout: str) -> None:
+    train_digits(run, "convnet", "--epochs", "1")
+    weights = "run/model.safetensors"
+    assert run("export", weights, "-o", "m.onnx", "--layout", layout) == 0
+    capsys.readouterr()
+    compare = ("validate", "m.onnx", "--data", "digits", "--weights")
+    assert run(*compare, weights) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"argmax_equal\W+360\b", printed)
+    train_digits(run, "convnet", "--seed", "1", "--epochs", "1")
+    assert run(*compare, weights) == 1
+
+
+def test_validate_needs_weights_and_data(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("validate", "m.onnx", "--data", "digits") == 2
+    assert "give both --weights and --data" in capsys.readouterr().err

@@ -4,6 +4,9 @@ cimport numpy as cnp
 # The element type (runtime.Element) of an array; TypeError for any other than floats.
 cdef int element_of(cnp.ndarray x, str what) except -1
 
+# The same where bfloat16 is not for this operation.
+cdef int float_of(cnp.ndarray x, str what) except -1
+
 # x itself where it is C-contiguous, aligned and of native byte order, else a copy that is.
 cdef cnp.ndarray dense(object x, str what)
 

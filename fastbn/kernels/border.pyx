@@ -22,6 +22,15 @@ cdef int element_of(cnp.ndarray x, str what) except -1:
     raise TypeError(f"{what}: expected float32, float64 or bfloat16, got {x.dtype}")
 
 
+cdef int float_of(cnp.ndarray x, str what) except -1:
+    cdef int number = cnp.PyArray_TYPE(x)
+    if number == cnp.NPY_FLOAT32:
+        return F32
+    if number == cnp.NPY_FLOAT64:
+        return F64
+    raise TypeError(f"{what}: expected float32 or float64, got {x.dtype}")
+
+
 cdef cnp.ndarray dense(object x, str what):
     cdef cnp.ndarray array
     if isinstance(x, cnp.ndarray):

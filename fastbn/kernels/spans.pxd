@@ -32,6 +32,27 @@ cdef extern from "table.h" nogil:
         int kind
         double slope
 
+    ctypedef struct sgd_t:
+        double lr
+        double momentum
+        double decay
+        int nesterov
+
+    ctypedef struct adam_t:
+        double step
+        double beta1
+        double beta2
+        double correction
+        double eps
+        double decay
+        double keep
+
+    ctypedef struct optim_spans_t:
+        void (*sgd)(void *p, const void *g, void *momentum, int64_t n,
+                    const sgd_t *s) noexcept nogil
+        void (*adam)(void *p, const void *g, void *m, void *v, int64_t n,
+                     const adam_t *s) noexcept nogil
+
     ctypedef struct bn_spans_t:
         void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2) noexcept nogil
         void (*run_apply)(const void *x, const void *residual, void *y, const runs_t *r,
@@ -58,6 +79,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct spans_t:
         int width
         bn_spans_t bn
+        optim_spans_t optim
 
     const spans_t fastbn_spans_baseline_f32, fastbn_spans_baseline_f64, fastbn_spans_baseline_bf16
     const spans_t fastbn_spans_avx2_f32, fastbn_spans_avx2_f64, fastbn_spans_avx2_bf16

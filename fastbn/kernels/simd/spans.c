@@ -3,6 +3,7 @@
 #include "table.h"
 #include "vec.h"
 
+#include "optim.h"
 #include "batchnorm.h"
 
 extern const spans_t FASTBN_TABLE;
@@ -10,4 +11,7 @@ const spans_t FASTBN_TABLE = {
     .width = W,
     .bn = {run_moments, run_apply, run_grad_sums, run_grad_apply,
            col_moments, col_apply, col_grad_sums, col_grad_apply},
+#if !defined(FASTBN_BF16)
+    .optim = {sgd, adam},
+#endif
 };

@@ -33,6 +33,25 @@ typedef struct {
     double slope;
 } act_t;
 
+/* What a step of an optimizer does with a value p, its gradient g and its state. */
+typedef struct {
+    double lr, momentum, decay;
+    int nesterov;
+} sgd_t;
+
+typedef struct {
+    double step;         /* lr / (1 - beta1^t) */
+    double beta1, beta2;
+    double correction;   /* 1 / sqrt(1 - beta2^t) */
+    double eps, decay;
+    double keep;         /* decoupled decay: what is left of p, 1 - lr * decay; else 1 */
+} adam_t;
+
+typedef struct {
+    void (*sgd)(void *p, const void *g, void *momentum, int64_t n, const sgd_t *s);
+    void (*adam)(void *p, const void *g, void *m, void *v, int64_t n, const adam_t *s);
+} optim_spans_t; /* float and double only */
+
 typedef struct {
     /* One channel, whose values lie in runs (NCHW). */
     void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2);
@@ -59,6 +78,7 @@ typedef struct {
 typedef struct {
     int width; /* W: values in a vector */
     bn_spans_t bn;
+    optim_spans_t optim;
 } spans_t;
 
 #define FASTBN_LEVEL_TABLES(level) \

@@ -120,6 +120,7 @@ INLINE V v_leaky(V z, V slope) { return v_where(z < 0, z * slope, z); }
 INLINE V v_relu_grad(V z, V d) { return (V)(~(z <= 0) & (VI)d); }
 INLINE V v_leaky_grad(V z, V d, V slope) { return v_where(z <= 0, d * slope, d); }
 INLINE V v_max(V p, V q) { return v_where(p > q, p, q); }
+INLINE V v_flush(V v, V tiny) { return (V)(~(v_abs(v) < tiny) & (VI)v); } /* NaN stays NaN */
 
 INLINE V v_fma(V a, V b, V c)
 {
@@ -137,6 +138,32 @@ INLINE V v_fma(V a, V b, V c)
     return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
+#endif
+}
+
+/* Correctly rounded at every level. */
+INLINE V v_sqrt(V v)
+{
+#if defined(__AVX512F__) && defined(FASTBN_F64)
+    return (V)_mm512_sqrt_pd((__m512d)v);
+#elif defined(__AVX512F__)
+    return (V)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__) && defined(FASTBN_F64)
+    return (V)_mm256_sqrt_pd((__m256d)v);
+#elif defined(__AVX2__)
+    return (V)_mm256_sqrt_ps((__m256)v);
+#elif defined(__SSE2__) && defined(FASTBN_F64)
+    return (V)_mm_sqrt_pd((__m128d)v);
+#elif defined(__SSE2__)
+    return (V)_mm_sqrt_ps((__m128)v);
+#elif defined(__aarch64__) && defined(FASTBN_F64)
+    return (V)vsqrtq_f64((float64x2_t)v);
+#elif defined(__aarch64__)
+    return (V)vsqrtq_f32((float32x4_t)v);
+#else
+    for (int i = 0; i < W; i++)
+        v[i] = (T)sqrt((double)v[i]);
+    return v;
 #endif
 }
 
@@ -237,6 +264,8 @@ INLINE V v_relu_grad(V z, V d) { return z <= 0 ? 0 : d; }
 INLINE V v_leaky_grad(V z, V d, V slope) { return z <= 0 ? d * slope : d; }
 INLINE V v_max(V p, V q) { return p > q ? p : q; }
 INLINE V v_fma(V a, V b, V c) { return a * b + c; }
+INLINE V v_sqrt(V v) { return (T)sqrt((double)v); }
+INLINE V v_flush(V v, V tiny) { return v_abs(v) < tiny ? 0 : v; }
 INLINE double v_sum(V v) { return (double)v; }
 INLINE V v_load_part(const io_t *p, int k, T fill) { (void)k; (void)p; return fill; }
 INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }

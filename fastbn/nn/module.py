@@ -77,7 +77,7 @@ class Module(Node):
     (array([[3., 6.]]), array([3.]))
     """
 
-    transient = (*Node.transient, "_checked", "_modules", "_saved")
+    transient = (*Node.transient, "_checked", "_below", "_saved")
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Module(Node):
         self.factory: tuple[str, dict[str, Any]] | None = None
         self._saved: Any = None
         self._checked: tuple[Shape, np.dtype[Any]] | None = None  # the input that passed last
-        self._modules: list[Module] = []  # this and all below, since that check
+        self._below: list[Module] = []  # all children and theirs, since that check
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         Module.__init__(self)
@@ -123,7 +123,9 @@ class Module(Node):
             checked = self._check(x)
         save = self.training
         if save:
-            for module in self._modules:
+            if self._saved is not None:
+                raise self.pending_error()
+            for module in self._below:
                 if module._saved is not None:
                     raise module.pending_error()
         self._pool.start(checked)
@@ -222,7 +224,7 @@ class Module(Node):
         except NotImplementedError:
             pass  # behind a layer without output_shape the operations check for themselves
         self.input_shape = x.shape[1:]
-        self._modules = list(self.modules())
+        _, *self._below = self.modules()  # without itself: a cycle would keep the net alive
         self._checked = (x.shape, x.dtype)
         return self._checked
 

@@ -1,0 +1,184 @@
+"""Fusion: what runs as one gives what runs apart, and biases in front of BatchNorm are counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastbn import functional as F
+from fastbn import nn
+from fastbn.nn.fusion import Normalised, Plan
+
+
+class ApartNorm(nn.BatchNorm):
+    """A subclass, which is never fused."""
+
+
+class ApartReLU(nn.ReLU):
+    pass
+
+
+class ApartLeakyReLU(nn.LeakyReLU):
+    pass
+
+
+F64 = np.float64
+
+
+def nets(kind: str, momentum: float | None = 0.1) -> list[nn.Module]:
+    """The same network twice: one that is fused, one that is not."""
+    result: list[nn.Module] = []
+    for norm, relu, leaky in (
+        (nn.BatchNorm, nn.ReLU, nn.LeakyReLU),
+        (ApartNorm, ApartReLU, ApartLeakyReLU),
+    ):
+        act = relu() if kind != "leaky" else leaky(0.2)
+        block = [
+            nn.Conv2d(3, 3, 3, padding=1, rng=0, dtype=F64),
+            norm(3, momentum=momentum, dtype=F64),
+            act,
+            nn.Conv2d(3, 3, 1, rng=1, dtype=F64),
+            norm(3, momentum=momentum, dtype=F64),
+        ]
+        if kind.startswith("residual"):
+            shortcut = nn.Conv2d(3, 3, 1, rng=2, dtype=F64) if "shortcut" in kind else None
+            result.append(nn.Residual(nn.Sequential(*block), shortcut))
+        else:
+            result.append(nn.Sequential(*block))
+    return result
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("kind", ["relu", "leaky", "residual", "residual with shortcut"])
+def test_fused_equals_apart(kind: str, momentum: float | None, rng: np.random.Generator) -> None:
+    fused, apart = nets(kind, momentum)
+    for step in range(3):
+        x = rng.standard_normal((4, 3, 5, 3)) + step
+        y, expected = fused(x), apart(x)
+        np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-12)
+        dy = rng.standard_normal(y.shape)
+        dx, expected = fused.backward(dy, True), apart.backward(dy, True)
+        np.testing.assert_allclose(dx, expected, rtol=1e-8, atol=1e-11)
+    for (name, p), q in zip(fused.named_parameters(), apart.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad, q.grad, rtol=1e-8, atol=1e-10, err_msg=name)
+    for name, value in apart.state_dict().items():
+        np.testing.assert_allclose(fused.state_dict()[name], value, rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(fused.predict(x), apart.predict(x), rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "weighted", [lambda: nn.Linear(3, 4, rng=0), lambda: nn.Conv2d(3, 4, 1, rng=0)]
+)
+def test_a_bias_in_front_of_batchnorm_counts_in_the_running_mean_only(weighted: Any) -> None:
+    layer, norm = weighted(), nn.BatchNorm(4)
+    net = nn.Sequential(layer, norm)
+    layer.bias.data = [100.0, -50.0, 3.0, 0.0]
+    shape = (6, 3) if isinstance(layer, nn.Linear) else (2, 3, 4, 3)
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    net.backward(net(x).copy())
+    assert (layer.bias.grad == 0).all()
+    without = layer.predict(x) - layer.bias.data
+    mean = without.reshape(-1, 4).mean(axis=0) + layer.bias.data
+    np.testing.assert_allclose(norm.running_mean, 0.1 * mean, rtol=1e-5)
+
+    norm.freeze()
+    y = net(x)
+    np.testing.assert_array_equal(y, net.predict(x))
+    net.backward(y.copy())
+    assert (layer.bias.grad != 0).any()
+    norm.freeze(False)
+    net.backward(net(x).copy())
+    assert (layer.bias.grad == 0).all()
+
+
+def test_the_bias_is_left_out_of_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    linear = F.linear
+
+    def spy(x: Any, weight: Any, bias: Any = None, **options: Any) -> Any:
+        seen.append(bias is not None)
+        return linear(x, weight, bias, **options)
+
+    monkeypatch.setattr(F, "linear", spy)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm(4), nn.Linear(4, 2))
+    x = np.ones((5, 3), dtype=np.float32)
+    net(x)
+    net.discard()
+    assert seen == [False, True]
+    net.predict(x)
+    assert seen[2:] == [True, True]
+
+
+def test_neighbours_are_found_across_nested_sequentials() -> None:
+    conv, norm, act, last = nn.Conv2d(3, 4, 1), nn.BatchNorm(4), nn.ReLU(), nn.BatchNorm(4)
+    plan = Plan(
+        [nn.Sequential(conv), nn.Sequential(nn.Sequential(norm), nn.Sequential()), act, last]
+    )
+    first, second = plan.steps
+    assert isinstance(first, Normalised)
+    assert isinstance(second, Normalised)
+    assert (first.weighted, first.norm, first.activation) == (conv, norm, act)
+    assert (second.weighted, second.norm, second.activation) == (None, last, None)
+    assert plan.tail is second
+
+
+def test_subclasses_are_not_fused() -> None:
+    plan = Plan([nn.Linear(3, 3), ApartNorm(3), nn.ReLU(), nn.BatchNorm(3), ApartReLU()])
+    assert [type(step).__name__ for step in plan.steps] == [
+        "Linear", "ApartNorm", "ReLU", "Normalised", "ApartReLU"
+    ]  # fmt: skip
+
+
+def test_functional_runs_once_for_normalisation_sum_and_activation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    batch_norm = F.batch_norm
+
+    def spy(*args: Any, **options: Any) -> Any:
+        calls.append((options["activation"], options["residual"] is not None))
+        return batch_norm(*args, **options)
+
+    monkeypatch.setattr(F, "batch_norm", spy)
+    monkeypatch.setattr(F, "relu", None)
+    net = nn.Sequential(
+        nn.Residual(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm(3)), activation="leaky_relu"),
+        nn.BatchNorm(3),
+        nn.ReLU(),
+    )
+    net(np.ones((4, 3), dtype=np.float32))
+    assert calls == [("leaky_relu", True), ("relu", False)]
+
+
+def test_the_plan_follows_changes_of_structure() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm(3)), nn.ReLU())
+    x = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    positive = net(x)
+    net.discard()
+    assert positive.min() == 0
+    net[1] = nn.LeakyReLU(0.5)
+    negative = net(x)
+    net.discard()
+    np.testing.assert_allclose(negative, np.where(negative > 0, positive, negative), rtol=1e-6)
+    assert negative.min() < 0
+    inner = net[0]
+    assert isinstance(inner, nn.Sequential)
+    inner.append(nn.ReLU())
+    assert net(x).min() == 0
+
+
+def test_summary_shows_what_is_fused() -> None:
+    net = nn.Sequential(
+        nn.Residual(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm(2))), nn.Flatten()
+    )
+    assert net.summary().splitlines()[0].split() == [
+        "Layer", "Output", "shape", "Parameters", "Fused", "with"
+    ]  # fmt: skip
+    assert "?" in net.summary()
+    lines = net.summary((4, 4, 2)).splitlines()
+    assert [line.split()[0] for line in lines[2:-2]] == ["0", "0.body.0", "0.body.1", "1"]
+    assert lines[3].endswith("BatchNorm '0.body.1' (bias)")
+    assert lines[4].endswith("Residual '0' (sum, relu)")
+    assert lines[-1] == "Input shape: (4, 4, 2). Parameters: 10. Buffers: 5."

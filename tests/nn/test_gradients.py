@@ -1,0 +1,254 @@
+"""Gradients of every layer and container against float64 finite differences, with random dy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import error, numeric_gradient
+
+from fastbn import nn
+
+F64 = np.float64
+
+
+def conv_bn(channels: int, *, rng: int, **options: Any) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, channels, 3, padding=1, rng=rng, dtype=F64, **options),
+        nn.BatchNorm(channels, dtype=F64),
+    ]
+
+
+def random_norm(channels: int, **options: Any) -> nn.BatchNorm:
+    """A BatchNorm whose weights and statistics are not those of the first day."""
+    rng = np.random.default_rng(11)
+    norm = nn.BatchNorm(channels, dtype=F64, **options)
+    if norm.weight is not None and norm.bias is not None:
+        norm.weight.data = rng.uniform(0.5, 1.5, channels)
+        norm.bias.data = rng.standard_normal(channels)
+    if norm.running_mean is not None and norm.running_var is not None:
+        norm.running_mean[...] = rng.standard_normal(channels)
+        norm.running_var[...] = rng.uniform(0.5, 2.0, channels)
+    return norm
+
+
+class OwnLayer(nn.Module):
+    """A user's layer in the simplest form: no need_dx, no output_shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter([1.5, -0.5, 2.0])
+
+    def forward(self, x: Any, save: bool) -> Any:
+        self.keep(x, save)
+        return x * self.scale.data
+
+    def backward(self, dy: Any) -> Any:  # type: ignore[override]
+        x = self.release()
+        self.scale.grad = (dy * x).sum(axis=0)
+        return dy * self.scale.data
+
+
+class OwnNet(nn.Module):
+    """A user's network with its own wiring: y = head(a(x) * b(x))."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Linear(3, 4, rng=1, dtype=F64), random_norm(4), nn.Tanh())
+        self.b = nn.Linear(3, 4, rng=2, dtype=F64)
+        self.head = nn.Linear(4, 2, rng=3, dtype=F64)
+
+    def forward(self, x: Any, save: bool) -> Any:
+        a, b = self.a.forward(x, save), self.b.forward(x, save)
+        self.keep((a, b), save)
+        return self.head.forward(a * b, save)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        a, b = self.release()
+        dproduct = self.head.backward(dy)
+        da, db = self.a.backward(dproduct * b), self.b.backward(dproduct * a)
+        return da + db
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "Linear": (lambda: nn.Linear(5, 3, rng=0, dtype=F64), (4, 5)),
+    "Linear, no bias, three axes": (lambda: nn.Linear(5, 3, False, rng=0, dtype=F64), (2, 3, 5)),
+    "Conv2d": (lambda: nn.Conv2d(2, 3, 3, padding=1, rng=0, dtype=F64), (2, 4, 5, 2)),
+    "Conv2d, stride, dilation": (
+        lambda: nn.Conv2d(2, 3, (3, 2), (2, 1), (1, 0), (2, 1), rng=0, dtype=F64),
+        (2, 7, 5, 2),
+    ),
+    "Conv2d, groups, same": (
+        lambda: nn.Conv2d(4, 6, 2, padding="same", groups=2, bias=False, rng=0, dtype=F64),
+        (2, 4, 3, 4),
+    ),
+    "BatchNorm": (lambda: random_norm(3), (6, 3)),
+    "BatchNorm, images, plain": (lambda: random_norm(3, affine=False), (2, 3, 2, 3)),
+    "BatchNorm, no statistics": (lambda: random_norm(3, track_running_stats=False), (6, 3)),
+    "BatchNorm, frozen": (lambda: random_norm(3).freeze(), (6, 3)),
+    "ReLU": (nn.ReLU, (4, 5)),
+    "LeakyReLU": (lambda: nn.LeakyReLU(0.2), (4, 5)),
+    "Sigmoid": (nn.Sigmoid, (4, 5)),
+    "Tanh": (nn.Tanh, (4, 5)),
+    "MaxPool2d": (lambda: nn.MaxPool2d(2), (2, 4, 6, 2)),
+    "MaxPool2d, overlapping": (lambda: nn.MaxPool2d(3, 2, 1), (2, 5, 6, 2)),
+    "AvgPool2d": (lambda: nn.AvgPool2d(2), (2, 4, 6, 2)),
+    "AvgPool2d, padded": (
+        lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        (2, 5, 6, 2),
+    ),
+    "GlobalAvgPool2d": (nn.GlobalAvgPool2d, (2, 3, 4, 2)),
+    "Flatten": (nn.Flatten, (2, 3, 2, 2)),
+    "Dropout, inference inside training": (
+        lambda: nn.Sequential(nn.Linear(3, 3, rng=0, dtype=F64), nn.Dropout(0.5).eval()),
+        (4, 3),
+    ),
+    "Sequential, Linear-BatchNorm-ReLU": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 4, rng=0, dtype=F64),
+            random_norm(4),
+            nn.ReLU(),
+            nn.Linear(4, 2, rng=1, dtype=F64),
+        ),
+        (6, 5),
+    ),
+    "Sequential, Conv2d-BatchNorm-LeakyReLU-pools": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3, padding=1, rng=0, dtype=F64),
+            random_norm(3),
+            nn.LeakyReLU(0.1),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(12, 2, rng=1, dtype=F64),
+        ),
+        (3, 4, 4, 2),
+    ),
+    "Sequential, frozen and eval BatchNorm": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 4, rng=0, dtype=F64),
+            random_norm(4).freeze(),
+            nn.ReLU(),
+            nn.Linear(4, 4, rng=1, dtype=F64),
+            random_norm(4).eval(),
+        ),
+        (6, 5),
+    ),
+    "Sequential in Sequential": (
+        lambda: nn.Sequential(
+            nn.Sequential(nn.Linear(5, 4, rng=0, dtype=F64)),
+            nn.Sequential(random_norm(4)),
+            nn.ReLU(),
+        ),
+        (6, 5),
+    ),
+    "Sequential, empty": (nn.Sequential, (3, 2)),
+    "Residual, fused, identity": (
+        lambda: nn.Residual(nn.Sequential(*conv_bn(2, rng=0), nn.ReLU(), *conv_bn(2, rng=1))),
+        (2, 3, 3, 2),
+    ),
+    "Residual, fused, shortcut": (
+        lambda: nn.Residual(
+            nn.Sequential(*conv_bn(2, rng=0)),
+            nn.Sequential(nn.Conv2d(2, 2, 1, rng=1, dtype=F64), random_norm(2)),
+            "leaky_relu",
+            0.2,
+        ),
+        (2, 3, 3, 2),
+    ),
+    "Residual, fused, no activation": (
+        lambda: nn.Residual(random_norm(3), nn.Linear(3, 3, rng=0, dtype=F64), None),
+        (5, 3),
+    ),
+    "Residual, sum of its own": (
+        lambda: nn.Residual(nn.Linear(3, 3, rng=0, dtype=F64), None, "relu"),
+        (5, 3),
+    ),
+    "Residual, sum of its own, leaky, shortcut": (
+        lambda: nn.Residual(
+            nn.Sequential(nn.Linear(3, 2, rng=0, dtype=F64), random_norm(2), nn.ReLU()),
+            nn.Linear(3, 2, rng=1, dtype=F64),
+            "leaky_relu",
+        ),
+        (5, 3),
+    ),
+    "Residual, sum of its own, no activation": (
+        lambda: nn.Residual(nn.Tanh(), nn.Linear(3, 3, rng=1, dtype=F64), None),
+        (5, 3),
+    ),
+    "Residual in Residual": (
+        lambda: nn.Residual(nn.Residual(nn.Sequential(*conv_bn(2, rng=0)))),
+        (2, 3, 2, 2),
+    ),
+    "a layer of one's own": (lambda: nn.Sequential(OwnLayer(), nn.Tanh()), (4, 3)),
+    "a network of one's own": (OwnNet, (5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_finite_differences(name: str) -> None:
+    make, shape = CASES[name]
+    rng = np.random.default_rng(7)
+    net = make()
+    x = rng.standard_normal(shape)
+    y = net(x)
+    dy = rng.standard_normal(y.shape)
+    dx = net.backward(dy, True) if name != "a layer of one's own" else net.backward(dy, need_dx=True)
+    assert dx is not None
+    # another set of running statistics for every evaluation changes nothing in training mode
+    assert error(dx, numeric_gradient(lambda v: net.forward(v, False), x, dy)) < 1e-7
+
+    for label, parameter in net.named_parameters():
+        original = parameter.data.copy()
+
+        def output(values: Any, parameter: nn.Parameter = parameter) -> Any:
+            parameter.data = values
+            return net.forward(x, False)
+
+        expected = numeric_gradient(output, original, dy)
+        parameter.data = original
+        assert parameter.grad is not None, label
+        tolerance = 1e-7 * max(np.abs(expected).max(), 1.0)
+        np.testing.assert_allclose(parameter.grad, expected, rtol=0, atol=tolerance, err_msg=label)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_dx_the_parameters_get_the_same_gradients(name: str) -> None:
+    make, shape = CASES[name]
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal(shape)
+    gradients = []
+    for need_dx in (True, False):
+        net = nn.Sequential(make())
+        dy = np.random.default_rng(8).standard_normal(net(x).shape)
+        dx = net.backward(dy, need_dx)
+        if len(list(net.modules())) > 2:
+            assert (dx is not None) == need_dx
+        gradients.append([p.grad for p in net.parameters()])
+        net(x)  # nothing is left pending
+    for with_dx, without_dx in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(with_dx, without_dx)
+
+
+def test_dropout_gradient_is_the_mask(rng: np.random.Generator) -> None:
+    layer = nn.Dropout(0.3, rng=5)
+    x = rng.standard_normal((20, 30)) + 10.0
+    y = layer(x)
+    scale = y / x
+    share = np.count_nonzero(scale) / scale.size
+    assert abs(share - 0.7) < 0.06
+    dy = rng.standard_normal(x.shape)
+    np.testing.assert_allclose(layer.backward(dy), dy * scale, rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss()])
+def test_loss_gradients(loss: Any, rng: np.random.Generator) -> None:
+    pred = rng.standard_normal((5, 4))
+    target: Any = np.array([0, 3, 1, 1, 2])
+    if isinstance(loss, nn.MSELoss):
+        target = rng.standard_normal((5, 4))
+    value, dpred = loss(pred, target)
+    assert value == loss.value(pred, target)
+    numeric = numeric_gradient(lambda v: np.array(loss.value(v, target)), pred, 1.0)
+    assert error(dpred, numeric) < 1e-8

@@ -233,8 +233,8 @@ def product_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Aff
 
 @backward_rule("Neg")
 def negation_back(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
-    """s·(−x) + t."""
-    push_back(plan, node, 0, Affine.of(-affine.scale, affine.shift))
+    """s·(−x) + t = −(s·x − t)."""
+    push_back(plan, node, 0, Affine.of(affine.scale, -affine.shift))
 
 
 @forward_rule("Neg")

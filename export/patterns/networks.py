@@ -1,0 +1,202 @@
+"""Small networks, and everything a folder has to leave alone or see through."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from fastbn.export.patterns.registry import pattern
+from fastbn.export.patterns.sketch import Sketch
+
+
+@pattern("pre-activation-bottleneck", 0)
+def pre_activation(g: Sketch) -> onnx.ModelProto:
+    x = g.conv(g.input(3, 10, 10), 8)
+    h = g.conv(g.relu(g.bn(x)), 4, 1)
+    h = g.conv(g.relu(g.bn(h)), 4, 3, pad=1)
+    h = g.conv(g.relu(g.bn(h, signs="mixed")), 8, 1)
+    return g.model(g.op("Add", [x, h]))
+
+
+@pattern("pre-activation-3x3", 1)
+def pre_activation_padded(g: Sketch) -> onnx.ModelProto:
+    x = g.conv(g.input(3, 10, 10), 8)
+    h = g.conv(g.relu(g.bn(x)), 8, 3, pad=1)
+    h = g.conv(g.relu(g.bn(h)), 8, 3, pad=1)
+    return g.model(g.op("Add", [x, h]))
+
+
+@pattern("dense-block", 0)
+def dense_block(g: Sketch) -> onnx.ModelProto:
+    x = g.relu(g.bn(g.conv(g.input(3, 10, 10), 8)))
+    width = 8
+    for _ in range(3):
+        h = g.conv(g.relu(g.bn(x, channels=width, signs="mixed")), 8, 1)
+        h = g.conv(g.relu(g.bn(h)), 4, 3, pad=1)
+        width += 4
+        x = g.op("Concat", [x, h], channels=width, axis=1)
+    h = g.op("GlobalAveragePool", [g.relu(g.bn(x, channels=width))])
+    return g.model(g.gemm(g.op("Flatten", [h]), 5, bias=g.normal(5)))
+
+
+@pattern("mlp", 0)
+def mlp(g: Sketch) -> onnx.ModelProto:
+    h = g.input(20)
+    for width in (16, 12):
+        h = g.relu(g.bn(g.gemm(h, width, bias=g.normal(width), transB=1)))
+    return g.model(g.gemm(h, 5, bias=g.normal(5)))
+
+
+@pattern("mlp-activation-first", 0)
+def mlp_late(g: Sketch) -> onnx.ModelProto:
+    h = g.input(20)
+    for width in (16, 12):
+        h = g.bn(g.relu(g.gemm(h, width, bias=g.normal(width))), signs="mixed")
+    return g.model(g.gemm(h, 5, bias=g.normal(5)))
+
+
+@pattern("input-norm-conv", 1)
+def input_norm(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.bn(g.input(3, 10, 10)), 8, 3, pad=1)
+    return g.model(g.relu(g.bn(h)))
+
+
+@pattern("inverted-residual", 0)
+def inverted_residual(g: Sketch) -> onnx.ModelProto:
+    x = g.conv(g.input(3, 10, 10), 4)
+    h = g.op("Clip", [g.bn(g.conv(x, 12, 1)), g.constant(0.0), g.constant(6.0)])
+    h = g.bn(g.conv(h, 12, 3, pad=1, group=12))
+    h = g.op("Clip", [h, g.constant(0.0), g.constant(6.0)], channels=12)
+    return g.model(g.op("Add", [x, g.bn(g.conv(h, 4, 1))]))
+
+
+@pattern("shared-weight-equal-bn", 0)
+def siamese(g: Sketch) -> onnx.ModelProto:
+    a, b = g.input(8, 9, 9), g.input(8, 9, 9)
+    weight = g.constant(g.normal(16, 8, 3, 3, scale=0.2))
+    values = g.parameters(16)
+    left = g.bn(g.op("Conv", [a, weight], channels=16), given=values)
+    right = g.bn(g.op("Conv", [b, weight], channels=16), given=values)
+    return g.model(g.op("Sub", [left, right]))
+
+
+@pattern("shared-weight-other-bn", 2)
+def shared(g: Sketch) -> onnx.ModelProto:
+    a, b = g.input(8, 9, 9), g.input(8, 9, 9)
+    weight = g.constant(g.normal(16, 8, 3, 3, scale=0.2))
+    left = g.bn(g.op("Conv", [a, weight], channels=16))
+    right = g.bn(g.op("Conv", [b, weight], channels=16))
+    return g.model(g.op("Sub", [left, right]))
+
+
+@pattern("conv-seen-twice-bn", 1)
+def seen_twice(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    return g.model(g.op("Add", [g.op("Sigmoid", [g.bn(h)]), h]))
+
+
+@pattern("conv-output-bn", 1)
+def conv_is_output(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    return g.model(g.bn(h), h)
+
+
+@pattern("training-mode", 1)
+def training(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    values = [g.constant(v) for v in g.parameters(4).values()]
+    g.nodes.append(
+        helper.make_node(
+            "BatchNormalization", [h, *values], ["y", "m", "v"], name="bn", training_mode=1
+        )
+    )
+    return g.model("y")
+
+
+@pattern("parameters-from-input", 1)
+def dynamic(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    kind = onnx.TensorProto.FLOAT
+    g.inputs.append(helper.make_tensor_value_info("gamma", kind, [4]))
+    values = [g.constant(v) for v in g.parameters(4).values()]
+    return g.model(g.op("BatchNormalization", [h, "gamma", *values[1:]]))
+
+
+@pattern("parameters-as-constants", 0)
+def constant_nodes(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    names = []
+    for value in g.parameters(4, "mixed").values():
+        tensor = onnx.numpy_helper.from_array(value.astype(np.float32))
+        names.append(_constant(g, tensor))
+    return g.model(g.op("BatchNormalization", [h, *names]))
+
+
+def _constant(g: Sketch, tensor: onnx.TensorProto) -> str:
+    name = g.fresh("constant")
+    g.nodes.append(helper.make_node("Constant", [], [name], name=f"n_{name}", value=tensor))
+    return name
+
+
+@pattern("parameters-computed", 0)
+def computed(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    one = onnx.numpy_helper.from_array(np.ones(1, dtype=np.float32))
+    scale = g.op("ConstantOfShape", [g.integers(4)], value=one)
+    wide = g.constant(g.normal(1, 4), np.float64)
+    shift = g.op("Squeeze", [g.op("Cast", [wide], to=onnx.TensorProto.FLOAT), g.integers(0)])
+    mean = g.op("Mul", [shift, g.constant(0.5)])
+    var = g.op("Expand", [g.constant([2.0]), g.integers(4)])
+    return g.model(g.op("BatchNormalization", [h, scale, shift, mean, var]))
+
+
+@pattern("identity-bn", 0)
+def nothing(g: Sketch) -> onnx.ModelProto:
+    values = {"scale": np.ones(3), "bias": np.zeros(3), "mean": np.zeros(3), "var": np.ones(3)}
+    h = g.bn(g.input(3, 8, 8), given=values, epsilon=0.0)
+    return g.model(g.op("Sigmoid", [h]))
+
+
+@pattern("dead-channels", 0)
+def dead(g: Sketch) -> onnx.ModelProto:
+    values = g.parameters(6)
+    values["scale"] *= [1, 0, 1e-42, 1, 1e-20, 1]
+    return g.model(g.relu(g.bn(g.conv(g.input(3, 8, 8), 6), given=values)))
+
+
+@pattern("dead-channels-relu-conv", 0)
+def dead_forwards(g: Sketch) -> onnx.ModelProto:
+    values = g.parameters(6)
+    values["scale"] *= [1, 0, 1e-42, 1, 1e-20, -1]
+    return g.model(g.conv(g.relu(g.bn(g.input(6, 8, 8), given=values)), 4, 1))
+
+
+@pattern("large-mean", 0)
+def large_mean(g: Sketch) -> onnx.ModelProto:
+    values = g.parameters(6)
+    values["mean"] = values["mean"] * 1e3
+    return g.model(g.bn(g.conv(g.input(3, 8, 8), 6), given=values))
+
+
+@pattern("dynamic-size", 0)
+def dynamic_size(g: Sketch) -> onnx.ModelProto:
+    h = g.relu(g.bn(g.conv(g.input(3, "H", "W"), 6, pad=1)))
+    h = g.bn(g.op("GlobalAveragePool", [g.bn(g.conv(h, 8, pad=1), signs="mixed")]))
+    return g.model(g.gemm(g.op("Flatten", [h]), 5))
+
+
+@pattern("if-branches", 0)
+def branches(g: Sketch) -> onnx.ModelProto:
+    x = g.input(3, 8, 8)
+    total = g.op("ReduceSum", [x], keepdims=0)
+    condition = g.op("Greater", [total, g.constant(0.0)])
+    graphs = {}
+    for name in ("then_branch", "else_branch"):
+        outer, g.nodes = g.nodes, []
+        result = g.bn(g.conv(x, 4), signs="mixed")
+        kind = onnx.TensorProto.FLOAT
+        info = helper.make_tensor_value_info(result, kind, ["N", 4, 6, 6])
+        graphs[name] = helper.make_graph(g.nodes, name, [], [info])
+        g.nodes = outer
+    return g.model(g.op("If", [condition], **graphs))

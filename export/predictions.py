@@ -1,0 +1,97 @@
+"""``net.predict`` against an ONNX file, on any number of samples."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fastbn import nn
+from fastbn.export.report import Report
+from fastbn.export.runtime import Session
+
+
+@dataclass(slots=True)
+class PredictionReport(Report):
+    """Differences between a network and a file.
+
+    Attributes
+    ----------
+    samples : int
+    max_abs : float
+        Worst absolute difference, over both optimisation levels.
+    max_rel : float
+        The same divided by max|net.predict|.
+    rms : float
+        Root mean square of the differences, of the worse level.
+    argmax_agreement : float
+        Share of samples for which the largest output is the same, of the worse level.
+    argmax_equal : int
+        Their number.
+    """
+
+    samples: int
+    max_abs: float
+    max_rel: float
+    rms: float
+    argmax_agreement: float
+    argmax_equal: int
+
+
+def compare_predictions(
+    net: nn.Module,
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    x: NDArray[np.float32],
+    *,
+    input_layout: str = "NCHW",
+    batch_size: int = 256,
+) -> PredictionReport:
+    """Run samples through a network and through a file, in onnxruntime on one thread.
+
+    Parameters
+    ----------
+    net : Module
+    model : path or onnx.ModelProto
+        What :func:`fastbn.export.to_onnx` wrote of it.
+    x : ndarray of float32, shape (N, *input_shape)
+        Samples as the network takes them, channels last.
+    input_layout : {"NCHW", "NHWC"}
+        Layout the file was written with.
+    batch_size : int
+        Samples a call.
+
+    Returns
+    -------
+    PredictionReport
+    """
+    expected = net.predict(x, batch_size)
+    sessions = [Session(model, level) for level in ("lowest", "highest")]
+    name = sessions[0].input_names[0]
+    found: list[NDArray[Any]] = []
+    for session in sessions:
+        parts = []
+        for start in range(0, len(x), batch_size):
+            part = x[start : start + batch_size]
+            if input_layout == "NCHW" and x.ndim > 2:
+                part = np.ascontiguousarray(np.moveaxis(part, -1, 1))
+            (y,) = session.run({name: part})
+            parts.append(np.moveaxis(y, 1, -1) if input_layout == "NCHW" and y.ndim > 2 else y)
+        found.append(np.concatenate(parts))
+    differences = [y.astype(np.float64) - expected for y in found]
+    classes = expected.shape[-1]
+    rows = expected.reshape(-1, classes).argmax(axis=1)
+    equal = min(int((y.reshape(-1, classes).argmax(axis=1) == rows).sum()) for y in found)
+    worst = max(float(np.abs(d).max(initial=0.0)) for d in differences)
+    largest = float(np.abs(expected).max(initial=0.0))
+    return PredictionReport(
+        samples=len(x),
+        max_abs=worst,
+        max_rel=worst / largest if largest > 0 else 0.0,
+        rms=max(float(np.sqrt(np.mean(d * d))) if d.size else 0.0 for d in differences),
+        argmax_agreement=equal / len(rows) if len(rows) else 1.0,
+        argmax_equal=equal,
+    )

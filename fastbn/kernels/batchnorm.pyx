@@ -294,7 +294,7 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
                          bint batch, const act_t *act, bint stream) noexcept nogil:
     cdef int64_t ld = width_of(l), k, c
     cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if batch else 0
-    cdef char *memory = <char *>scratch(part_bytes + 3 * ld * sizeof(double))
+    cdef char *memory = <char *>scratch(0, part_bytes + 3 * ld * sizeof(double))
     cdef affine_t f
     if memory == NULL:
         return -1
@@ -368,7 +368,7 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
                           bint stream) noexcept nogil:
     cdef int64_t ld = width_of(l), k, c, r, j
     cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if sums else 0
-    cdef char *memory = <char *>scratch(part_bytes + 5 * ld * sizeof(double))
+    cdef char *memory = <char *>scratch(0, part_bytes + 5 * ld * sizeof(double))
     cdef char *coefficients = memory + part_bytes
     cdef double *parts = <double *>memory
     cdef double sum_d, sum_dx

@@ -16,6 +16,12 @@ cdef int check_vector(object p, str what, Py_ssize_t n, int typenum) except -1
 # An output: same shape and type as `like`, contiguous, writable; made where `out` is None.
 cdef cnp.ndarray output(object out, cnp.ndarray like, str what)
 
+# The element type of an array that is multiplied: float32 or float64.
+cdef int product_element(cnp.ndarray x, str what) except -1
+
+# A weight of x's dtype, aligned, whose strides are whole elements.
+cdef cnp.ndarray weight_of(object weight, cnp.ndarray x, str what, int ndim)
+
 # Do the bytes of two contiguous arrays overlap?
 cdef bint overlaps(cnp.ndarray p, cnp.ndarray q)
 

@@ -77,6 +77,30 @@ cdef cnp.ndarray output(object out, cnp.ndarray like, str what):
     return array
 
 
+cdef int product_element(cnp.ndarray x, str what) except -1:
+    cdef int element = element_of(x, what)
+    if element == BF16:
+        raise TypeError(f"{what}: expected float32 or float64, got {x.dtype}")
+    return element
+
+
+cdef cnp.ndarray weight_of(object weight, cnp.ndarray x, str what, int ndim):
+    cdef int i
+    if not isinstance(weight, cnp.ndarray):
+        raise TypeError(f"{what}: expected a numpy.ndarray, got {type(weight).__name__}")
+    cdef cnp.ndarray w = <cnp.ndarray>weight
+    if cnp.PyArray_TYPE(w) != cnp.PyArray_TYPE(x) or not w.dtype.isnative:
+        raise TypeError(f"{what}: expected {x.dtype}, got {w.dtype}")
+    if cnp.PyArray_NDIM(w) != ndim:
+        raise ValueError(f"{what}: expected {ndim} dimensions, got shape {np.shape(w)}")
+    if not cnp.PyArray_ISALIGNED(w):
+        return np.require(w, requirements=["C", "A"])
+    for i in range(ndim):
+        if cnp.PyArray_STRIDE(w, i) % cnp.PyArray_ITEMSIZE(w):
+            return w.copy()
+    return w
+
+
 cdef bint overlaps(cnp.ndarray p, cnp.ndarray q):
     cdef char *a = cnp.PyArray_BYTES(p)
     cdef char *b = cnp.PyArray_BYTES(q)

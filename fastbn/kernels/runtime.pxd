@@ -19,5 +19,6 @@ cdef int team(double nbytes) noexcept nogil
 cdef int64_t l2_bytes() noexcept nogil
 cdef bint streams(double nbytes) noexcept nogil
 
-# Working memory of the calling thread, valid until its next call of this; NULL when there is none.
-cdef void *scratch(int64_t nbytes) noexcept nogil
+# Working memory of the calling thread, valid until it asks for this slot (0 to 3) again; NULL when
+# there is none.
+cdef void *scratch(int slot, int64_t nbytes) noexcept nogil

@@ -21,7 +21,7 @@ cdef extern from "cpu.h" nogil:
 
 
 cdef extern from "scratch.h" nogil:
-    void *scratch_bytes(int64_t n)
+    void *scratch_bytes(int slot, int64_t n)
 
 
 cdef extern from "omp_shim.h" nogil:
@@ -68,8 +68,8 @@ cdef bint streams(double nbytes) noexcept nogil:
     return nbytes >= stream_above
 
 
-cdef void *scratch(int64_t nbytes) noexcept nogil:
-    return scratch_bytes(nbytes)
+cdef void *scratch(int slot, int64_t nbytes) noexcept nogil:
+    return scratch_bytes(slot, nbytes)
 
 
 def available_isas():

@@ -76,8 +76,23 @@ cdef extern from "table.h" nogil:
                                const affines_t *f, const act_t *act, int frozen,
                                int stream) noexcept nogil
 
+    ctypedef struct matmul_spans_t:
+        int mr
+        int nr
+        void (*product_tile)(int64_t taps, int64_t depth, const void *const *rows, const void *b,
+                             void *const *c, int64_t at, int m, int64_t n, const void *bias,
+                             int add) noexcept nogil
+        void (*outer_tile)(int64_t count, const void *const *a, int64_t at, const void *b,
+                           int64_t ldb, void *c, int64_t ldc, int m, int64_t n,
+                           int add) noexcept nogil
+        void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,
+                           void *panel) noexcept nogil
+        void (*col_sums)(const void *x, int64_t rows, int64_t columns, int64_t ld,
+                         double *sums) noexcept nogil
+
     ctypedef struct spans_t:
         int width
+        matmul_spans_t matmul
         bn_spans_t bn
         optim_spans_t optim
 

@@ -11,20 +11,21 @@
 #define THREAD_LOCAL _Thread_local
 #endif
 
-static THREAD_LOCAL char *scratch_base = NULL;
-static THREAD_LOCAL int64_t scratch_size = 0;
+enum { SCRATCH_SLOTS = 4 };
+static THREAD_LOCAL char *scratch_base[SCRATCH_SLOTS];
+static THREAD_LOCAL int64_t scratch_size[SCRATCH_SLOTS];
 
-/* At least n bytes, aligned to a cache line, valid until this thread's next call; or NULL. */
-static inline void *scratch_bytes(int64_t n)
+/* At least n bytes, aligned to a cache line, valid until this thread next asks for this slot. */
+static inline void *scratch_bytes(int slot, int64_t n)
 {
-    if (n > scratch_size) {
-        free(scratch_base);
-        scratch_base = malloc((size_t)n + 64);
-        scratch_size = scratch_base ? n : 0;
-        if (!scratch_base)
+    if (n > scratch_size[slot]) {
+        free(scratch_base[slot]);
+        scratch_base[slot] = malloc((size_t)n + 64);
+        scratch_size[slot] = scratch_base[slot] ? n : 0;
+        if (!scratch_base[slot])
             return NULL;
     }
-    return (void *)(((uintptr_t)scratch_base + 63) & ~(uintptr_t)63);
+    return (void *)(((uintptr_t)scratch_base[slot] + 63) & ~(uintptr_t)63);
 }
 
 #endif

@@ -76,7 +76,20 @@ typedef struct {
 } bn_spans_t;
 
 typedef struct {
+    int mr; /* rows of a tile, at most */
+    int nr; /* columns of a tile and of a packed panel */
+    void (*product_tile)(int64_t taps, int64_t depth, const void *const *rows, const void *b,
+                         void *const *c, int64_t at, int m, int64_t n, const void *bias, int add);
+    void (*outer_tile)(int64_t count, const void *const *a, int64_t at, const void *b, int64_t ldb,
+                       void *c, int64_t ldc, int m, int64_t n, int add);
+    void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,
+                       void *panel);
+    void (*col_sums)(const void *x, int64_t rows, int64_t columns, int64_t ld, double *sums);
+} matmul_spans_t; /* float and double only: see simd/matmul.h */
+
+typedef struct {
     int width; /* W: values in a vector */
+    matmul_spans_t matmul;
     bn_spans_t bn;
     optim_spans_t optim;
 } spans_t;

@@ -1,0 +1,105 @@
+"""Two-dimensional convolution, channels-last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbn.kernels import conv as _kernels
+from fastbn.kernels.conv import ConvSaved
+
+Array = NDArray[Any]
+IntPair = int | tuple[int, int]
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+    out: Array | None = None,
+) -> tuple[Array, ConvSaved]:
+    """Cross-correlate x with weight (what networks call a convolution).
+
+    ``y[n, i, j, o] = bias[o] + sum_{r,s,c} x[n, i*stride + r*dilation - padding, ..., c] *
+    weight[o, c, r, s]``, with zeros beyond the border.
+
+    Parameters
+    ----------
+    x : array
+        Shape (N, H, W, C), float32 or float64.
+    weight : array
+        Shape (O, C / groups, kh, kw), x's dtype, any strides; quickest as
+        ``storage.transpose(3, 2, 0, 1)`` of a contiguous (kh, kw, C / groups, O) array.
+    bias : array or None
+        Shape (O,).
+    stride, dilation : int or pair of int
+        Of rows and columns.
+    padding : int, pair of int, "same" or "valid"
+        Rows and columns of zeros on each side; "same" keeps H and W (stride 1; the odd one of an
+        even filter goes behind).
+    groups : int
+        Channels are split into so many groups that do not see each other.
+    out : array or None
+        Where y goes.
+
+    Returns
+    -------
+    y : array
+        Shape (N, OH, OW, O), with ``OH = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1``.
+    saved : ConvSaved
+        For :func:`conv2d_backward`; refers to x and weight.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, dtypes or options do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(9.0).reshape(1, 3, 3, 1)
+    >>> y, saved = conv2d(x, np.ones((1, 1, 2, 2)))
+    >>> y[0, :, :, 0]
+    array([[ 8., 12.],
+           [20., 24.]])
+    """
+    return _kernels.forward(x, weight, bias, stride, padding, dilation, groups, out)
+
+
+def conv2d_backward(
+    dy: Array,
+    saved: ConvSaved,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+    out: Array | None = None,
+    dweight: Array | None = None,
+    dbias: Array | None = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of :func:`conv2d`.
+
+    Parameters
+    ----------
+    dy : array
+        Shape of y.
+    saved : ConvSaved
+        What :func:`conv2d` returned.
+    need_dx, need_dweight, need_dbias : bool
+        What is not needed is not computed, and None is returned for it.
+    out, dweight, dbias : array or None
+        Where dx and the others go; new arrays where None. A new dweight shows a (kh, kw, I, O)
+        storage in weight's shape.
+
+    Returns
+    -------
+    dx, dweight, dbias : array or None
+        dbias is None also where forward had no bias.
+    """
+    return _kernels.backward(dy, saved, need_dx, need_dweight, need_dbias, out, dweight, dbias)

@@ -1,0 +1,30 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+class ConvSaved:
+    x: NDArray[Any]
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    output_shape: tuple[int, int, int, int]
+
+def forward(
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int] | str,
+    dilation: int | tuple[int, int],
+    groups: int,
+    out: NDArray[Any] | None,
+) -> tuple[NDArray[Any], ConvSaved]: ...
+def backward(
+    dy: NDArray[Any],
+    saved: ConvSaved,
+    need_dx: bool,
+    need_dweight: bool,
+    need_dbias: bool,
+    out: NDArray[Any] | None,
+    dweight: NDArray[Any] | None,
+    dbias: NDArray[Any] | None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...

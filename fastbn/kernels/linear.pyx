@@ -1,0 +1,263 @@
+"""Linear layers: three matrix products on the tile kernels of simd/matmul.h.
+
+Forward and dx are cut into blocks of rows times panels of columns; a task packs its panel, then
+runs through the rows. dweight is cut into groups of its own rows. All cuts come from the shapes,
+and a number is summed by one task in one order, so threads never change a result.
+"""
+
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t
+
+cimport numpy as cnp
+
+from fastbn.kernels.border cimport (
+    check_vector, data, dense, element_of, output, overlaps, product_element, weight_of,
+)
+from fastbn.kernels.runtime cimport scratch, spans_of, team
+from fastbn.kernels.spans cimport matmul_spans_t
+
+cnp.import_array()
+
+cdef enum:
+    DEPTH = 1024       # of a packed panel: 64 KB of float32
+    TILES = 16         # tiles of rows in a task
+    COUNT = 256        # rows of x and dy that dweight's tiles run through at a time
+    GROUP = 4          # tiles of dweight's rows in a task
+    MOST_ROWS = 16     # rows of any tile
+
+
+cdef struct product_t:  # c (m, n) = a (m, k) b (k, n) + bias
+    int64_t m, k, n
+    const char *a       # row-major
+    const char *b       # element (k, n) at k * sk + n * sn
+    int64_t sk, sn
+    const char *bias
+    char *c             # row-major
+    int element, itemsize
+
+
+cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
+    """One panel of columns for one block of rows."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
+    cdef int64_t column = task % panels * spans.nr, row, first, i, k = 0, depth
+    cdef int64_t last, n = min(<int64_t>spans.nr, p.n - column)
+    cdef int m, size = p.itemsize
+    cdef const void *rows[MOST_ROWS]
+    cdef void *c[MOST_ROWS]
+    cdef char *panel = <char *>scratch(1, min(p.k, <int64_t>DEPTH) * spans.nr * size)
+    first = task // panels * TILES * spans.mr
+    last = min(p.m, first + TILES * spans.mr)
+    while k < p.k or k == 0:
+        depth = min(p.k - k, <int64_t>DEPTH)
+        spans.pack_panel(p.b + (k * p.sk + column * p.sn) * size, depth, n, p.sk, p.sn, panel)
+        row = first
+        while row < last:
+            m = <int>min(<int64_t>spans.mr, last - row)
+            for i in range(m):
+                rows[i] = p.a + ((row + i) * p.k + k) * size
+                c[i] = p.c + ((row + i) * p.n + column) * size
+            spans.product_tile(1, depth, rows, panel, c, 0, m, n,
+                               p.bias + column * size if p.bias != NULL and k == 0 else NULL,
+                               k > 0)
+            row = row + m
+        k = k + DEPTH
+
+
+cdef void product(const product_t *p) noexcept nogil:
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t blocks = (p.m + TILES * spans.mr - 1) // (TILES * spans.mr)
+    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr, task
+    cdef int threads = team(<double>p.m * p.n * p.k)
+    for task in prange(blocks * panels, schedule="dynamic", num_threads=threads):
+        product_task(p, task)
+
+
+cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
+    int64_t m, n, count
+    const char *a
+    const char *b
+    char *c             # rows ldc apart
+    int64_t ldc
+    int element, itemsize
+
+
+cdef void outer_task(const outer_t *p, int64_t task) noexcept nogil:
+    """GROUP tiles of rows of c, all its columns."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t first = task * GROUP * spans.mr, last = min(p.m, first + GROUP * spans.mr)
+    cdef int64_t start = 0, i, row, column, count, n
+    cdef int m, size = p.itemsize
+    cdef const void *a[COUNT]
+    while start < p.count:
+        count = min(<int64_t>COUNT, p.count - start)
+        for i in range(count):
+            a[i] = p.a + (start + i) * p.m * size
+        column = 0
+        while column < p.n:
+            n = min(<int64_t>spans.nr, p.n - column)
+            row = first
+            while row < last:
+                m = <int>min(<int64_t>spans.mr, last - row)
+                spans.outer_tile(count, a, row, p.b + (start * p.n + column) * size, p.n,
+                                 p.c + (row * p.ldc + column) * size, p.ldc, m, n, start > 0)
+                row = row + m
+            column = column + n
+        start = start + count
+
+
+cdef void outer(const outer_t *p) noexcept nogil:
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t tasks = (p.m + GROUP * spans.mr - 1) // (GROUP * spans.mr), task
+    cdef int threads = team(<double>p.m * p.n * p.count)
+    for task in prange(tasks, schedule="dynamic", num_threads=threads):
+        outer_task(p, task)
+
+
+cdef void column_sums(const char *x, int64_t rows, int64_t columns, int element, int itemsize,
+                      void *sums) noexcept nogil:
+    """The sums of the columns of a (rows, columns) array: the gradient of a bias."""
+    cdef int64_t groups = (columns + 63) // 64, group
+    cdef int threads = team(<double>rows * columns * itemsize)
+    for group in prange(groups, schedule="static", num_threads=threads):
+        group_sums(x, rows, columns, element, itemsize, sums, group * 64)
+
+
+cdef void group_sums(const char *x, int64_t rows, int64_t columns, int element, int itemsize,
+                     void *sums, int64_t first) noexcept nogil:
+    cdef const matmul_spans_t *spans = &spans_of(element).matmul
+    cdef double total[64]
+    cdef int64_t n = min(<int64_t>64, columns - first), row = 0, j
+    for j in range(n):
+        total[j] = 0.0
+    while row < rows:
+        spans.col_sums(x + (row * columns + first) * itemsize, min(<int64_t>COUNT, rows - row), n,
+                       columns, total)
+        row = row + COUNT
+    for j in range(n):
+        if itemsize == 8:
+            (<double *>sums)[first + j] = total[j]
+        else:
+            (<float *>sums)[first + j] = <float>total[j]
+
+
+# ---- the border ----
+
+cdef class LinearSaved:
+    """What backward needs: x as rows, the weight, and the shape of x."""
+
+    cdef readonly object x, weight, bias
+    cdef readonly tuple shape
+
+
+def forward(object x_, object weight, object bias, object out):
+    """Check the arguments of ``functional.linear``, then compute it."""
+    cdef cnp.ndarray x = dense(x_, "x"), w, y, like
+    cdef product_t p
+    cdef LinearSaved saved
+    cdef object shape = (<object>x).shape
+    p.element = product_element(x, "x")
+    w = weight_of(weight, x, "weight", 2)
+    p.n, p.k = cnp.PyArray_DIM(w, 0), cnp.PyArray_DIM(w, 1)
+    if cnp.PyArray_NDIM(x) < 1 or shape[len(shape) - 1] != p.k:
+        raise ValueError(f"expected an input of {p.k} features, got shape {shape}")
+    check_vector(bias, "bias", p.n, cnp.PyArray_TYPE(x))
+    p.m = 1
+    for d in shape[:len(shape) - 1]:
+        p.m *= d
+    if out is None:
+        y = cnp.PyArray_EMPTY(2, [p.m, p.n], cnp.PyArray_TYPE(x), 0)
+        result = y if len(shape) == 2 else (<object>y).reshape((*shape[:len(shape) - 1], p.n))
+    else:
+        like = cnp.PyArray_EMPTY(2, [p.m, p.n], cnp.PyArray_TYPE(x), 0)
+        if len(shape) != 2:
+            like = (<object>like).reshape((*shape[:len(shape) - 1], p.n))
+        y = result = output(out, like, "out")
+        for name, other in (("x", x), ("weight", w)):
+            if overlaps(y, other):
+                raise ValueError(f"out must not overlap {name}")
+    p.itemsize = cnp.PyArray_ITEMSIZE(x)
+    p.a, p.b, p.c = <char *>data(x), <char *>data(w), <char *>data(y)
+    p.sn = cnp.PyArray_STRIDE(w, 0) // p.itemsize
+    p.sk = cnp.PyArray_STRIDE(w, 1) // p.itemsize
+    p.bias = <char *>data(bias)
+    with nogil:
+        product(&p)
+    saved = LinearSaved.__new__(LinearSaved)
+    saved.x, saved.weight, saved.bias, saved.shape = x, w, bias, shape
+    return result, saved
+
+
+def backward(object dy_, LinearSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
+             object out, object dweight, object dbias):
+    """Check the arguments of ``functional.linear_backward``, then compute it."""
+    cdef cnp.ndarray x = saved.x, w = saved.weight, dy = dense(dy_, "dy"), dw, dx = None, db
+    cdef int64_t k = cnp.PyArray_DIM(w, 1), n = cnp.PyArray_DIM(w, 0)
+    cdef int itemsize = cnp.PyArray_ITEMSIZE(x), element = element_of(x, "x")
+    cdef product_t p
+    cdef outer_t o
+    cdef int64_t m = 1
+    expected = (*saved.shape[:len(saved.shape) - 1], n)
+    for d in saved.shape[:len(saved.shape) - 1]:
+        m *= d
+    if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
+        raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
+    if (<object>dy).shape != expected:
+        raise ValueError(f"dy: expected shape {expected}, got {(<object>dy).shape}")
+    if need_dx:
+        dx = output(out, x, "out")
+        if overlaps(dx, dy) or overlaps(dx, x):
+            raise ValueError("out must overlap neither dy nor x")
+    if need_dweight:
+        dw = gradient_like(dweight, w, "dweight")
+    if need_dbias and saved.bias is not None:
+        db = output(dbias, saved.bias, "dbias")
+    else:
+        need_dbias = False
+        db = None
+    if need_dx:
+        p.m, p.k, p.n = m, n, k
+        p.a, p.b, p.c, p.bias = <char *>data(dy), <char *>data(w), <char *>data(dx), NULL
+        p.sk = cnp.PyArray_STRIDE(w, 0) // itemsize
+        p.sn = cnp.PyArray_STRIDE(w, 1) // itemsize
+        p.element, p.itemsize = element, itemsize
+        with nogil:
+            product(&p)
+    if need_dweight:
+        if m == 0:
+            (<object>dw)[...] = 0
+        o.count, o.element, o.itemsize = m, element, itemsize
+        if cnp.PyArray_STRIDE(dw, 0) == itemsize:  # storage (in, out)
+            o.m, o.n, o.a, o.b = k, n, <char *>data(x), <char *>data(dy)
+            o.ldc = cnp.PyArray_STRIDE(dw, 1) // itemsize
+        else:                                      # storage (out, in)
+            o.m, o.n, o.a, o.b = n, k, <char *>data(dy), <char *>data(x)
+            o.ldc = cnp.PyArray_STRIDE(dw, 0) // itemsize
+        o.c = <char *>data(dw)
+        with nogil:
+            outer(&o)
+    if need_dbias:
+        with nogil:
+            column_sums(<char *>cnp.PyArray_DATA(dy), m, n, element, itemsize,
+                        cnp.PyArray_DATA(db))
+    return dx, dw if need_dweight else None, db
+
+
+cdef cnp.ndarray gradient_like(object destination, cnp.ndarray w, str what):
+    """The destination of a weight's gradient: dense, with the weight's order of axes."""
+    cdef cnp.ndarray g
+    if destination is None:
+        order = "F" if cnp.PyArray_IS_F_CONTIGUOUS(w) and not cnp.PyArray_IS_C_CONTIGUOUS(w) else "C"
+        import numpy
+        return numpy.empty((<object>w).shape, dtype=w.dtype, order=order)
+    if not isinstance(destination, cnp.ndarray):
+        raise TypeError(f"{what}: expected a numpy.ndarray, got {type(destination).__name__}")
+    g = <cnp.ndarray>destination
+    if cnp.PyArray_TYPE(g) != cnp.PyArray_TYPE(w):
+        raise TypeError(f"{what}: expected {w.dtype}, got {g.dtype}")
+    if not cnp.PyArray_SAMESHAPE(g, w):
+        raise ValueError(f"{what}: expected shape {(<object>w).shape}, got {(<object>g).shape}")
+    if not cnp.PyArray_ISBEHAVED(g) or not (
+            cnp.PyArray_IS_C_CONTIGUOUS(g) or cnp.PyArray_IS_F_CONTIGUOUS(g)):
+        raise ValueError(f"{what} must be contiguous (in any order of axes), aligned and writeable")
+    return g

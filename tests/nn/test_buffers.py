@@ -55,7 +55,7 @@ def test_what_nobody_holds_is_handed_out_again() -> None:
         lambda a: a[1:],
         lambda a: a.T,
         lambda a: a.reshape(-1)[2:3],
-        lambda a: memoryview(a),
+        memoryview,
         lambda a: a.view(np.uint8),
         lambda a: {"deep": [a[0]]},
     ],
@@ -128,7 +128,7 @@ def test_steady_state_allocates_nothing() -> None:
     x = np.random.default_rng(0).standard_normal((8, 6, 6, 3)).astype(np.float32)
     counts = []
     for step in range(8):
-        value, dlogits = loss(net(x), np.arange(8) % 4)
+        _, dlogits = loss(net(x), np.arange(8) % 4)
         net.backward(dlogits)
         optimizer.step()
         if step % 2:

@@ -194,7 +194,9 @@ def test_gradients_equal_finite_differences(name: str) -> None:
     x = rng.standard_normal(shape)
     y = net(x)
     dy = rng.standard_normal(y.shape)
-    dx = net.backward(dy, True) if name != "a layer of one's own" else net.backward(dy, need_dx=True)
+    dx = (
+        net.backward(dy, True) if name != "a layer of one's own" else net.backward(dy, need_dx=True)
+    )
     assert dx is not None
     # another set of running statistics for every evaluation changes nothing in training mode
     assert error(dx, numeric_gradient(lambda v: net.forward(v, False), x, dy)) < 1e-7

@@ -29,11 +29,8 @@ def complaints(names: list[str], checkout: Path) -> list[str]:
                 found.append(f"{name}: missing")
             if source.suffix == ".pyx":
                 stem = name.removesuffix("pyx")
-                found += [
-                    f"{stem}{kind}: missing"
-                    for kind, ends in (("so", (".so", ".pyd")), ("pyi", (".pyi",)))
-                    if not any(n.startswith(stem) and n.endswith(ends) for n in present)
-                ]
+                if not any(n.startswith(stem) and n.endswith((".so", ".pyd")) for n in present):
+                    found.append(f"{stem}so: missing")
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
         found.append("LICENSE: missing")
     return found

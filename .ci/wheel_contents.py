@@ -11,7 +11,7 @@ FOLDERS = {"fastbn": "fastbn", "models": "fastbn/models", "export": "fastbn/expo
 
 
 def complaints(names: list[str], checkout: Path) -> list[str]:
-    """What is wrong with a wheel of these files, built from this checkout."""
+    """Return what is wrong with a wheel of these files, built from this checkout."""
     found = []
     present = {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
     for name in sorted(present):

@@ -7,18 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.functional._vectors import dense
 from fastbn.kernels import batchnorm as _kernels
 from fastbn.kernels.batchnorm import BatchNormSaved
 
 Array = NDArray[Any]
 _INT64 = np.dtype(np.int64)
-
-
-def _dense(p: Array | None) -> Array | None:
-    """Return p, or a copy that the kernels can read if p is strided or not aligned."""
-    if isinstance(p, np.ndarray) and not p.flags.carray:
-        return np.require(p, requirements=["C", "A"])
-    return p
 
 
 def _check_count(count: object) -> None:
@@ -106,7 +100,7 @@ def batch_norm(
     array([[0., 0.],
            [1., 1.]])
     """
-    weight, bias = _dense(weight), _dense(bias)
+    weight, bias = dense(weight), dense(bias)
     if num_batches_tracked is not None and training:
         _check_count(num_batches_tracked)
     return _kernels.forward(

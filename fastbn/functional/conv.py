@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fastbn.functional._vectors import dense
 from fastbn.kernels import conv as _kernels
 from fastbn.kernels.conv import ConvSaved
 
@@ -51,7 +52,8 @@ def conv2d(
     Returns
     -------
     y : array
-        Shape (N, OH, OW, O), with ``OH = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1``.
+        Shape (N, OH, OW, O), with
+        ``OH = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1``.
     saved : ConvSaved
         For :func:`conv2d_backward`; refers to x and weight.
 
@@ -69,7 +71,7 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]])
     """
-    return _kernels.forward(x, weight, bias, stride, padding, dilation, groups, out)
+    return _kernels.forward(x, weight, dense(bias), stride, padding, dilation, groups, out)
 
 
 def conv2d_backward(

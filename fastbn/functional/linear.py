@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fastbn.functional._vectors import dense
 from fastbn.kernels import linear as _kernels
 from fastbn.kernels.linear import LinearSaved
 
@@ -48,7 +49,7 @@ def linear(
     >>> y
     array([[11., 17.]])
     """
-    return _kernels.forward(x, weight, bias, out)
+    return _kernels.forward(x, weight, dense(bias), out)
 
 
 def linear_backward(

@@ -74,9 +74,7 @@ def test_every_memory_layout_gives_the_same_bits(
     dy = random_dy(y, rng)
     expected = case.backward(F, dy, saved)
 
-    # batch_norm's weight and bias: test_batch_norm.py
-    as_they_are = {"weight", "bias"} if case.op == "batch_norm" else set()
-    laid = {n: a if n in as_they_are else LAYOUTS[layout](a) for n, a in arrays.items()}
+    laid = {name: LAYOUTS[layout](a) for name, a in arrays.items()}
     y_laid, saved = case.forward(F, laid)
     dy_laid = dy if isinstance(dy, float) else LAYOUTS[layout](dy)
     gradients = case.backward(F, dy_laid, saved)

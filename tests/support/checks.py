@@ -14,8 +14,12 @@ Array = NDArray[Any]
 TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}
 
 
-def error(y: Array, y64: Array) -> float:
-    """Return max|y - y64| / max|y64|; infinite where shapes, NaNs or infinities differ."""
+def error(y: Array, y64: Array, terms: Array | None = None) -> float:
+    """Return max|y - y64| / max|y64|; infinite where shapes, NaNs or infinities differ.
+
+    `terms`, the sum of the absolute values of what y is the sum of, takes the place of y64 in the
+    denominator where y may be the small rest of large terms.
+    """
     y, y64 = np.asarray(y, dtype=np.float64), np.asarray(y64, dtype=np.float64)
     if y.shape != y64.shape:
         return float("inf")
@@ -26,7 +30,8 @@ def error(y: Array, y64: Array) -> float:
     if not np.isfinite(y).all():
         return float("inf")
     worst = np.abs(y - y64).max(initial=0.0)
-    return float(worst / np.abs(y64).max(initial=0.0)) if worst else 0.0
+    size = np.abs(y64 if terms is None else terms).max(initial=0.0)
+    return float(worst / size) if worst else 0.0
 
 
 def numeric_gradient(

@@ -37,14 +37,14 @@ BFLOAT16_OPSET = 13
 def read_bounds(plan: Plan, node: ir.Node, rank: int) -> tuple[int, Bounds]:
     """Index of the data input and the bounds of a Relu, Clip, Max or Min node."""
     if node in plan.bounds:
-        return _data_index(plan, node), plan.bounds[node]
+        return data_index(plan, node), plan.bounds[node]
     shape = (1,) * rank
     low, high = np.full(shape, -np.inf), np.full(shape, np.inf)
     if node.op_type == "Relu":
         return 0, Bounds(np.zeros(shape), high)
     if node.op_type == "Clip":
         return 0, _clip_bounds(plan, node, shape)
-    index = _data_index(plan, node)
+    index = data_index(plan, node)
     constant = plan.constant(node, 1 - index)
     if constant is None:
         raise Refused(f"{label(node)} compares two values")
@@ -52,8 +52,8 @@ def read_bounds(plan: Plan, node: ir.Node, rank: int) -> tuple[int, Bounds]:
     return index, Bounds(constant, high) if node.op_type == "Max" else Bounds(low, constant)
 
 
-def _data_index(plan: Plan, node: ir.Node) -> int:
-    """Which input of a Max or Min is the value; there has to be one, and one constant."""
+def data_index(plan: Plan, node: ir.Node) -> int:
+    """Tell which input of a Max or Min is the value; there has to be one, and one constant."""
     if node.op_type in ("Relu", "Clip"):
         return 0
     values = [i for i in range(len(node.inputs)) if plan.constant(node, i) is None]
@@ -172,6 +172,38 @@ def _dead_bounds(
 def _collapsed(low: Array, high: Array) -> Bounds:
     pair = Affine.of(low, high)  # an affine collapses the axes along which nothing varies
     return Bounds(pair.scale, pair.shift)
+
+
+# The runtime runs these together with a Relu or Clip right behind them.
+_FUSES = ("Conv", "Gemm", "ConvTranspose")
+
+
+def added_passes(plan: Plan) -> int:
+    """Count the passes over memory that new bounds cost.
+
+    A bound on either side takes Max and Min. And a Relu that the runtime fused into what is in
+    front of it costs nothing, while Max does.
+    """
+    total = 0
+    for node, bounds in plan.bounds.items():
+        single = bounds.low.size == 1 and bounds.high.size == 1
+        if not single:
+            both = not np.isneginf(bounds.low).all() and not np.isposinf(bounds.high).all()
+            total += int(both) + int(_is_fused(node))
+    return total
+
+
+def _is_fused(node: ir.Node) -> bool:
+    source = node.inputs[0]
+    producer = None if source is None else source.producer()
+    if source is None or producer is None or node.op_type not in ("Relu", "Clip"):
+        return False
+    if len(source.uses()) != 1 or source.is_graph_output():
+        return False
+    if producer.op_type == "Add":
+        makers = [v.producer() for v in producer.inputs if v is not None]
+        return any(maker is not None and maker.op_type in _FUSES for maker in makers)
+    return producer.op_type in _FUSES
 
 
 # --- Activations that are linear on either side of zero --------------------------------------------

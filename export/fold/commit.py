@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Array
-from fastbn.export.fold.clipping import _data_index
+from fastbn.export.fold.clipping import data_index
 from fastbn.export.fold.normalization import stored_parameters
 from fastbn.export.fold.plan import Bounds, Context, Plan, attribute
 
@@ -26,8 +26,6 @@ def commit(plan: Plan) -> None:
             set_input(plan, node, index, values)
     for node, bounds in plan.bounds.items():
         _rewrite_bounds(plan, node, bounds)
-    for node, value in plan.pads.items():
-        _insert_pad(plan, node, value)
 
 
 def set_input(plan: Plan, node: ir.Node, index: int, values: Array) -> None:
@@ -71,8 +69,8 @@ def _rewrite_bounds(plan: Plan, node: ir.Node, bounds: Bounds) -> None:
     Relu and Clip are fused into the convolution in front by onnxruntime, so they come first;
     then one Max or Min; both only if there is a bound on either side.
     """
-    data = node.inputs[_data_index(plan, node)]
-    dtype = plan.dtype(node, _data_index(plan, node))
+    data = node.inputs[data_index(plan, node)]
+    dtype = plan.dtype(node, data_index(plan, node))
     low = None if np.isneginf(bounds.low).all() else bounds.low
     high = None if np.isposinf(bounds.high).all() else bounds.high
     if low is not None and high is None and not low.any():
@@ -129,39 +127,3 @@ def _become_clip(
             constant = new_constant(plan.context, node, bound.reshape(()), dtype)
         inputs.append(constant)
     _become(node, "Clip", inputs[:2] if high is None else inputs)
-
-
-def _insert_pad(plan: Plan, node: ir.Node, value: float) -> None:
-    """Take the padding out of a convolution, and put a Pad with the given value in front."""
-    context = plan.context
-    data = node.inputs[0]
-    assert data is not None
-    spatial = list(attribute(node, "pads", []))
-    half = len(spatial) // 2
-    pads = [0, 0, *spatial[:half], 0, 0, *spatial[half:]]
-    dtype = plan.dtype(node, 0)
-    if context.opset < 11:
-        inputs: list[ir.Value | None] = [data]
-        attributes = {"mode": "constant", "pads": pads, "value": value}
-    else:
-        context.serial += 1
-        amounts = ir.Value(
-            name=f"fastbn_{context.serial}",
-            type=ir.TensorType(ir.DataType.INT64),
-            shape=ir.Shape([len(pads)]),
-        )
-        context.constants.put(amounts, np.asarray(pads, dtype=np.int64))
-        context.made[amounts] = np.dtype(np.int64)
-        inputs = [data, amounts, new_constant(context, node, np.asarray(value), dtype)]
-        attributes = {"mode": "constant"}
-    padding = ir.Node(
-        "", "Pad", inputs, ir.convenience.convert_attributes(attributes), num_outputs=1
-    )
-    padding.name = context.fresh_name(f"{node.name or node.outputs[0].name}_pad")
-    result = padding.outputs[0]
-    result.name = context.fresh_name(f"{data.name}_padded")
-    result.type = data.type
-    assert node.graph is not None
-    node.graph.insert_before(node, padding)
-    node.replace_input_with(0, result)
-    node.attributes.add(ir.convenience.convert_attribute("pads", [0] * len(spatial)))

@@ -173,8 +173,8 @@ def product_back(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
 
     def absorb() -> None:
         total = affine.scale * factor
-        if affine.shifts and not total.all():
-            raise Refused(f"{label(node)} multiplies by zero")
+        if (affine.shifts or node.op_type == "Div") and not total.all():
+            raise Refused(f"{label(node)} would multiply by zero")
         plan.set_constant(node, index, 1.0 / total if node.op_type == "Div" else total)
         plan.taken(node)
         if affine.shifts:

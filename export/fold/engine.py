@@ -2,8 +2,8 @@
 
 Every BatchNorm, alone and together with the constant neighbours it has, is tried with every way
 of sharing its affine (:mod:`strategies`), first without changing what the other nodes are, then
-letting Relu become Max or Min, last with an explicit Pad. The first plan nobody refuses is
-committed. This repeats until nothing changes: a fold can make room for another.
+letting Relu become Max or Min. The first plan nobody refuses is committed. This repeats until
+nothing changes: a fold can make room for another.
 """
 
 from __future__ import annotations
@@ -47,13 +47,12 @@ class Boldness:
     name: str = "all"
     forwards: bool = True
     bounds: bool = True
-    pads: bool = True
 
 
 STEPS = (
     Boldness(),
-    Boldness("without bounds per channel and explicit padding", bounds=False, pads=False),
-    Boldness("backwards only", forwards=False, bounds=False, pads=False),
+    Boldness("without bounds per channel", bounds=False),
+    Boldness("backwards only", forwards=False, bounds=False),
 )
 
 
@@ -149,6 +148,8 @@ def _fold_one(
 ) -> bool:
     """Fold one BatchNorm if some plan succeeds; say in its entry what happened."""
     entry = entries[node]
+    if entry.action != "kept":
+        return True
     try:
         first = Plan(context)
         chains = [longest(first, node), single(first, node)]
@@ -163,13 +164,11 @@ def _fold_one(
         return True
     reasons: list[str] = []
     for chain in chains:
-        for bounds, pads in ((False, False), (True, False), (True, True)):
-            if (bounds and not boldness.bounds) or (pads and not boldness.pads):
-                continue
+        for bounds in (False, True) if boldness.bounds else (False,):
             for way in shares(chain.affine):
                 if not boldness.forwards and not way.forth.is_identity:
                     continue
-                plan = Plan(context, allow_bounds=bounds, allow_pads=pads)
+                plan = Plan(context, allow_bounds=bounds)
                 try:
                     _plan(plan, chain, way)
                 except Refused as refusal:
@@ -188,12 +187,13 @@ def _fold_one(
 
 def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
     """Plan both shares; the part in front first, because it is refused more often."""
-    plan.removed = frozenset(chain.nodes)
     push_back(plan, chain.nodes[0], chain.entry, way.back)
     push_forward(plan, chain.result, way.forth)
     touched = {node for node, _ in plan.inputs} | set(plan.norms) | set(plan.bounds)
-    if touched & plan.removed:
+    if touched & set(chain.nodes):
         raise Refused("it would be taken in by itself")
+    if clipping.added_passes(plan) > len(chain.nodes):
+        raise Refused("Max and Min in place of a Relu would cost more time than it does")
 
 
 def _carry_out(plan: Plan, chain: Chain, entries: dict[ir.Node, NodeEntry]) -> None:

@@ -42,8 +42,7 @@ def out_of_conv(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affin
     """Conv: weight (O, I/groups, *kernel), s along groups × I/groups.
 
     Without padding the shift is a bias. With padding it is missing at the border: it becomes a
-    map (1, O, *size) behind the node, which some consumer has to take in, or an explicit Pad
-    with the value that the affine maps to zero.
+    map (1, O, *size) behind the node, which some consumer has to take in.
     """
     only_input(node, indices)
     weight = plan.constant(node, 1)
@@ -64,10 +63,7 @@ def out_of_conv(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affin
         bias = contribution.sum(axis=tuple(range(1, weight.ndim)))
         add_bias(plan, node, 2, np.ones_like(bias), bias)
         return
-    plan.first_of(
-        lambda: push_on(plan, node, _border_map(plan, node, weight, shift, groups)),
-        lambda: _explicit_pad(plan, node, weight, groups, scale, shift),
-    )
+    push_on(plan, node, _border_map(plan, node, weight, shift, groups))
 
 
 def _border_map(
@@ -93,31 +89,8 @@ def _border_map(
 def _static_spatial(plan: Plan, node: ir.Node) -> list[int]:
     dims = plan.context.need_dims(node.inputs[0])[2:]
     if not all(isinstance(d, int) for d in dims):
-        raise Refused(f"{label(node)} pads its input, whose size is not fixed")
+        raise Refused(f"{label(node)} pads its input, which cuts the shift off at the border")
     return [int(d) for d in dims if d is not None]
-
-
-def _explicit_pad(
-    plan: Plan, node: ir.Node, weight: Array, groups: int, scale: Array, shift: Array
-) -> None:
-    """Pad with the number that the affine maps to zero, if all channels agree on it."""
-    if not plan.allow_pads:
-        raise Refused(f"{label(node)} pads its input, which cuts the shift off at the border")
-    if plan.attribute(node, "auto_pad", "NOTSET") != "NOTSET" or node in plan.pads:
-        raise Refused(f"{label(node)} pads its input by itself")
-    if not scale.all():
-        raise Refused("a scale is zero")
-    values = -shift / scale
-    # Equal in the file's precision is what counts: the pad value is one number there.
-    narrow = values.astype(plan.dtype(node, 0))
-    if (narrow != narrow[0]).any():
-        raise Refused(f"{label(node)} pads its input, which cuts the shift off at the border")
-    plan.pads[node] = float(values.mean())
-    blocks = weight.reshape(groups, -1, *weight.shape[1:])
-    per_group = (groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
-    contribution = (blocks * shift.reshape(per_group)).reshape(weight.shape)
-    bias = contribution.sum(axis=tuple(range(1, weight.ndim)))
-    add_bias(plan, node, 2, np.ones_like(bias), bias)
 
 
 @forward_rule("ConvTranspose")

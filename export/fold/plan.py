@@ -89,27 +89,20 @@ class Plan:
         BatchNormalization -> its new (scale, shift) vectors.
     operators, attributes : dict
         Node -> new operator, new attributes.
-    pads : dict
-        Convolution -> value that an explicit Pad puts around its input.
-    allow_bounds, allow_pads : bool
-        Whether a Relu may become Max/Min, a convolution's padding a Pad node.
+    allow_bounds : bool
+        Whether a Relu may become Max or Min.
     into : list of str
         Names of the nodes that take the affine in.
     """
 
-    def __init__(
-        self, context: Context, *, allow_bounds: bool = False, allow_pads: bool = False
-    ) -> None:
+    def __init__(self, context: Context, *, allow_bounds: bool = False) -> None:
         self.context = context
         self.allow_bounds = allow_bounds
-        self.allow_pads = allow_pads
-        self.removed: frozenset[ir.Node] = frozenset()
         self.inputs: dict[tuple[ir.Node, int], Array] = {}
         self.bounds: dict[ir.Node, Bounds] = {}
         self.norms: dict[ir.Node, tuple[Array, Array]] = {}
         self.operators: dict[ir.Node, str] = {}
         self.attributes: dict[ir.Node, dict[str, Any]] = {}
-        self.pads: dict[ir.Node, float] = {}
         self.into: list[str] = []
         self._steps = 0
 
@@ -195,7 +188,6 @@ class Plan:
             dict(self.norms),
             dict(self.operators),
             {node: dict(changes) for node, changes in self.attributes.items()},
-            dict(self.pads),
             list(self.into),
         )
         try:
@@ -207,7 +199,6 @@ class Plan:
                 self.norms,
                 self.operators,
                 self.attributes,
-                self.pads,
                 self.into,
             ) = kept
             raise

@@ -29,7 +29,7 @@ pattern("conv-gap-bn", 0)(_behind("GlobalAveragePool"))
 pattern("conv-maxpool-bn", 0)(_behind("MaxPool", "positive", **_PADDED))
 pattern("conv-maxpool-bn-mixed", 1)(_behind("MaxPool", "mixed", **_POOL))
 pattern("conv-relu-bn", 0)(_behind("Relu", "positive"))
-pattern("conv-relu-bn-mixed", 0)(_behind("Relu", "mixed"))
+pattern("conv-relu-bn-mixed", 1)(_behind("Relu", "mixed"))
 pattern("conv-relu-bn-negative", 0)(_behind("Relu", "negative"))
 pattern("conv-leaky-relu-bn", 1)(_behind("LeakyRelu", "positive", alpha=0.1))
 pattern("conv-sigmoid-bn", 1)(_behind("Sigmoid"))
@@ -45,8 +45,8 @@ def _clipped(signs: str) -> Drawing:
     return draw
 
 
-pattern("conv-relu6-bn", 0)(_clipped("positive"))
-pattern("conv-relu6-bn-mixed", 0)(_clipped("mixed"))
+pattern("conv-relu6-bn", 1)(_clipped("positive"))
+pattern("conv-relu6-bn-mixed", 1)(_clipped("mixed"))
 
 
 @pattern("conv-reduce-mean-bn", 0)
@@ -134,7 +134,7 @@ def wrong_axis(g: Sketch) -> onnx.ModelProto:
 def concat(g: Sketch) -> onnx.ModelProto:
     x = g.input(3, 8, 8)
     h = g.op("Concat", [g.conv(x, 4, 1), g.relu(g.conv(x, 6, 1, bias=True))], channels=10, axis=1)
-    return g.model(g.bn(h, signs="mixed"))
+    return g.model(g.bn(h))
 
 
 @pattern("concat-conv-input-bn", 1)

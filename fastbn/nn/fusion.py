@@ -133,7 +133,12 @@ class Plan:
         trained = [any(layer.parameters() for layer in of) for of in self._layers_of]
         self.has_parameters = any(trained)
         self.first = trained.index(True) if self.has_parameters else 0
-        self._in_front = [layer for of in self._layers_of[: self.first] for layer in of]
+        self._in_front = [
+            module
+            for of in self._layers_of[: self.first]
+            for layer in of
+            for module in layer.modules()
+        ]
         last = self.steps[-1] if self.steps else None
         self.tail = last if isinstance(last, Normalised) and last.activation is None else None
         self._tail_first = self.first >= len(self.steps) - 1
@@ -184,8 +189,8 @@ class Plan:
         return None
 
     def _discard_in_front(self) -> None:
-        for layer in self._in_front:
-            layer.discard()
+        for module in self._in_front:
+            module._saved = None
 
     def discard(self) -> None:
         """Forget what forwards have saved."""

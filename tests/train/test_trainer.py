@@ -30,7 +30,8 @@ def net() -> nn.Sequential:
 
 
 def test_fit_returns_what_happened() -> None:
-    trainer = Trainer(net(), optimizer=None)
+    mlp = net()
+    trainer = Trainer(mlp, optimizer=optim.Adam(mlp.parameters(), lr=0.02))
     history = trainer.fit(blobs(), 4, 32, blobs(100, 1), rng=0)
     assert len(history.epochs) == 4
     assert history.steps == 4 * 10

@@ -90,11 +90,21 @@ cdef extern from "table.h" nogil:
         void (*col_sums)(const void *x, int64_t rows, int64_t columns, int64_t ld,
                          double *sums) noexcept nogil
 
+    ctypedef struct memory_spans_t:
+        void (*stream_copy)(const void *x, void *y, int64_t n) noexcept nogil
+        void (*triad)(const void *a, const void *b, void *y, int64_t n, int stream) noexcept nogil
+
+    ctypedef struct peak_spans_t:
+        int a_round
+        double (*multiply_adds)(int64_t rounds) noexcept nogil
+
     ctypedef struct spans_t:
         int width
         matmul_spans_t matmul
         bn_spans_t bn
         optim_spans_t optim
+        memory_spans_t memory
+        peak_spans_t peak
 
     const spans_t fastbn_spans_baseline_f32, fastbn_spans_baseline_f64, fastbn_spans_baseline_bf16
     const spans_t fastbn_spans_avx2_f32, fastbn_spans_avx2_f64, fastbn_spans_avx2_bf16

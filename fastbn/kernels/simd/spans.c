@@ -6,6 +6,8 @@
 #include "optim.h"
 #include "batchnorm.h"
 #include "matmul.h"
+#include "memory.h"
+#include "peak.h"
 
 extern const spans_t FASTBN_TABLE;
 const spans_t FASTBN_TABLE = {
@@ -15,5 +17,11 @@ const spans_t FASTBN_TABLE = {
            col_moments, col_apply, col_grad_sums, col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},
+#endif
+#if defined(FASTBN_F32)
+    .memory = {stream_copy, triad},
+#endif
+#if !defined(FASTBN_BF16)
+    .peak = {MULTIPLY_ADDS_A_ROUND, multiply_adds},
 #endif
 };

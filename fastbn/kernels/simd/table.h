@@ -88,10 +88,22 @@ typedef struct {
 } matmul_spans_t; /* float and double only: see simd/matmul.h */
 
 typedef struct {
+    void (*stream_copy)(const void *x, void *y, int64_t n);
+    void (*triad)(const void *a, const void *b, void *y, int64_t n, int stream);
+} memory_spans_t; /* of bytes; in the float table only */
+
+typedef struct {
+    int a_round; /* multiply-adds in a round */
+    double (*multiply_adds)(int64_t rounds);
+} peak_spans_t; /* float and double only */
+
+typedef struct {
     int width; /* W: values in a vector */
     matmul_spans_t matmul;
     bn_spans_t bn;
     optim_spans_t optim;
+    memory_spans_t memory;
+    peak_spans_t peak;
 } spans_t;
 
 #define FASTBN_LEVEL_TABLES(level) \

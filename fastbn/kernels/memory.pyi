@@ -1,0 +1,6 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+def copy(x: NDArray[Any], y: NDArray[Any], stream: bool = False) -> None: ...
+def triad(a: NDArray[Any], b: NDArray[Any], y: NDArray[Any], stream: bool = False) -> None: ...

@@ -353,7 +353,7 @@ def _compare_with_network(
 
 
 def to_layout(x: NDArray[Any], input_layout: str) -> NDArray[Any]:
-    """Samples, channels last, as the file takes them."""
+    """Bring samples, channels last, into the layout the file takes."""
     if input_layout == "NHWC" or x.ndim < 3:
         return x
     return np.ascontiguousarray(np.moveaxis(x, -1, 1))

@@ -11,6 +11,13 @@ class MismatchError(ValueError):
     """Two models that should be the same function are not; nothing was written."""
 
 
+def root_cause(error: BaseException) -> str:
+    """First line of the error that all the others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """First informative line of an error's text, shortened to ``limit`` characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

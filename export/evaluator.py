@@ -199,8 +199,9 @@ def _log_softmax(operator: OpRun, x: NDArray[Any]) -> NDArray[Any]:
     given = {a.name: a.i for a in operator.onnx_node.attribute}
     axis = given.get("axis", 1 if old else -1) % max(x.ndim, 1)
     axes = tuple(range(axis, x.ndim)) if old else (axis,)
-    shifted = x - x.max(axis=axes, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True))
+    shifted: NDArray[Any] = x - x.max(axis=axes, keepdims=True)
+    result: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(axis=axes, keepdims=True))
+    return result
 
 
 OWN_OPERATORS: list[type[OpRun]] = [
@@ -235,7 +236,7 @@ class Float64Evaluator:
         self.output_names: list[str] = list(self._evaluator.output_names)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs, in order; floating point inputs are widened first."""
+        """Return the outputs, in order; floating point inputs are widened first."""
         wide = {name: widen(value) for name, value in inputs.items()}
         with np.errstate(all="ignore"):
             return list(self._evaluator.run(None, wide))

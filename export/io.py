@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
 from fastbn.export.errors import ModelError, one_line
@@ -70,9 +70,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path}: not an ONNX model, or truncated ({one_line(error)})"
-        ) from error
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({one_line(error)})") from error
     return model
 
 
@@ -119,7 +117,7 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 # Number of typed entries of a tensor, by storage field; complex types take two each.
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
-_BITS = {
+_BITS: dict[int, int] = {
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.UINT4: 4,
     onnx.TensorProto.FLOAT4E2M1: 4,
@@ -165,9 +163,7 @@ def _check_tensor(tensor: onnx.TensorProto, where: str, folder: Path | None) -> 
     return 0
 
 
-def _check_external(
-    tensor: onnx.TensorProto, name: str, folder: Path | None, nbytes: int
-) -> None:
+def _check_external(tensor: onnx.TensorProto, name: str, folder: Path | None, nbytes: int) -> None:
     """Accept only a regular file below the model's folder that is long enough."""
     if folder is None:
         raise ModelError(f"{name} lies in another file; give the path of the model instead")
@@ -214,9 +210,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a directory")
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
-    )
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -239,7 +233,7 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
 
 
 def coarsest_eps(model: onnx.ModelProto) -> float:
-    """Rounding unit of the coarsest floating-point type that a model computes with.
+    """Return the rounding unit of the coarsest floating-point type that a model computes with.
 
     float32 gives 1.2e-7, float16 9.8e-4, bfloat16 7.8e-3.
     """

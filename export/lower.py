@@ -65,7 +65,7 @@ def lower(build: GraphBuilder, layer: nn.Module, path: str, flow: Flow) -> Flow:
     for base in type(layer).__mro__:
         function = _LOWERINGS.get(base)
         if function is not None:
-            if type(layer).forward is not base.forward:
+            if getattr(type(layer), "forward", None) is not getattr(base, "forward", None):
                 break
             return function(build, layer, path, flow)
     raise TypeError(
@@ -103,9 +103,7 @@ def residual(build: GraphBuilder, layer: nn.Residual, path: str, flow: Flow) -> 
     return replace(body, value=total)
 
 
-def _in_one_order(
-    build: GraphBuilder, first: Flow, second: Flow, path: str
-) -> tuple[Flow, Flow]:
+def _in_one_order(build: GraphBuilder, first: Flow, second: Flow, path: str) -> tuple[Flow, Flow]:
     """Branches whose features are ordered differently are brought into the library's order."""
     same = (first.order is None and second.order is None) or (
         first.order is not None
@@ -249,9 +247,7 @@ def average_pool(build: GraphBuilder, layer: nn.AvgPool2d, path: str, flow: Flow
     return Flow(value, layer.output_shape(flow.shape))
 
 
-def _window(
-    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> dict[str, Any]:
+def _window(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> dict[str, Any]:
     return {
         "kernel_shape": list(kernel),
         "strides": list(stride),

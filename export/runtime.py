@@ -20,7 +20,7 @@ LEVELS = {
 _FATAL_ONLY = 4
 
 
-class RuntimeRefusal(RuntimeError):
+class RuntimeRefusalError(RuntimeError):
     """onnxruntime does not run this model: an operator, type or opset it does not have."""
 
 
@@ -59,13 +59,13 @@ class Session:
                 source, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own classes share no public base
-            raise RuntimeRefusal(str(error)) from error
+            raise RuntimeRefusalError(str(error)) from error
         self.output_names: list[str] = [o.name for o in self._session.get_outputs()]
         self.input_names: list[str] = [i.name for i in self._session.get_inputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs, in order."""
+        """Return the outputs, in order."""
         try:
             return [np.asarray(y) for y in self._session.run(None, dict(inputs))]
         except Exception as error:
-            raise RuntimeRefusal(str(error)) from error
+            raise RuntimeRefusalError(str(error)) from error

@@ -30,7 +30,7 @@ class InputSpec:
 
 
 def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
-    """Inputs a caller has to give: graph inputs that have no initializer."""
+    """Return the inputs a caller has to give: graph inputs that have no initializer."""
     known = {tensor.name for tensor in model.graph.initializer}
     specs = []
     for value in model.graph.input:
@@ -78,7 +78,7 @@ def has_free_batch(specs: Sequence[InputSpec]) -> bool:
 def random_sample(
     specs: Sequence[InputSpec], shape: Mapping[str, tuple[int, ...]], seed: int
 ) -> Sample:
-    """Standard normal numbers; integers are 0 or 1, which every index and mask accepts."""
+    """Draw standard normal numbers; integers are 0 or 1, which every index and mask accepts."""
     rng = np.random.default_rng(seed)
     sample: Sample = {}
     for spec in specs:
@@ -99,7 +99,7 @@ ADVERSARIAL = ("zeros", "negative", "border", "ramp")
 def adversarial_sample(
     specs: Sequence[InputSpec], shape: Mapping[str, tuple[int, ...]], kind: str
 ) -> Sample:
-    """Inputs that show what random ones average away.
+    """Make inputs that show what random ones average away.
 
     ``zeros`` leaves only the shifts, ``negative`` a constant below zero (Relu and max pooling),
     ``border`` only the outermost row of every axis (padding), ``ramp`` differs in every channel.
@@ -122,10 +122,8 @@ def adversarial_sample(
     return sample
 
 
-def check_data(
-    specs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]
-) -> Sample:
-    """The user's own inputs, checked against the model.
+def check_data(specs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]) -> Sample:
+    """Take the user's own inputs, checked against the model.
 
     Raises
     ------

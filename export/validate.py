@@ -23,7 +23,7 @@ from fastbn.export.errors import MismatchError, ModelError, one_line
 from fastbn.export.evaluator import Float64Evaluator, widen
 from fastbn.export.io import Source, coarsest_eps, read_model
 from fastbn.export.report import Report
-from fastbn.export.runtime import RuntimeRefusal, Session
+from fastbn.export.runtime import RuntimeRefusalError, Session
 from fastbn.export.samples import (
     ADVERSARIAL,
     FREE_SIZES,
@@ -157,7 +157,14 @@ def compare(
         found = _Errors()
         for sample in group:
             report.samples += 1
-            found.add(*(run(sample) for run in runs), alone=alone)
+            expected = runs[0](sample)
+            try:
+                results = expected if alone else runs[1](sample)
+            except RuntimeRefusalError as error:
+                found.folded = float("inf")
+                found.pattern = f"the second model does not run: {one_line(error)}"
+                break
+            found.add(expected, results, alone=alone)
         tolerance = max(2.0 * found.original, 16.0 * eps * found.size)
         if alone:
             tolerance = ALONE_EPS * eps * found.size
@@ -185,9 +192,15 @@ def _check_same_interface(
 ) -> None:
     """Two models are comparable if they take the same inputs and give the same outputs."""
     ins = [s.name for s in specs]
-    others = [s.name for s in input_specs(second)]
-    if sorted(ins) != sorted(others):
-        raise ModelError(f"the models take different inputs: {ins} and {others}")
+    by_name = {s.name: s for s in input_specs(second)}
+    if sorted(ins) != sorted(by_name):
+        raise ModelError(f"the models take different inputs: {ins} and {list(by_name)}")
+    for a, b in zip(specs, (by_name[s.name] for s in specs), strict=True):
+        if a.dtype != b.dtype or len(a.dims) != len(b.dims):
+            raise ModelError(
+                f"the models take different inputs: {a.name!r} is {a.dtype} {a.dims} in one, "
+                f"{b.dtype} {b.dims} in the other"
+            )
     if len(first.graph.output) != len(second.graph.output):
         raise ModelError(
             f"the models have {len(first.graph.output)} and {len(second.graph.output)} outputs"
@@ -211,7 +224,7 @@ def _load(
         for level in ("lowest", "highest"):
             try:
                 way[level] = Session(model, level).run
-            except RuntimeRefusal as error:
+            except RuntimeRefusalError as error:
                 report.notes.append(f"onnxruntime ({level}) does not load: {one_line(error)}")
         ways.append(way)
     try:
@@ -221,6 +234,8 @@ def _load(
     except Exception as error:  # the evaluator's operators raise what they like
         report.notes.append(f"no float64 evaluation: {one_line(error)}")
         report.against = "onnxruntime"
+    if "lowest" not in ways[0]:
+        _require_types(first)
     if "lowest" in ways[0] and "lowest" not in ways[1]:
         report.agree = False
     if "f64" not in ways[0] and "lowest" not in ways[0]:
@@ -229,24 +244,35 @@ def _load(
             + "; ".join(report.notes)
         )
 
-    def runner(way: dict[str, Callable[[Sample], Outputs]]) -> Run:
-        def run(sample: Sample) -> dict[str, Outputs]:
-            results: dict[str, Outputs] = {}
-            for name, function in list(way.items()):
-                try:
-                    results[name] = function(sample)
-                except Exception as error:
-                    if name != "f64" or len(way) == 1:
-                        raise
-                    # onnx.reference lacks an operator; the runtime's own result must do.
-                    way.pop("f64")
-                    report.against = "onnxruntime"
-                    report.notes.append(f"no float64 evaluation: {one_line(error)}")
-            return results
+    return _runner(ways[0], report), _runner(ways[1], report)
 
-        return run
 
-    return runner(ways[0]), runner(ways[1])
+def _require_types(model: onnx.ModelProto) -> None:
+    """Say so if onnxruntime refuses a model because it is wrong, and not because of itself."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # shape inference raises several classes
+        raise ModelError(f"not a valid ONNX model: {one_line(error)}") from error
+
+
+def _runner(way: dict[str, Callable[[Sample], Outputs]], report: ValidationReport) -> Run:
+    """Make a function that runs a sample by every way there is."""
+
+    def run(sample: Sample) -> dict[str, Outputs]:
+        results: dict[str, Outputs] = {}
+        for name, function in list(way.items()):
+            try:
+                results[name] = function(sample)
+            except Exception as error:
+                if name != "f64" or len(way) == 1:
+                    raise
+                # onnx.reference lacks an operator; the runtime's own result must do.
+                way.pop("f64")
+                report.against = "onnxruntime"
+                report.notes.append(f"no float64 evaluation: {one_line(error)}")
+        return results
+
+    return run
 
 
 def _groups(
@@ -256,7 +282,7 @@ def _groups(
     seeds: int,
     batch_sizes: Sequence[int],
 ) -> list[list[Sample]]:
-    """Groups of inputs; a tolerance is worked out over the worst of each group."""
+    """Make groups of inputs; a tolerance is worked out over the worst of each group."""
     batches = list(batch_sizes) if has_free_batch(specs) else [1]
     groups = [[check_data(specs, data)]] if data is not None else []
     free = _free_size(specs, runs[0], batches[0], optional=bool(groups))
@@ -269,9 +295,7 @@ def _groups(
     return [group for group in groups if group]
 
 
-def _free_size(
-    specs: Sequence[InputSpec], run: Run, batch: int, *, optional: bool
-) -> int | None:
+def _free_size(specs: Sequence[InputSpec], run: Run, batch: int, *, optional: bool) -> int | None:
     """Smallest size for the open dimensions that the model accepts."""
     free = any(not isinstance(d, int) for spec in specs for d in spec.dims[1:])
     failure: Exception | None = None
@@ -313,12 +337,10 @@ class _Errors:
         """Root mean square of the difference in onnxruntime, of the worst sample."""
         return max(self.squares, default=0.0)
 
-    def add(
-        self, first: dict[str, Outputs], second: dict[str, Outputs], *, alone: bool
-    ) -> None:
+    def add(self, first: dict[str, Outputs], second: dict[str, Outputs], *, alone: bool) -> None:
         """Take in one sample: outputs of both models by every way of running them."""
         truth = first.get("f64") or first["lowest"]
-        levels = [name for name in ("lowest", "highest") if name in second]
+        levels: list[str] = [name for name in ("lowest", "highest") if name in second]
         self.ran_nothing |= "lowest" not in first
         for index, target in enumerate(truth):
             y64 = widen(np.asarray(target))

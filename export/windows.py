@@ -46,9 +46,7 @@ class Windows:
         """Length of the padded axis that the windows reach."""
         return tuple(
             (n - 1) * s + (k - 1) * d + 1
-            for n, s, k, d in zip(
-                self.size, self.strides, self.kernel, self.dilations, strict=True
-            )
+            for n, s, k, d in zip(self.size, self.strides, self.kernel, self.dilations, strict=True)
         )
 
     def slices(self, tap: Sequence[int]) -> tuple[slice, ...]:
@@ -99,16 +97,13 @@ def windows(
         begin.append(before)
         end.append(after)
         size.append(count)
-    return Windows(
-        tuple(kernel), strides, dilations, tuple(begin), tuple(end), tuple(size)
-    )
+    return Windows(tuple(kernel), strides, dilations, tuple(begin), tuple(end), tuple(size))
 
 
 def pad(x: Array, w: Windows, fill: float) -> Array:
     """Put ``fill`` around x, and behind it as far as the last window of ceil mode reaches."""
     behind = [
-        max(reach - n - b, 0)
-        for reach, n, b in zip(w.extent(), x.shape[2:], w.begin, strict=True)
+        max(reach - n - b, 0) for reach, n, b in zip(w.extent(), x.shape[2:], w.begin, strict=True)
     ]
     around = [(0, 0), (0, 0), *zip(w.begin, behind, strict=True)]
     if not any(b or e for b, e in around):
@@ -122,10 +117,10 @@ def conv(x: Array, weight: Array, bias: Array | None, w: Windows, groups: int = 
     o = weight.shape[0]
     padded = pad(x, w, 0.0)
     y = np.zeros((n, groups, o // groups, int(np.prod(w.size))), dtype=x.dtype)
-    taps = weight.reshape(groups, o // groups, c // groups, *w.kernel)
-    for tap in w.taps():
-        part = padded[(slice(None), slice(None), *w.slices(tap))]
-        y += taps[(..., *tap)] @ part.reshape(n, groups, c // groups, -1)
+    taps = weight.reshape(groups, o // groups, c // groups, -1)
+    for index, tap in enumerate(w.taps()):
+        part = padded[:, :, *w.slices(tap)]
+        y += taps[..., index] @ part.reshape(n, groups, c // groups, -1)
     y = y.reshape(n, o, *w.size)
     return y if bias is None else y + bias.reshape(1, -1, *(1,) * len(w.size))
 
@@ -149,20 +144,22 @@ def conv_transpose(
     kernel = weight.shape[2:]
     o = weight.shape[1] * groups
     full = Windows(
-        kernel, tuple(strides), tuple(dilations), (0,) * len(kernel), (0,) * len(kernel),
+        kernel,
+        tuple(strides),
+        tuple(dilations),
+        (0,) * len(kernel),
+        (0,) * len(kernel),
         x.shape[2:],
     )
-    reach = [
-        max(e, b + length) for e, b, length in zip(full.extent(), begin, size, strict=True)
-    ]
+    reach = [max(e, b + length) for e, b, length in zip(full.extent(), begin, size, strict=True)]
     y = np.zeros((n, o, *reach), dtype=x.dtype)
-    taps = weight.reshape(groups, c // groups, o // groups, *kernel)
+    taps = weight.reshape(groups, c // groups, o // groups, -1)
     flat = x.reshape(n, groups, c // groups, -1)
-    for tap in full.taps():
-        part = taps[(..., *tap)].swapaxes(1, 2) @ flat
-        y[(slice(None), slice(None), *full.slices(tap))] += part.reshape(n, o, *x.shape[2:])
+    for index, tap in enumerate(full.taps()):
+        part = taps[..., index].swapaxes(1, 2) @ flat
+        y[:, :, *full.slices(tap)] += part.reshape(n, o, *x.shape[2:])
     crop = tuple(slice(b, b + length) for b, length in zip(begin, size, strict=True))
-    y = y[(slice(None), slice(None), *crop)]
+    y = y[:, :, *crop]
     return y if bias is None else y + bias.reshape(1, -1, *(1,) * len(kernel))
 
 
@@ -171,7 +168,7 @@ def max_pool(x: Array, w: Windows) -> Array:
     padded = pad(x, w, -np.inf)
     y = np.full((*x.shape[:2], *w.size), -np.inf, dtype=x.dtype)
     for tap in w.taps():
-        np.maximum(y, padded[(slice(None), slice(None), *w.slices(tap))], out=y)
+        np.maximum(y, padded[:, :, *w.slices(tap)], out=y)
     return y
 
 
@@ -189,7 +186,6 @@ def avg_pool(x: Array, w: Windows, count_include_pad: bool) -> Array:
     y = np.zeros((*x.shape[:2], *w.size), dtype=x.dtype)
     count = np.zeros((1, 1, *w.size), dtype=x.dtype)
     for tap in w.taps():
-        where = (slice(None), slice(None), *w.slices(tap))
-        y += padded[where]
-        count += counted[where]
+        y += padded[:, :, *w.slices(tap)]
+        count += counted[:, :, *w.slices(tap)]
     return y / count

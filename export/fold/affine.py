@@ -63,7 +63,7 @@ class Affine:
 
     @staticmethod
     def identity(rank: int) -> Affine:
-        """scale 1, shift 0."""
+        """Make the affine that does nothing: scale 1, shift 0."""
         return Affine(np.ones((1,) * rank), np.zeros((1,) * rank))
 
     @property
@@ -152,9 +152,7 @@ def from_batch_norm(
     Refused
         If a parameter is not finite, σ² + ε ≤ 0, or the result overflows.
     """
-    gamma, beta, mu, variance = (
-        np.asarray(p).astype(np.float64) for p in (scale, bias, mean, var)
-    )
+    gamma, beta, mu, variance = (np.asarray(p).astype(np.float64) for p in (scale, bias, mean, var))
     for name, values in (("scale", gamma), ("bias", beta), ("mean", mu), ("var", variance)):
         if not np.isfinite(values).all():
             raise Refused(f"its {name} is not finite")

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fastbn.export.errors import MismatchError, ModelError, one_line
+from fastbn.export.errors import MismatchError, ModelError, one_line, root_cause
 from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
 from fastbn.export.fold.report import FoldReport
 from fastbn.export.io import Source, read_model, write_model
@@ -94,10 +94,14 @@ def fold_once(
     """Fold without verification; weights are copied only where asked or where it costs nothing."""
     not_copied: frozenset[str] = frozenset()
     while True:
-        model = ir.from_proto(original)
-        report, copied = fold_in_place(model, boldness, not_copied)
+        try:
+            model = ir.from_proto(original)
+            report, copied = fold_in_place(model, boldness, not_copied)
+            folded = ir.to_proto(model)
+        except (ir.serde.SerdeError, UnicodeError) as error:
+            raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
         if duplicate_shared or not copied or not_copied >= copied.keys():
-            return ir.to_proto(model), report
+            return folded, report
         not_copied |= copied.keys()
 
 

@@ -1,6 +1,6 @@
 """Backwards: the affine behind a linear operator goes into its weights and bias.
 
-    s·(W x + b) + t = (s·W) x + (s·b + t)
+s·(W x + b) + t = (s·W) x + (s·b + t)
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from fastbn.export.fold.affine import Affine, Array, Refused
 from fastbn.export.fold.plan import Plan, backward_rule, label, push_back
 
 
-def add_bias(
-    plan: Plan, node: ir.Node, index: int, scale: Array, shift: Array
-) -> None:
+def add_bias(plan: Plan, node: ir.Node, index: int, scale: Array, shift: Array) -> None:
     """Turn a bias vector b into s·b + t; one that does not exist counts as zero."""
     if plan.has_input(node, index):
         push_back(plan, node, index, Affine.along(scale, shift, axis=0, rank=1))
@@ -83,7 +81,7 @@ def into_gemm(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
 
 
 def _columns(plan: Plan, node: ir.Node) -> int:
-    """Number of columns N of a Gemm's output."""
+    """Return the number of columns N of a Gemm's output."""
     matrix = plan.constant(node, 1)
     if matrix is None:
         raise Refused(f"the weight of {label(node)} is not constant")
@@ -104,7 +102,7 @@ def _scale_product(plan: Plan, node: ir.Node, affine: Affine) -> None:
     matrix = plan.constant(node, index)
     if matrix is None:
         raise Refused(f"the weight of {label(node)} is not constant")
-    scale, _ = affine.vector(axis, matrix.shape[1 - axis if flipped else axis])
+    scale = affine.vector(axis, matrix.shape[1 - axis if flipped else axis])[0]
     along_rows = (axis == 0) != flipped
     plan.set_constant(node, index, matrix * (scale[:, None] if along_rows else scale[None, :]))
 
@@ -133,7 +131,7 @@ def into_matmul(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
         if matrix.ndim < 2:
             raise Refused(f"{label(node)} takes a vector")
         inner = axis - affine.rank + matrix.ndim
-        scale, _ = affine.vector(axis, matrix.shape[inner])
+        scale = affine.vector(axis, matrix.shape[inner])[0]
         shape = [1] * matrix.ndim
         shape[inner] = -1
         plan.set_constant(node, index, matrix * scale.reshape(shape))

@@ -38,12 +38,12 @@ class Chain:
 
 
 def single(plan: Plan, node: ir.Node) -> Chain:
-    """The BatchNorm alone."""
+    """Make a chain of the BatchNorm alone."""
     return Chain((node,), 0, affine_of(plan, node))
 
 
 def longest(plan: Plan, node: ir.Node) -> Chain:
-    """The BatchNorm and every affine neighbour in front of and behind it."""
+    """Make a chain of the BatchNorm and every affine neighbour on either side."""
     chain = single(plan, node)
     rank = chain.affine.rank
     nodes, affine, entry = list(chain.nodes), chain.affine, 0
@@ -72,14 +72,12 @@ def _after(plan: Plan, node: ir.Node, rank: int) -> tuple[ir.Node, Affine] | Non
     return None if affine is None else (use[0], affine)
 
 
-def _before(
-    plan: Plan, node: ir.Node, entry: int, rank: int
-) -> tuple[ir.Node, Affine, int] | None:
+def _before(plan: Plan, node: ir.Node, entry: int, rank: int) -> tuple[ir.Node, Affine, int] | None:
     value = node.inputs[entry]
     producer = None if value is None else value.producer()
     if value is None or producer is None or producer.graph is not node.graph:
         return None
-    if _only_consumer(value) is None or len(producer.outputs) > 1 and value.index() != 0:
+    if _only_consumer(value) is None or value.index() != 0:
         return None
     for index in range(min(len(producer.inputs), 2)):
         if plan.constant(producer, index) is not None:

@@ -12,7 +12,7 @@ from fastbn.export.fold.plan import Context
 
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph and every subgraph; functions are left out."""
+    """Yield the main graph and every subgraph; functions are left out."""
     pending = [model.graph]
     while pending:
         graph = pending.pop()
@@ -107,7 +107,7 @@ def remove_dead(model: ir.Model, alive_before: set[ir.Value]) -> None:
 
 
 def used_initializers(model: ir.Model) -> set[ir.Value]:
-    """Initializers that someone reads."""
+    """Return the initializers that someone reads."""
     return {v for g in graphs_of(model) for v in g.initializers.values() if v.uses()}
 
 
@@ -135,13 +135,15 @@ def settle_constants(context: Context, model: ir.Model) -> None:
         settled[key] = value
         value.name = _name(names, value, origin, uses[0].node)
         names.add(value.name)
-        value.const_value = ir.Tensor(np.ascontiguousarray(rounded).reshape(rounded.shape), name=value.name)
+        value.const_value = ir.Tensor(
+            np.ascontiguousarray(rounded).reshape(rounded.shape), name=value.name
+        )
         graph.register_initializer(value)
         if model.ir_version < 4 and graph is model.graph:
             graph.inputs.append(value)
 
 
-def _name(names: set[str | None], _: ir.Value, origin: ir.Value | None, node: ir.Node) -> str:
+def _name(names: set[str], _: ir.Value, origin: ir.Value | None, node: ir.Node) -> str:
     base = origin.name if origin is not None and origin.name else None
     if base is not None and base not in names:
         return base

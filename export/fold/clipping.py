@@ -1,6 +1,6 @@
 """The Relu family as clip(x, low, high) with a bound per channel, and what an affine does to it.
 
-    s·clip(x, l, h) + t = clip(s·x + t, s·l + t, s·h + t)            for s > 0, bounds swapped for s < 0
+    s·clip(x, l, h) + t = clip(s·x + t, s·l + t, s·h + t)            for s > 0 (s < 0 swaps them)
     clip(s·x + t, l, h) = s·clip(x, (l − t)/s, (h − t)/s) + t
 
 So BatchNorm → Relu → convolution becomes Max with a constant → convolution, and convolution → Relu
@@ -206,7 +206,7 @@ def _is_fused(node: ir.Node) -> bool:
     return producer.op_type in _FUSES
 
 
-# --- Activations that are linear on either side of zero --------------------------------------------
+# --- Activations that are linear on either side of zero -------------------------------------------
 
 
 def _positive(node: ir.Node, affine: Affine) -> None:

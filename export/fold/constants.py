@@ -16,9 +16,47 @@ ELEMENT_LIMIT = 2**26
 
 # Operators without randomness, state or subgraphs whose result may be worked out beforehand.
 _DETERMINISTIC = frozenset(
-    "Abs Add Cast CastLike Ceil Concat ConstantOfShape Div Exp Expand Flatten Floor Gather "
-    "Identity Log Max Mean Min Mul Neg Pow Range Reciprocal ReduceMean ReduceProd ReduceSum "
-    "Reshape Shape Size Slice Split Sqrt Squeeze Sub Sum Tile Transpose Unsqueeze Where".split()
+    [
+        "Abs",
+        "Add",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "Div",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "Identity",
+        "Log",
+        "Max",
+        "Mean",
+        "Min",
+        "Mul",
+        "Neg",
+        "Pow",
+        "Range",
+        "Reciprocal",
+        "ReduceMean",
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "Shape",
+        "Size",
+        "Slice",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Sum",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 
@@ -111,12 +149,13 @@ class Constants:
         )
         opset = onnx.helper.make_opsetid("", self._opset)
         model = onnx.helper.make_model(graph, opset_imports=[opset])
-        feeds = {n: a for n, a in zip(proto.input, inputs, strict=True) if n}
+        feeds = {str(n): a for n, a in zip(proto.input, inputs, strict=True) if n}
         try:
-            result = ReferenceEvaluator(model).run(None, feeds)[0]
+            results: Any = ReferenceEvaluator(model).run(None, feeds)
         except Exception:  # whatever the reference cannot do is simply not constant
             return None
-        return result if isinstance(result, np.ndarray | np.generic) else None
+        result = results[0]
+        return np.asarray(result) if isinstance(result, np.ndarray | np.generic) else None
 
 
 def _as_array(tensor: ir.TensorProtocol) -> NDArray[Any] | None:
@@ -128,9 +167,9 @@ def _as_array(tensor: ir.TensorProtocol) -> NDArray[Any] | None:
 def _constant_node(node: ir.Node) -> NDArray[Any] | None:
     if "value" in node.attributes:
         return _as_array(node.attributes["value"].as_tensor())
-    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32)):
+    for name in ("value_float", "value_floats"):
         if name in node.attributes:
-            return np.asarray(node.attributes[name].value, dtype=dtype)
+            return np.asarray(node.attributes[name].value, dtype=np.float32)
     for name in ("value_int", "value_ints"):
         if name in node.attributes:
             return np.asarray(node.attributes[name].value, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Add, Sub, Mul, Div, Neg and Sum: with constants they take affines in, with values they pass parts on."""
+"""Add, Sub, Mul, Div, Neg, Sum: constants take affines in, values pass parts of them on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def keeps_shape(plan: Plan, node: ir.Node, index: int, constant: Array) -> bool:
     if dims is None or constant.ndim > len(dims):
         return False
     tail = dims[len(dims) - constant.ndim :]
-    return all(n == 1 or n == dim for n, dim in zip(constant.shape, tail, strict=True))
+    return all(n in (1, dim) for n, dim in zip(constant.shape, tail, strict=True))
 
 
 def _require_same_shape(plan: Plan, node: ir.Node, index: int, constant: Array) -> None:
@@ -104,7 +104,7 @@ def _vanish_back(plan: Plan, node: ir.Node, constant: int, affine: Affine) -> No
 
 @forward_rule("Add", "Sub", "Sum")
 def sum_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affine) -> None:
-    """A shift goes into the constant or on; a scale passes only if everything else is constant."""
+    """Put a shift into the constant or hand it on; a scale passes only a constant sum."""
     rank = _rank(plan, node)
     arriving = widened(affine, rank)
     signs = _signs(node)

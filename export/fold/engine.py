@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from fastbn.export.errors import one_line
+
 # Importing the rules registers them.
 from fastbn.export.fold import backward, clipping, elementwise, forward, joins, passthrough
 from fastbn.export.fold.affine import Refused
@@ -29,12 +31,16 @@ from fastbn.export.fold.cleanup import (
 )
 from fastbn.export.fold.commit import commit
 from fastbn.export.fold.constants import Constants
-from fastbn.export.fold.normalization import is_batch_norm, read_batch_norm
+from fastbn.export.fold.normalization import is_batch_norm, store_affine
 from fastbn.export.fold.plan import Context, Plan, push_back, push_forward
 from fastbn.export.fold.report import FoldReport, NodeEntry
 from fastbn.export.fold.strategies import Shares, shares
 
 RULES = (backward, clipping, elementwise, forward, joins, passthrough)
+
+# What planning may run into in a graph that the checker lets pass though it cannot run: a group
+# count of zero, weights of the wrong rank. Nothing was changed then, and the node stays.
+MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
 
 # A copy of a weight up to this size costs nothing worth counting.
 FREE_COPY_BYTES = 4096
@@ -156,6 +162,9 @@ def _fold_one(
     except Refused as refusal:
         entry.reason = str(refusal)
         return False
+    except MALFORMED as error:
+        entry.reason = f"the graph is malformed ({one_line(error)})"
+        return False
     if len(chains[0].nodes) == 1:
         chains.pop()
     if chains[-1].affine.is_identity:
@@ -171,6 +180,9 @@ def _fold_one(
                 plan = Plan(context, allow_bounds=bounds)
                 try:
                     _plan(plan, chain, way)
+                except MALFORMED as error:
+                    reasons.append(f"{way.name}: the graph is malformed ({one_line(error)})")
+                    continue
                 except Refused as refusal:
                     if way.name in ("backwards", "forwards"):
                         reason = f"{way.name}: {refusal}"
@@ -218,8 +230,9 @@ def _merge(context: Context, node: ir.Node, entries: dict[ir.Node, NodeEntry]) -
         size = plan.context.constants.floats(node.inputs[1])
         if len(chain.nodes) == 1 or size is None:
             return
-        plan.norms[node] = chain.affine.vector(1, size.size)
-    except Refused:
+        scale, shift = chain.affine.vector(1, size.size)
+        store_affine(plan, node, scale, shift)
+    except (Refused, *MALFORMED):
         return
     # What a member refused for its training mode is not in the chain; all others dissolve.
     commit(plan)
@@ -259,9 +272,13 @@ def _is_affine(node: ir.Node, context: Context) -> bool:
         weight = node.inputs[1]
         dims = context.dims(weight)
         groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
-        return dims is not None and groups > 1 and dims[0] == groups and dims[2:] == (1,) * (
-            len(dims) - 2
-        ) and context.constants.get(weight) is not None
+        return (
+            dims is not None
+            and groups > 1
+            and dims[0] == groups
+            and dims[2:] == (1,) * (len(dims) - 2)
+            and context.constants.get(weight) is not None
+        )
     return False
 
 
@@ -289,5 +306,4 @@ __all__ = [
     "count_nodes",
     "fold_in_place",
     "infer_shapes",
-    "read_batch_norm",
 ]

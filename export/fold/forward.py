@@ -66,10 +66,8 @@ def out_of_conv(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affin
     push_on(plan, node, _border_map(plan, node, weight, shift, groups))
 
 
-def _border_map(
-    plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: int
-) -> Affine:
-    """What a padded convolution makes of the shift alone: (1, O, *size), weaker at the border."""
+def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: int) -> Affine:
+    """Convolve the shift alone: (1, O, *size), weaker at the border that is padded."""
     spatial = _static_spatial(plan, node)
     geometry = windows(
         spatial,
@@ -142,7 +140,7 @@ def out_of_conv_transpose(
 
 
 def push_bias_or_map(plan: Plan, node: ir.Node, image: Array) -> None:
-    """A map that is the same everywhere is a bias; any other goes on to the consumers."""
+    """Take a map that is the same everywhere as a bias; hand any other on to the consumers."""
     affine = Affine.of(np.ones((1,) * image.ndim), image)
     if all(n == 1 for n in affine.shape[2:]):
         bias = np.broadcast_to(affine.shift.reshape(-1), (image.shape[1],))

@@ -51,7 +51,7 @@ def concat_back(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
 
 @forward_rule("Concat")
 def concat_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affine) -> None:
-    """The other inputs have the identity."""
+    """Complete the affine with the identity of the other inputs."""
     axis = _axis(plan, node, affine.rank, 1)
     lengths = _lengths(plan, node.inputs, axis, node)
     shape = [max(n, 1) for n in affine.shape]
@@ -75,7 +75,7 @@ def _split_lengths(plan: Plan, node: ir.Node, axis: int) -> list[int]:
 
 @backward_rule("Split")
 def split_back(plan: Plan, node: ir.Node, affine: Affine, output: int) -> None:
-    """The input takes the affine in this output's slice, the identity in the others."""
+    """Complete the affine of this output with the identity of the others."""
     axis = _axis(plan, node, affine.rank, 0)
     lengths = _split_lengths(plan, node, axis)
     shape = list(affine.shape)

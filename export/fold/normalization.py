@@ -55,7 +55,8 @@ def read_batch_norm(plan: Plan, node: ir.Node) -> tuple[Array, Array]:
         values.append(value)
     if len({v.size for v in values}) != 1:
         raise Refused("its parameters have different lengths")
-    return from_batch_norm(*values, float(attribute(node, "epsilon", 1e-5)))
+    gamma, beta, mean, var = values
+    return from_batch_norm(gamma, beta, mean, var, float(attribute(node, "epsilon", 1e-5)))
 
 
 def rank_of(plan: Plan, node: ir.Node) -> int:
@@ -80,7 +81,8 @@ def affine_of(plan: Plan, node: ir.Node) -> Affine:
     return Affine.along(scale, shift, axis=1, rank=rank_of(plan, node))
 
 
-def _store(plan: Plan, node: ir.Node, scale: Array, shift: Array) -> None:
+def store_affine(plan: Plan, node: ir.Node, scale: Array, shift: Array) -> None:
+    """Plan that a BatchNorm does scale · x + shift from now on."""
     dtype = plan.dtype(node, 1)
     for values in (scale, shift):
         fits(values, dtype, f"a parameter of {label(node)}")
@@ -93,7 +95,7 @@ def norm_back(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
     """s·(a·x + b) + t = (s·a)·x + (s·b + t)."""
     a, b = read_batch_norm(plan, node)
     scale, shift = affine.vector(1, a.size)
-    _store(plan, node, scale * a, scale * b + shift)
+    store_affine(plan, node, scale * a, scale * b + shift)
 
 
 @forward_rule("BatchNormalization")
@@ -102,7 +104,7 @@ def norm_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affine
     only_input(node, indices)
     a, b = read_batch_norm(plan, node)
     scale, shift = affine.vector(1, a.size)
-    _store(plan, node, a * scale, a * shift + b)
+    store_affine(plan, node, a * scale, a * shift + b)
 
 
 def stored_parameters(

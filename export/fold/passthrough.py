@@ -208,7 +208,7 @@ def _global_average_back(_: Plan, node: ir.Node, affine: Affine) -> Affine:
 
 @transparent("GlobalAveragePool", inverse=_global_average_back)
 def global_average_pool(_: Plan, node: ir.Node, affine: Affine) -> Affine:
-    """The mean of a shift that differs from place to place is a shift again."""
+    """Average a shift that differs from place to place: it is a shift again."""
     if any(n > 1 for n in affine.scale.shape[2:]):
         raise Refused(f"its scale differs from place to place in front of {label(node)}")
     axes = tuple(range(2, affine.rank))

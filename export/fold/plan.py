@@ -1,8 +1,8 @@
 """A plan: what would change if an affine were moved; nothing is touched until it is committed.
 
-Rules read the graph *through* the plan (:meth:`Plan.constant` and friends), so that a plan may visit
-a node twice: each visit is a correct rewriting of the graph the visit before left. A rule that
-cannot do its part raises :class:`Refused`, and the plan is dropped.
+Rules read the graph *through* the plan (:meth:`Plan.constant` and others), so that a plan may
+visit a node twice: each visit is a correct rewriting of the graph that the one before left. A
+rule that cannot do its part raises :class:`Refused`, and the plan is dropped.
 """
 
 from __future__ import annotations

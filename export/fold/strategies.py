@@ -39,9 +39,7 @@ def shares(affine: Affine) -> Iterator[Shares]:
         sign = np.where(affine.scale < 0, -1.0, 1.0)
         zero = np.zeros((1,) * affine.rank)
         size = np.abs(affine.scale)
-        yield Shares(
-            "sign forwards", Affine.of(size, sign * affine.shift), Affine.of(sign, zero)
-        )
+        yield Shares("sign forwards", Affine.of(size, sign * affine.shift), Affine.of(sign, zero))
         yield Shares(
             "sign and shift forwards", Affine.of(size, zero), Affine.of(sign, affine.shift)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 
 from fastbn.export.patterns.registry import Drawing, pattern
@@ -9,15 +11,18 @@ from fastbn.export.patterns.sketch import Sketch
 
 
 def _into_conv(
-    *, signs: str = "mixed", channels: int = 4, relu: bool = False, head: str = "", **options: int
+    *, signs: str = "mixed", channels: int = 4, relu: bool = False, head: str = "", **options: Any
 ) -> Drawing:
     """Draw x → BatchNorm [→ Relu] → Conv [→ head]."""
 
     def draw(g: Sketch) -> onnx.ModelProto:
         h = g.bn(g.input(channels, 8, 8), signs=signs)
-        h = g.conv(g.relu(h) if relu else h, 6, options.get("kernel", 3), **{
-            key: value for key, value in options.items() if key != "kernel"
-        })
+        h = g.conv(
+            g.relu(h) if relu else h,
+            6,
+            options.get("kernel", 3),
+            **{key: value for key, value in options.items() if key != "kernel"},
+        )
         if head == "gap":
             h = g.gemm(g.op("Flatten", [g.op("GlobalAveragePool", [h])]), 5, bias=g.normal(5))
         elif head == "flatten":

@@ -69,7 +69,12 @@ class Sketch:
         return self.rng.standard_normal(shape) * scale
 
     def op(
-        self, operator: str, inputs: Sequence[str], *, channels: int | None = None, **attributes: Any
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        *,
+        channels: int | None = None,
+        **attributes: Any,
     ) -> str:
         """Add any node with one output; the channel count is inherited unless given."""
         result = self.fresh(operator.lower())
@@ -113,7 +118,12 @@ class Sketch:
         return self.op("ConvTranspose", inputs, channels=out, group=group, **attributes)
 
     def gemm(
-        self, x: str, out: int, *, bias: ArrayLike | None = None, features: int | None = None,
+        self,
+        x: str,
+        out: int,
+        *,
+        bias: ArrayLike | None = None,
+        features: int | None = None,
         **attributes: Any,
     ) -> str:
         """Gemm with a constant B, transposed if ``transB``."""
@@ -132,9 +142,7 @@ class Sketch:
         weight = self.constant(self.normal(c, out, scale=(1.0 / c) ** 0.5))
         return self.op("MatMul", [x, weight], channels=out)
 
-    def parameters(
-        self, channels: int, signs: str = "positive"
-    ) -> dict[str, NDArray[np.float64]]:
+    def parameters(self, channels: int, signs: str = "positive") -> dict[str, NDArray[np.float64]]:
         """Parameters of a trained-looking BatchNorm; ``signs`` of γ: positive, mixed, negative."""
         scale = self.rng.uniform(0.5, 1.5, channels)
         if signs == "mixed":
@@ -149,8 +157,14 @@ class Sketch:
         }
 
     def bn(
-        self, x: str, *, signs: str = "positive", channels: int | None = None, repeat: int = 1,
-        given: dict[str, Any] | None = None, **attributes: Any,
+        self,
+        x: str,
+        *,
+        signs: str = "positive",
+        channels: int | None = None,
+        repeat: int = 1,
+        given: dict[str, Any] | None = None,
+        **attributes: Any,
     ) -> str:
         """BatchNormalization; ``repeat`` gives every channel's parameters so many times."""
         c = channels or self.channels[x]

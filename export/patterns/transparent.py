@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 
 from fastbn.export.patterns.registry import Drawing, pattern
 from fastbn.export.patterns.sketch import Sketch
 
 
-def _behind(operator: str, signs: str = "mixed", **attributes: object) -> Drawing:
+def _behind(operator: str, signs: str = "mixed", **attributes: Any) -> Drawing:
     """Draw x → Conv → operator → BatchNorm."""
 
     def draw(g: Sketch) -> onnx.ModelProto:
@@ -18,8 +20,8 @@ def _behind(operator: str, signs: str = "mixed", **attributes: object) -> Drawin
     return draw
 
 
-_POOL = {"kernel_shape": [2, 2], "strides": [2, 2]}
-_PADDED = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+_POOL: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+_PADDED: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
 pattern("conv-identity-bn", 0)(_behind("Identity"))
 pattern("conv-dropout-bn", 0)(_behind("Dropout"))
 pattern("conv-avgpool-bn", 0)(_behind("AveragePool", **_POOL))

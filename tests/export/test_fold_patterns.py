@@ -33,6 +33,7 @@ def test_pattern(name):
     assert [v.name for v in folded.graph.output] == [v.name for v in original.graph.output]
     for entry in report.nodes:
         assert (entry.action in ("kept", "merged")) == bool(entry.reason)
+        assert "malformed" not in entry.reason
 
 
 def _count(graph: onnx.GraphProto) -> int:

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_graphs import Drawer
 
 from fastbn.export import fold_batch_norm
 from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.fold.api import fold_once
 from fastbn.export.fold.engine import STEPS
-from random_graphs import Drawer
 
 # Continuous integration asks for thousands; the default keeps a local run short.
 EXAMPLES = int(os.environ.get("FASTBN_FOLD_EXAMPLES", "400"))
@@ -31,6 +31,7 @@ def test_in_float64(seed, choices, boldness):
     folded, report = fold_once(model, boldness, duplicate_shared=True)
     onnx.checker.check_model(folded, full_check=True)
     assert report.affine_left == 0
+    assert not any("malformed" in entry.reason for entry in report.nodes)
     assert report.bn_left <= report.bn_before
     assert report.nodes_after <= report.nodes_before + report.bn_before
     assert [o.name for o in model.graph.output] == [o.name for o in folded.graph.output]

@@ -162,13 +162,17 @@ class Drawer:
 
     def scale(self, v: Value) -> Value:
         inputs = [v.name, self._constant(v)]
-        return Value(self.g.op("Mul" if self.rng.random() < 0.6 else "Div", inputs), v.channels, v.size)
+        return Value(
+            self.g.op("Mul" if self.rng.random() < 0.6 else "Div", inputs), v.channels, v.size
+        )
 
     def shift(self, v: Value) -> Value:
         inputs = [v.name, self._constant(v)]
         if self.rng.random() < 0.5:
             inputs.reverse()
-        return Value(self.g.op("Add" if self.rng.random() < 0.5 else "Sub", inputs), v.channels, v.size)
+        return Value(
+            self.g.op("Add" if self.rng.random() < 0.5 else "Sub", inputs), v.channels, v.size
+        )
 
     def sum_constant(self, v: Value) -> Value:
         return Value(self.g.op("Sum", [v.name, self._constant(v), v.name]), v.channels, v.size)

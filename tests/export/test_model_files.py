@@ -1,0 +1,212 @@
+"""Broken and hostile files: one line of error, nothing written, nothing read from elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from fastbn.export import ModelError, fold_batch_norm, fold_file, validate
+from fastbn.export.io import atomic, read_model
+from fastbn.export.patterns import PATTERNS
+
+
+@pytest.fixture
+def good():
+    return PATTERNS["conv-bn"].build()
+
+
+def refuse(path, match, tmp_path):
+    """The file is refused in one line, and no file appears or changes."""
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    target = tmp_path / "out.onnx"
+    with pytest.raises(ModelError, match=match) as caught:
+        fold_file(path, target)
+    assert "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def save(model, path):
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_missing(tmp_path):
+    refuse(tmp_path / "none.onnx", "no such file", tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x00" * 100, b"PK\x03\x04" * 9])
+def test_not_a_model(tmp_path, content):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content)
+    refuse(path, "not an ONNX model|holds no graph", tmp_path)
+
+
+def test_truncated(tmp_path, good):
+    content = good.SerializeToString()
+    path = tmp_path / "a.onnx"
+    for length in range(1, len(content), max(len(content) // 40, 1)):
+        path.write_bytes(content[:length])
+        refuse(path, ".", tmp_path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_flipped_bytes_never_crash(data):
+    """Whatever is in the file, the answer is a model or a ModelError."""
+    content = bytearray(PATTERNS["conv-bn"].build().SerializeToString())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(bytes(content))
+    except Exception:
+        return
+    try:
+        fold_batch_norm(model, verify=False)
+    except ModelError as error:
+        assert "\n" not in str(error)
+
+
+def test_wrong_amount_of_data(tmp_path, good):
+    good.graph.initializer[0].raw_data = good.graph.initializer[0].raw_data[:-4]
+    refuse(save(good, tmp_path / "a.onnx"), "should hold .* bytes", tmp_path)
+
+
+def test_huge_declared_weight(tmp_path, good):
+    good.graph.initializer[0].dims[:] = [2**40, 2**20]
+    refuse(save(good, tmp_path / "a.onnx"), "should hold", tmp_path)
+
+
+def test_huge_declared_input(tmp_path, good):
+    for dim, size in zip(good.graph.input[0].type.tensor_type.shape.dim, (1, 6, 2**30, 2**30),
+                         strict=True):  # fmt: skip
+        dim.Clear()
+        dim.dim_value = size
+    del good.graph.output[0].type.tensor_type.shape.dim[:]
+    for name in "abcd":
+        good.graph.output[0].type.tensor_type.shape.dim.add().dim_param = name
+    refuse(save(good, tmp_path / "a.onnx"), "too large to try out", tmp_path)
+
+
+def test_huge_constant_of_shape(good):
+    """A few bytes that would become a terabyte are not worked out."""
+    shape = numpy_helper.from_array(np.array([2**40], dtype=np.int64), "shape")
+    good.graph.initializer.append(shape)
+    good.graph.node.insert(0, helper.make_node("ConstantOfShape", ["shape"], ["big"]))
+    norm = next(n for n in good.graph.node if n.op_type == "BatchNormalization")
+    norm.input[1] = "big"
+    _, report = fold_batch_norm(good, verify=False)
+    assert report.nodes[0].reason == "its scale is not constant"
+
+
+def test_cycle(tmp_path, good):
+    good.graph.node[0].input[0] = good.graph.node[-1].output[0]
+    refuse(save(good, tmp_path / "a.onnx"), "not a valid ONNX model", tmp_path)
+
+
+def test_unknown_input(tmp_path, good):
+    good.graph.node[0].input[0] = "nowhere"
+    refuse(save(good, tmp_path / "a.onnx"), "not a valid ONNX model", tmp_path)
+
+
+def test_wrong_type(tmp_path, good):
+    good.graph.initializer[0].data_type = 99
+    refuse(save(good, tmp_path / "a.onnx"), "unknown type 99", tmp_path)
+
+
+def test_integer_parameters(good):
+    scale = good.graph.node[1].input[1]
+    tensor = next(t for t in good.graph.initializer if t.name == scale)
+    tensor.CopyFrom(numpy_helper.from_array(np.ones(tensor.dims, dtype=np.int32), scale))
+    with pytest.raises(ModelError):
+        fold_batch_norm(good)
+
+
+def external(model, path, location, *, offset=None, length=None):
+    """Save the first weight of a model in another file, or say so."""
+    tensor = model.graph.initializer[0]
+    data = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entries = {"location": location, "offset": offset, "length": length}
+    for key, value in entries.items():
+        if value is not None:
+            tensor.external_data.add(key=key, value=str(value))
+    path.write_bytes(model.SerializeToString())
+    return data
+
+
+@pytest.mark.parametrize(
+    "location", ["../secret", "/etc/passwd", "a/../../secret", "", "missing.bin"]
+)
+def test_external_data_elsewhere(tmp_path, good, location):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    path = folder / "a.onnx"
+    (tmp_path / "secret").write_bytes(b"x" * 10000)
+    external(good, path, location)
+    refuse(path, "outside the model's folder|is missing", tmp_path)
+
+
+def test_external_data_behind_a_link(tmp_path, good):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"x" * 10000)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    external(good, folder / "a.onnx", "link")
+    refuse(folder / "a.onnx", "outside the model's folder", tmp_path)
+
+
+@pytest.mark.parametrize("offset", [-8, 1, 2**60])
+def test_external_data_too_short(tmp_path, good, offset):
+    data = external(good, tmp_path / "a.onnx", "a.bin", offset=offset)
+    (tmp_path / "a.bin").write_bytes(data)
+    refuse(tmp_path / "a.onnx", "needs .* bytes at offset|no number", tmp_path)
+
+
+def test_external_data_is_read(tmp_path, good):
+    plain, _ = fold_batch_norm(good)
+    data = external(good, tmp_path / "a.onnx", "a.bin")
+    (tmp_path / "a.bin").write_bytes(data)
+    folded, report = fold_batch_norm(tmp_path / "a.onnx")
+    assert report.bn_left == 0
+    assert folded.SerializeToString() == plain.SerializeToString()
+
+
+def test_external_data_in_memory_is_refused(tmp_path, good):
+    external(good, tmp_path / "a.onnx", "a.bin")
+    with pytest.raises(ModelError, match="give the path"):
+        read_model(good)
+
+
+def test_different_interface(good):
+    with pytest.raises(ModelError, match="different inputs"):
+        validate(good, PATTERNS["mlp"].build())
+
+
+def test_atomic_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="interrupted"), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("interrupted")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_mismatch_leaves_the_old_file(tmp_path, good, monkeypatch):
+    from fastbn.export import MismatchError
+    from fastbn.export.fold import backward
+
+    path = save(good, tmp_path / "a.onnx")
+    target = tmp_path / "b.onnx"
+    target.write_text("old")
+    monkeypatch.setattr(backward, "add_bias", lambda *_: None)
+    with pytest.raises(MismatchError, match="nothing was written"):
+        fold_file(path, target)
+    assert target.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]

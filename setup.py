@@ -122,6 +122,8 @@ def extension(path: Path) -> Extension:
 setup(
     packages=[
         "fastbn",
+        "fastbn.bench",
+        "fastbn.bench.peers",
         "fastbn.data",
         "fastbn.export",
         "fastbn.export.fold",

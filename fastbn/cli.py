@@ -16,6 +16,8 @@ from typing import Annotated
 
 import typer
 
+from fastbn.bench.cli import bench_app
+
 DONE, DIFFERENT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 # What a table shows of an export's report.
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets.")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 
 class Optimizer(StrEnum):

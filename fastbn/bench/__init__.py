@@ -1,0 +1,6 @@
+"""Benchmarks: ``fastbn bench kernels`` and ``fastbn bench train``.
+
+Everything is measured side by side, in one run and in turns, so that what disturbs the machine
+disturbs all sides: against the machine's own limits (a copy, a triad, multiply-adds) and against
+PyTorch, TensorFlow and JAX where they are installed. docs/performance.md says how.
+"""

@@ -1,0 +1,160 @@
+"""The operations on a tensor that are measured, and the yardsticks of the same size.
+
+All sides use the same arrays in every call, allocated beforehand; only the ``_fresh`` operations
+let every call allocate what it returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.bench.shapes import Shape
+from fastbn.bench.timing import Call
+from fastbn.kernels import memory
+
+Array = NDArray[Any]
+
+# Tensors that an operation has to read and write at the least. All are followed by ReLU.
+TRAFFIC = {
+    "forward": 2,  # training: x, y
+    "inference": 2,
+    "backward": 3,  # x, dy, dx
+    "forward_residual": 3,
+    "backward_residual": 5,  # x, dy, residual, dx, dresidual
+    "step": 5,  # forward, then backward
+    "forward_fresh": 2,
+    "step_fresh": 5,
+}
+ALONE = ("forward", "inference", "backward", "forward_residual", "backward_residual")
+BESIDE_PEERS = (*ALONE, "step", "forward_fresh", "step_fresh")
+YARDSTICKS = {"copy": 2, "triad": 3}
+
+DTYPES = ("float32", "float64", "bfloat16")
+LAYOUTS = ("nchw", "nhwc", "nc")
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """NumPy's dtype of a name, bfloat16 included."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array that begins at a cache line and whose pages have been touched."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    raw.fill(0)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tensor: its shape, layout and dtype."""
+
+    shape: Shape
+    layout: str
+    dtype: str
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.shape.of(self.layout)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return int(np.prod(self.array_shape)) * dtype_of(self.dtype).itemsize
+
+    def values(self) -> tuple[Array, Array, Array, Array, Array]:
+        """x, dy, the residual, weight and bias: the same in every process.
+
+        A tensor holds one random block over and over, because drawing a hundred megabytes takes
+        longer than measuring them.
+        """
+        dtype = dtype_of(self.dtype)
+        parameters = np.dtype(np.float64 if dtype == np.float64 else np.float32)
+        rng = np.random.default_rng(0)
+        tensors = []
+        for _ in range(3):
+            tensor = aligned(self.array_shape, dtype)
+            block = rng.standard_normal(min(tensor.size, 1_000_003), np.float32).astype(dtype)
+            flat = tensor.reshape(-1)
+            for at in range(0, flat.size, block.size):
+                flat[at : at + block.size] = block[: flat.size - at]
+            tensors.append(tensor)
+        weight = rng.uniform(0.5, 1.5, self.shape.C).astype(parameters)
+        bias = rng.uniform(-0.5, 0.5, self.shape.C).astype(parameters)
+        return tensors[0], tensors[1], tensors[2], weight, bias
+
+
+class Ours:
+    """The operations of this library on one tensor, and the yardsticks beside them.
+
+    Attributes
+    ----------
+    calls : dict
+        Name of an operation to what is timed; of a yardstick ``copy``, ``copy stream`` and so on.
+    """
+
+    def __init__(self, case: Case, ops: tuple[str, ...]) -> None:
+        x, dy, residual, weight, bias = case.values()
+        y, dx, dresidual = (aligned(x.shape, x.dtype) for _ in range(3))
+        mean, var = np.zeros_like(weight), np.ones_like(weight)
+        dweight, dbias = np.empty_like(weight), np.empty_like(bias)
+        axis = 1 if case.layout == "nchw" else -1
+        plain: dict[str, Any] = {"axis": axis, "activation": "relu"}
+        into: dict[str, Any] = {"out": dx, "dweight": dweight, "dbias": dbias}
+        _, saved = F.batch_norm(x, weight, bias, training=True, out=y, **plain)
+        _, saved_residual = F.batch_norm(
+            x, weight, bias, training=True, residual=residual, out=y, **plain
+        )
+
+        def forward(out: Array | None = y) -> object:
+            return F.batch_norm(x, weight, bias, mean, var, training=True, out=out, **plain)
+
+        def inference() -> object:
+            return F.batch_norm(x, weight, bias, mean, var, training=False, out=y, **plain)
+
+        def forward_residual() -> object:
+            return F.batch_norm(
+                x, weight, bias, mean, var, training=True, residual=residual, out=y, **plain
+            )
+
+        def backward() -> object:
+            return F.batch_norm_backward(dy, saved, **into)
+
+        def backward_residual() -> object:
+            return F.batch_norm_backward(dy, saved_residual, dresidual=dresidual, **into)
+
+        def step() -> object:
+            _, own = F.batch_norm(x, weight, bias, mean, var, training=True, out=y, **plain)
+            return F.batch_norm_backward(dy, own, **into)
+
+        def step_fresh() -> object:
+            _, own = F.batch_norm(x, weight, bias, mean, var, training=True, **plain)
+            return F.batch_norm_backward(dy, own)
+
+        every: dict[str, Call] = {
+            "forward": forward,
+            "inference": inference,
+            "backward": backward,
+            "forward_residual": forward_residual,
+            "backward_residual": backward_residual,
+            "step": step,
+            "forward_fresh": lambda: forward(None),
+            "step_fresh": step_fresh,
+        }
+        self.calls: dict[str, Call] = {op: every[op] for op in ops}
+        self.calls["copy"] = lambda: memory.copy(x, y)
+        self.calls["copy stream"] = lambda: memory.copy(x, y, True)
+        self.calls["triad"] = lambda: memory.triad(x, dy, dx)
+        self.calls["triad stream"] = lambda: memory.triad(x, dy, dx, True)

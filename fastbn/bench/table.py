@@ -1,0 +1,96 @@
+"""Rows and results as tables for a terminal; what loses is red."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastbn.bench.cases import YARDSTICKS
+from fastbn.bench.rows import Row
+from fastbn.bench.targets import Result, loses
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PEERS = {"x_torch": "× PyTorch", "x_tensorflow": "× TensorFlow", "x_jax": "× JAX"}
+
+
+def digits(value: float | None) -> str:
+    """Text of a figure with three digits, nothing for None.
+
+    Examples
+    --------
+    >>> digits(0.98765), digits(12.345), digits(12345.6), digits(None)
+    ('0.99', '12.3', '12,346', '')
+    """
+    if value is None:
+        return ""
+    return f"{value:,.{2 if value < 10 else 1 if value < 1000 else 0}f}"
+
+
+def kernels_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
+    """Table of the rows of ``fastbn bench kernels``; the yardsticks' own rows are left out."""
+    from rich.table import Table
+
+    peers = [name for name in PEERS if any(getattr(row, name) is not None for row in rows)]
+    table = Table(title=f"batch_norm + ReLU · {describe(machine)}", title_justify="left")
+    for name in ("shape", "layout", "operation", "dtype"):
+        table.add_column(name, no_wrap=True)
+    numbers = ("threads", "µs", "GB/s", "× copy", "× triad")
+    for name in (*numbers, *(PEERS[peer] for peer in peers)):
+        table.add_column(name, justify="right", no_wrap=True)
+    group = None
+    for row in rows:
+        if row.op in YARDSTICKS:
+            continue
+        if group not in {None, (row.layout, row.dtype, row.threads)}:
+            table.add_section()
+        group = (row.layout, row.dtype, row.threads)
+        table.add_row(
+            row.name,
+            row.layout,
+            row.op,
+            row.dtype,
+            str(row.threads),
+            *map(digits, (row.us, row.gbps, row.x_copy, row.x_triad)),
+            *(digits(getattr(row, peer)) for peer in peers),
+            style="red" if loses(row) else None,
+        )
+    return table
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """Table of what was reached; missed targets are red."""
+    from rich.table import Table
+
+    table = Table(title="geometric means and worst", title_justify="left")
+    table.add_column("group")
+    for name in ("threads", "shapes", "mean", "worst"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("at", no_wrap=True)
+    table.add_column("target", no_wrap=True)
+    for result in results:
+        table.add_row(
+            result.label,
+            result.threads,
+            str(result.count),
+            f"{result.mean:.2f}",
+            f"{result.worst:.2f}",
+            result.worst_name,
+            result.wanted,
+            style=None if result.reached else "red",
+        )
+    return table
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """One line about the machine.
+
+    Examples
+    --------
+    >>> describe({"isa": "avx2", "threads": [1, 2], "caches": {"l1": 32768, "l2": 1048576}})
+    'avx2, threads 1, 2, l1 32 KB, l2 1024 KB'
+    """
+    caches = (f"{name} {size // 1024} KB" for name, size in machine["caches"].items())
+    threads = ", ".join(map(str, machine["threads"]))
+    return ", ".join((machine["isa"], f"threads {threads}", *caches))

@@ -1,0 +1,193 @@
+"""What the kernels should reach, and what they did: mean and worst of each group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import exp, inf, log
+
+from fastbn.bench.rows import Row
+
+
+@dataclass(frozen=True)
+class Target:
+    """Limits of a figure over a group of rows.
+
+    `figure` is a field of `Row`. The geometric mean over the group should be at most `mean` and
+    every single one at most `worst`; at least, where `more` is better.
+    """
+
+    label: str
+    ops: tuple[str, ...]
+    layouts: tuple[str, ...]
+    figure: str
+    mean: float
+    worst: float | None = None
+    more: bool = False
+    smallest: int = 0  # rows of smaller tensors (in elements) are left out
+
+    def covers(self, row: Row) -> bool:
+        """Tell whether a row belongs to the group."""
+        size = 1
+        for n in row.shape:
+            size *= n
+        return (
+            row.op in self.ops
+            and row.layout in self.layouts
+            and row.dtype == "float32"
+            and size >= self.smallest
+        )
+
+    def misses_worst(self, value: float) -> bool:
+        """Tell whether a single figure is beyond the limit for the worst."""
+        if self.worst is None:
+            return False
+        return value < self.worst if self.more else value > self.worst
+
+
+IMAGES = ("nchw", "nhwc")
+EVERY = (*IMAGES, "nc")
+LARGE = 100_000  # a serial call of a few microseconds is not a matter of bandwidth
+
+TARGETS = (
+    Target("NCHW forward", ("forward",), ("nchw",), "x_copy", 1.10, 1.5),
+    Target("NHWC forward", ("forward",), ("nhwc",), "x_copy", 1.5, 2.0),
+    Target("(N, C) forward", ("forward",), ("nc",), "x_copy", 1.5, smallest=LARGE),
+    Target("inference", ("inference",), EVERY, "x_copy", 1.05, smallest=LARGE),
+    Target("NCHW backward", ("backward",), ("nchw",), "x_triad", 1.15, 1.6),
+    Target("NHWC, (N, C) backward", ("backward",), ("nhwc", "nc"), "x_triad", 1.7, smallest=LARGE),
+    Target("NCHW forward + residual", ("forward_residual",), ("nchw",), "x_copy", 1.6),
+    Target("NCHW backward + residual", ("backward_residual",), ("nchw",), "x_triad", 1.5),
+    Target("step, against PyTorch", ("step",), EVERY, "x_torch", 4.0, 1.0, more=True),
+    Target("step, against TensorFlow", ("step",), ("nhwc", "nc"), "x_tensorflow", 1.3, more=True),
+    Target("step, against JAX", ("step",), EVERY, "x_jax", 1.3, more=True),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a group of rows reached."""
+
+    label: str
+    threads: str
+    count: int
+    mean: float
+    worst: float
+    worst_name: str
+    wanted: str
+    reached: bool
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the geometric mean of positive numbers.
+
+    Examples
+    --------
+    >>> round(geometric_mean([1.0, 4.0]), 9)
+    2.0
+    """
+    logs = [log(value) for value in values]
+    return exp(sum(logs) / len(logs))
+
+
+def judge(rows: Sequence[Row]) -> list[Result]:
+    """Hold rows against all targets that they have figures for, for each number of threads."""
+    results = []
+    for threads in sorted({row.threads for row in rows}):
+        for target in TARGETS:
+            group = [
+                (row, value)
+                for row in rows
+                if row.threads == threads
+                and target.covers(row)
+                and (value := getattr(row, target.figure)) is not None
+            ]
+            if group:
+                results.append(_judge(target, str(threads), group))
+    results += _compared(rows)
+    return results
+
+
+def _judge(target: Target, threads: str, group: Sequence[tuple[Row, float]]) -> Result:
+    sign = -1 if target.more else 1
+    worst_row, worst = max(group, key=lambda item: sign * item[1])
+    mean = geometric_mean(value for _, value in group)
+    limit = "≥" if target.more else "≤"
+    wanted = f"{limit} {target.mean:g}"
+    if target.worst is not None:
+        wanted += f", worst {limit} {target.worst:g}"
+    return Result(
+        label=f"{target.label}, × {target.figure.removeprefix('x_')}",
+        threads=threads,
+        count=len(group),
+        mean=mean,
+        worst=worst,
+        worst_name=f"{worst_row.name} {worst_row.layout}",
+        wanted=wanted,
+        reached=sign * mean <= sign * target.mean and not target.misses_worst(worst),
+    )
+
+
+Key = tuple[str, str | None, str, str, int]  # name, layout, op, dtype, threads
+
+
+def _compared(rows: Sequence[Row]) -> list[Result]:
+    """Targets that hold one row against another: threads, dtypes, and a small call's time."""
+    found = {(row.name, row.layout, row.op, row.dtype, row.threads): row for row in rows}
+    results = []
+
+    def add(
+        label: str, threads: str, group: list[tuple[Row, float]], mean: float, more: bool
+    ) -> None:
+        if group:
+            target = Target(label, (), (), "", mean, more=more)
+            result = _judge(target, threads, group)
+            results.append(Result(**{**result.__dict__, "label": label}))
+
+    def pairs(change: Callable[[Row], Key]) -> list[tuple[Row, Row]]:
+        return [
+            (row, other)
+            for row in rows
+            if row.op in {"forward", "inference", "backward"} and (other := found.get(change(row)))
+        ]
+
+    for threads in sorted({row.threads for row in rows}):
+        group = [
+            (row, row.us / other.us)
+            for row, other in pairs(lambda r: (r.name, r.layout, r.op, "float32", r.threads))
+            if row.dtype == "bfloat16" and row.threads == threads and _bytes(other) > 20e6
+        ]
+        add("bfloat16 over float32, > 20 MB", str(threads), group, 0.65, more=False)
+        tiny = [(row, row.us) for row in rows if row.threads == threads and _is_tiny(row)]
+        add("(64, 128) forward, µs", str(threads), tiny, 4.0, more=False)
+    group = [
+        (row, other.us / row.us)
+        for row, other in pairs(lambda r: (r.name, r.layout, r.op, r.dtype, 1))
+        if row.threads == 2 and row.dtype == "float32" and 1e6 <= _bytes(row) <= 3.3e6
+    ]
+    add("2 threads over 1, 1–3 MB", "2", group, 1.8, more=True)
+    return results
+
+
+def _is_tiny(row: Row) -> bool:
+    return (row.op, row.shape, row.dtype) == ("forward", (64, 128), "float32")
+
+
+def _bytes(row: Row) -> float:
+    size = 4.0
+    for n in row.shape:
+        size *= n
+    return size
+
+
+def loses(row: Row) -> bool:
+    """Tell whether a row is slower than a peer, or beyond a limit for single shapes."""
+    peers = (row.x_torch, row.x_tensorflow, row.x_jax)
+    if min((x for x in peers if x is not None), default=inf) < 1.0:
+        return True
+    return any(
+        target.covers(row)
+        and (value := getattr(row, target.figure)) is not None
+        and target.misses_worst(value)
+        for target in TARGETS
+    )

@@ -32,7 +32,7 @@ from fastbn.export.fold.cleanup import (
 from fastbn.export.fold.commit import commit
 from fastbn.export.fold.constants import Constants
 from fastbn.export.fold.normalization import is_batch_norm, store_affine
-from fastbn.export.fold.plan import Context, Plan, push_back, push_forward
+from fastbn.export.fold.plan import Context, Plan, attribute, push_back, push_forward
 from fastbn.export.fold.report import FoldReport, NodeEntry
 from fastbn.export.fold.strategies import Shares, shares
 
@@ -262,23 +262,23 @@ def count_affine(model: ir.Model, context: Context) -> int:
     return sum(_is_affine(node, context) for graph in graphs_of(model) for node in graph)
 
 
+# The default domain, and the one onnxruntime's own layout of blocked channels lives in, where it
+# turns a BatchNorm it cannot fold into a depthwise convolution.
+_COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft.nchwc")
+
+
 def _is_affine(node: ir.Node, context: Context) -> bool:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in _COUNTED_DOMAINS:
         return False
     if node.op_type in ("Mul", "Add", "Sub", "Div"):
         operands = [context.constants.floats(v) for v in node.inputs]
         return sum(v is not None for v in operands) == 1
     if node.op_type == "Conv":
-        weight = node.inputs[1]
-        dims = context.dims(weight)
-        groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
-        return (
-            dims is not None
-            and groups > 1
-            and dims[0] == groups
-            and dims[2:] == (1,) * (len(dims) - 2)
-            and context.constants.get(weight) is not None
-        )
+        weight = context.constants.get(node.inputs[1])
+        groups = int(attribute(node, "group", 1))
+        if weight is None or groups == 1:
+            return False
+        return weight.shape[0] == groups and all(n == 1 for n in weight.shape[1:])
     return False
 
 

@@ -81,7 +81,7 @@ def siamese(g: Sketch) -> onnx.ModelProto:
     return g.model(g.op("Sub", [left, right]))
 
 
-@pattern("shared-weight-other-bn", 2)
+@pattern("shared-weight-other-bn", 0, duplicate_shared=True)
 def shared(g: Sketch) -> onnx.ModelProto:
     a, b = g.input(8, 9, 9), g.input(8, 9, 9)
     weight = g.constant(g.normal(16, 8, 3, 3, scale=0.2))

@@ -23,6 +23,8 @@ class Pattern:
         Draws it onto a sketch.
     best : int
         Smallest possible sum of BatchNormalization nodes and added affine nodes.
+    duplicate_shared : bool
+        Whether the best is reached only if shared weights may be copied.
     opset, ir_version : int
         Of the file.
     dtype : str
@@ -35,6 +37,7 @@ class Pattern:
     opset: int = 18
     ir_version: int = 8
     dtype: str = "float32"
+    duplicate_shared: bool = False
 
     def build(self, seed: int = 0) -> onnx.ModelProto:
         """Draw the graph with seeded weights."""
@@ -45,14 +48,20 @@ PATTERNS: dict[str, Pattern] = {}
 
 
 def pattern(
-    name: str, best: int, *, opset: int = 18, ir_version: int = 8, dtype: str = "float32"
+    name: str,
+    best: int,
+    *,
+    opset: int = 18,
+    ir_version: int = 8,
+    dtype: str = "float32",
+    duplicate_shared: bool = False,
 ) -> Callable[[Drawing], Drawing]:
     """Register a drawing."""
 
     def register(draw: Drawing) -> Drawing:
         if name in PATTERNS:
             raise ValueError(f"pattern {name!r} exists twice")
-        PATTERNS[name] = Pattern(name, draw, best, opset, ir_version, dtype)
+        PATTERNS[name] = Pattern(name, draw, best, opset, ir_version, dtype, duplicate_shared)
         return draw
 
     return register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -311,7 +312,7 @@ def _write_metadata(
         "input_layout": input_layout,
     }
     if classes is not None:
-        values["classes"] = ",".join(classes)
+        values["classes"] = json.dumps(list(classes))
     onnx.helper.set_model_props(model, values)
 
 

@@ -68,7 +68,8 @@ def compare_predictions(
     -------
     PredictionReport
     """
-    expected = net.predict(x, batch_size)
+    expected = net.predict(x.astype(net.dtype or x.dtype, copy=False), batch_size)
+    x = x.astype(np.float32, copy=False)
     sessions = [Session(model, level) for level in ("lowest", "highest")]
     name = sessions[0].input_names[0]
     found: list[NDArray[Any]] = []

@@ -1,0 +1,284 @@
+"""Networks of the library as ONNX files: every layer, both layouts, and everything refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from fastbn import nn
+from fastbn.export import (
+    MismatchError,
+    build,
+    build_model,
+    compare_predictions,
+    fold_batch_norm,
+    to_onnx,
+)
+
+
+def data(shape, n=16, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, *shape)).astype(np.float32)
+
+
+def trained(net, shape):
+    """Move the running statistics, and make scales of both signs, as training would."""
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        net.train()
+        net(data(shape))
+        net.eval()
+        net.train()
+        discard(net)
+    for layer in dict(net.named_modules()).values():
+        if isinstance(layer, nn.BatchNorm) and layer.weight is not None:
+            size = layer.num_features
+            layer.weight.data = rng.uniform(0.5, 1.5, size) * np.where(rng.random(size) < 0.3, -1, 1)
+            layer.bias.data = rng.standard_normal(size) * 0.3
+    net.eval()
+    return net
+
+
+def discard(net):
+    for layer in dict(net.named_modules()).values():
+        layer.discard()
+
+
+def conv_bn(channels=3, out=6, **options):
+    return nn.Sequential(nn.Conv2d(channels, out, 3, rng=0, **options), nn.BatchNorm(out))
+
+
+IMAGE = (8, 8, 3)
+NETWORKS = {
+    "mlp": ((7,), lambda: nn.Sequential(nn.Linear(7, 9), nn.BatchNorm(9), nn.ReLU(),
+                                        nn.Dropout(0.5), nn.Linear(9, 4)), 0),
+    "no-bias": ((7,), lambda: nn.Sequential(nn.Linear(7, 9, bias=False), nn.BatchNorm(9)), 0),
+    "bn-first": ((7,), lambda: nn.Sequential(nn.BatchNorm(7), nn.Linear(7, 4)), 0),
+    "bn-alone": ((7,), lambda: nn.Sequential(nn.BatchNorm(7)), 1),
+    "not-affine": ((7,), lambda: nn.Sequential(nn.Linear(7, 5), nn.BatchNorm(5, affine=False)), 0),
+    "padded": (IMAGE, lambda: conv_bn(padding=1), 0),
+    "same-even": (IMAGE, lambda: nn.Sequential(nn.Conv2d(3, 5, (4, 2), padding="same"),
+                                               nn.BatchNorm(5)), 0),
+    "strided-dilated": (IMAGE, lambda: conv_bn(stride=2, dilation=2, padding=(2, 1)), 0),
+    "grouped": ((8, 8, 4), lambda: conv_bn(4, 6, groups=2, bias=False), 0),
+    "depthwise": ((8, 8, 4), lambda: conv_bn(4, 8, groups=4), 0),
+    "activations": (IMAGE, lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 1), nn.Sigmoid(),
+        nn.Conv2d(4, 4, 1), nn.BatchNorm(4), nn.Tanh()), 0),
+    "pools": (IMAGE, lambda: nn.Sequential(
+        conv_bn(padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1),
+        nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.GlobalAvgPool2d(), nn.Linear(6, 4)), 0),
+    "ceil": ((9, 7, 3), lambda: nn.Sequential(
+        conv_bn(padding=1), nn.MaxPool2d(2, 2, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True), nn.Flatten(), nn.Linear(3 * 3 * 6, 3)), 0),
+    "flatten": ((5, 4, 3), lambda: nn.Sequential(
+        conv_bn(), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 2 * 6, 8), nn.BatchNorm(8)), 0),
+    "flatten-bn-relu": ((5, 4, 3), lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.Flatten(), nn.BatchNorm(36), nn.ReLU(), nn.Linear(36, 4)), 0),
+    "flatten-last": ((5, 4, 3), lambda: nn.Sequential(conv_bn(), nn.Flatten()), 0),
+    "flatten-residual": ((2, 2, 3), lambda: nn.Sequential(nn.Flatten(), nn.Residual(
+        nn.Sequential(nn.Linear(12, 12), nn.BatchNorm(12))), nn.Linear(12, 3)), 0),
+    "residual": (IMAGE, lambda: nn.Sequential(conv_bn(padding=1), nn.ReLU(), nn.Residual(
+        nn.Sequential(conv_bn(6, 6, padding=1), nn.ReLU(), conv_bn(6, 6, padding=1)))), 0),
+    "residual-shortcut": (IMAGE, lambda: nn.Sequential(nn.Residual(
+        conv_bn(3, 6, padding=1, stride=2),
+        nn.Sequential(nn.Conv2d(3, 6, 1, stride=2, bias=False), nn.BatchNorm(6)),
+        activation="leaky_relu", negative_slope=0.1)), 0),
+    "residual-linear": (IMAGE, lambda: nn.Residual(conv_bn(3, 3, padding=1), activation=None), 0),
+    "pre-activation": (IMAGE, lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Residual(nn.Sequential(
+        nn.BatchNorm(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=1)), activation=None), nn.BatchNorm(6), nn.ReLU(),
+        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 0),
+    "linear-on-image": (IMAGE, lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
+    "linear-on-sequence": ((6, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
+    "image-out": (IMAGE, lambda: conv_bn(padding=1), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(name, layout, tmp_path):
+    shape, make, left = NETWORKS[name]
+    net = trained(make(), shape)
+    path = tmp_path / "net.onnx"
+    report = to_onnx(net, path, input_layout=layout)
+    assert report.bn_after == report.bn_left == left
+    assert report.affine_left == 0
+    assert report.max_rel_f64 < 1e-5
+    model = onnx.load(path)
+    assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == left
+    found = compare_predictions(net, path, data(shape, 5, 7), input_layout=layout)
+    assert found.samples == 5
+    assert found.max_rel < 1e-5
+    assert found.argmax_agreement == 1.0
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21, 25])
+def test_opsets(opset, tmp_path):
+    shape, make, _ = NETWORKS["pools"]
+    report = to_onnx(trained(make(), shape), tmp_path / "a.onnx", opset=opset)
+    assert (report.opset, report.bn_after) == (opset, 0)
+    assert report.ir_version >= 8
+
+
+def test_layer_raises_the_opset(tmp_path):
+    shape, make, _ = NETWORKS["ceil"]
+    report = to_onnx(trained(make(), shape), tmp_path / "a.onnx", opset=7)
+    assert report.opset == 10
+    assert report.notes == ["opset 7 became 10: ceil_mode needs it"]
+
+
+def test_header_and_metadata(tmp_path):
+    net = trained(NETWORKS["mlp"][1](), (7,))
+    to_onnx(net, tmp_path / "a.onnx", classes=["a", "b", "c", "d"])
+    model = onnx.load(tmp_path / "a.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.opset_import[0].version, model.ir_version) == (18, 8)
+    assert model.producer_name == "fastbn"
+    properties = {p.key: p.value for p in model.metadata_props}
+    assert properties["classes"] == '["a", "b", "c", "d"]'
+    assert properties["batch_norms_before"] == "1"
+    assert properties["batch_norms_after"] == "0"
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert all(names)
+
+
+def test_without_folding(tmp_path):
+    net = trained(NETWORKS["mlp"][1](), (7,))
+    report = to_onnx(net, tmp_path / "a.onnx", fold=False)
+    assert (report.bn_before, report.bn_after) == (1, 1)
+    folded, second = fold_batch_norm(tmp_path / "a.onnx")
+    assert second.bn_left == 0
+    assert len(folded.graph.node) == report.nodes_after - 1
+
+
+def test_without_verification(tmp_path):
+    net = trained(NETWORKS["mlp"][1](), (7,))
+    report = to_onnx(net, tmp_path / "a.onnx", verify=False)
+    assert report.max_abs_ort is None
+    assert (tmp_path / "a.onnx").exists()
+
+
+def test_mode_and_state_stay(tmp_path):
+    net = trained(NETWORKS["residual"][1](), IMAGE).train()
+    before = net.state_dict()
+    to_onnx(net, tmp_path / "a.onnx")
+    assert net.training
+    assert all(np.array_equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_untrained_is_refused(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm(4))
+    with pytest.raises(ValueError, match="BatchNorm '1': running statistics were never updated"):
+        to_onnx(net, tmp_path / "a.onnx", input_shape=(3,))
+    assert not list(tmp_path.iterdir())
+    report = to_onnx(net, tmp_path / "a.onnx", input_shape=(3,), allow_untrained=True)
+    assert report.bn_after == 0
+
+
+def test_no_running_statistics(tmp_path):
+    net = nn.Sequential(nn.BatchNorm(3, track_running_stats=False))
+    with pytest.raises(ValueError, match="batch's own statistics"):
+        to_onnx(net, tmp_path / "a.onnx", input_shape=(3,))
+
+
+def test_arguments(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 4))
+    path = tmp_path / "a.onnx"
+    with pytest.raises(ValueError, match="input shape is unknown"):
+        to_onnx(net, path)
+    with pytest.raises(ValueError, match="input_layout"):
+        to_onnx(net, path, input_shape=(3,), input_layout="CHWN")
+    with pytest.raises(ValueError, match="opset should be from 7"):
+        to_onnx(net, path, input_shape=(3,), opset=6)
+    with pytest.raises(ValueError, match="positive sizes"):
+        to_onnx(net, path, input_shape=(0,))
+    with pytest.raises(ValueError, match=r"4|5"):
+        to_onnx(net, path, input_shape=(5,))
+    with pytest.raises(TypeError, match="should be a Module"):
+        to_onnx(lambda x: x, path, input_shape=(3,))
+    assert not path.exists()
+
+
+def test_own_forward_is_refused(tmp_path):
+    class Twice(nn.ReLU):
+        def forward(self, x, save):
+            return 2 * super().forward(x, save)
+
+    net = nn.Sequential(nn.Linear(3, 4), Twice())
+    with pytest.raises(TypeError, match="Twice '1' cannot be exported"):
+        to_onnx(net, tmp_path / "a.onnx", input_shape=(3,))
+
+
+def test_subclass_without_forward_is_accepted(tmp_path):
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(3, 4), nn.ReLU())
+
+    to_onnx(Net(), tmp_path / "a.onnx", input_shape=(3,))
+    assert onnx.load(tmp_path / "a.onnx").graph.name == "Net"
+
+
+def test_wrong_layout_is_noticed(tmp_path, monkeypatch):
+    """Columns behind a Flatten in the wrong order: folding agrees, the network does not."""
+    from fastbn.export import lower
+
+    shape, make, _ = NETWORKS["flatten"]
+    net = trained(make(), shape)
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+    honest = lower._LOWERINGS[nn.Flatten]
+
+    def careless(*arguments):
+        flow = honest(*arguments)
+        return lower.Flow(flow.value, flow.shape, None)
+
+    monkeypatch.setitem(lower._LOWERINGS, nn.Flatten, careless)
+    with pytest.raises(MismatchError, match=r"differs from net\.predict"):
+        to_onnx(net, path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wrong_fold_is_noticed(tmp_path, monkeypatch):
+    from fastbn.export.fold import backward
+
+    honest = backward.add_bias
+
+    def careless(plan, node, index, scale, shift):
+        honest(plan, node, index, scale, shift * 1.01)
+
+    monkeypatch.setattr(backward, "add_bias", careless)
+    net = trained(NETWORKS["mlp"][1](), (7,))
+    with pytest.raises(MismatchError, match="differs from float64"):
+        to_onnx(net, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    path = tmp_path / "a.onnx"
+    path.write_text("old")
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        to_onnx(trained(NETWORKS["mlp"][1](), (7,)), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_float64_network_is_written_as_float32(tmp_path):
+    net = nn.Sequential(nn.Linear(3, 4, rng=0), nn.ReLU()).astype(np.float64)
+    report = to_onnx(net, tmp_path / "a.onnx", input_shape=(3,))
+    assert report.max_rel_ort < 1e-6
+
+
+def test_build_model_is_unfolded():
+    built = build_model(trained(NETWORKS["residual"][1](), IMAGE))
+    operators = [node.op_type for node in built.proto.graph.node]
+    assert operators.count("BatchNormalization") == 3
+    assert built.input_shape == IMAGE
+    assert build.OLDEST_IR == built.proto.ir_version

@@ -161,7 +161,7 @@ def _choose_threads():
 def _choose_sizes():
     global l2, stream_above
     l2 = cache_sizes().get("l2", 1 << 20)
-    stream_above = 4.0 * l2
+    stream_above = 8.0 * l2
 
 
 def _after_fork_in_child():

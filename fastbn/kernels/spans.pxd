@@ -13,6 +13,8 @@ cdef extern from "table.h" nogil:
         int64_t runs
         int64_t length
         int64_t stride
+        const void *ahead
+        const void *ahead2
 
     ctypedef struct affine_t:
         double centre
@@ -63,6 +65,10 @@ cdef extern from "table.h" nogil:
         void (*run_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
                                void *dresidual, const runs_t *r, const affine_t *f,
                                const act_t *act, int frozen, int stream) noexcept nogil
+        void (*map_moments)(const void *x, int64_t rows, int64_t maps, int64_t length, int64_t ld,
+                            double *mean, double *m2) noexcept nogil
+        void (*map_spread)(const affine_t *f, int64_t maps, int64_t length,
+                           const affines_t *to) noexcept nogil
         void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double count,
                             double *mean, double *m2) noexcept nogil
         void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows,

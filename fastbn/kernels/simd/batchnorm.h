@@ -1,9 +1,11 @@
 /* Batch normalisation of a run of numbers.
  *
- * Moments are taken block by block, a block small enough to stay in the first-level cache: its
- * mean, then the sum and the sum of squares about that mean. Blocks are merged in float64 (Chan,
- * Golub & LeVeque 1979). So an offset of any size costs no digits, and the second look at a block
- * costs no memory traffic. A block whose squares leave T's range is redone in float64.
+ * Moments are taken block by block: the sum and the sum of squares about `shift`, the mean of the
+ * block's first eighth. However the values are distributed, the mean of a share f of them is off
+ * the mean of all by at most sqrt((1 - f) / f) standard deviations (Cauchy-Schwarz), here 2.6: so
+ * q - s * s / n loses three bits at worst, whatever the offset and wherever outliers stand. Blocks
+ * are merged in float64 (Chan, Golub & LeVeque 1979). A block whose squares leave T's range is
+ * redone in float64.
  *
  * `centre` is the mean rounded to T; what the rounding lost is inside b (and k0), computed in
  * float64 by the caller. x - centre is exact where it matters, so large offsets stay harmless.
@@ -12,9 +14,11 @@
  * constants; DISPATCH makes the variants.
  */
 
-enum { BLOCK = 4096 }; /* values in a block of a run: 16 KB of float32 */
-enum { GROUP = 4 };    /* vectors of columns that are accumulated in registers together */
-enum { LINE = 64 / sizeof(io_t) };
+enum { BLOCK = 4096 };              /* values in a block of a run: 16 KB of float32 */
+enum { TILE = 1024 };               /* columns that are taken at once, at most */
+enum { MAP_ROWS = 64 };             /* rows whose sums are taken in T */
+enum { ROWS = 4 };                  /* rows that share the loads of their columns' coefficients */
+enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
 
 #if FASTBN_STREAMS
 #define STREAM_CASES(CALL, A, R) if (stream) { CALL(A, R, 1); } else { CALL(A, R, 0); }
@@ -39,6 +43,19 @@ INLINE V activate(V z, const int act, V slope)
 INLINE V activate_grad(V z, V d, const int act, V slope)
 {
     return act == ACT_RELU ? v_relu_grad(z, d) : act == ACT_LEAKY ? v_leaky_grad(z, d, slope) : d;
+}
+
+/* Fetch vectors j to j + 4 W of a run ahead, into the second-level cache. */
+INLINE void fetch(const io_t *p, int64_t j)
+{
+    if (p)
+        UNROLL for (int64_t i = 0; i < 4 * W; i += LINE)
+            PREFETCH(p + j + i);
+}
+
+INLINE const io_t *ahead_of(const void *p, int64_t at)
+{
+    return p ? (const io_t *)p + at : NULL;
 }
 
 /* ---- moments ---- */
@@ -79,34 +96,41 @@ static void careful_moments(const io_t *x, const runs_t *r, double *mean, double
     *m2 = squares - rest * (rest / n);
 }
 
+/* The sum of the first n values of the run at p. */
+INLINE double first_sum(const io_t *p, int64_t n)
+{
+    V s0 = v_set(0), s1 = s0;
+    int64_t j = 0;
+    for (; j + 2 * W <= n; j += 2 * W) {
+        s0 += v_load(p + j);
+        s1 += v_load(p + j + W);
+    }
+    for (; j + W <= n; j += W)
+        s0 += v_load(p + j);
+    if (j < n)
+        s1 += v_load_part(p + j, (int)(n - j), 0);
+    return v_sum(s0 + s1);
+}
+
 static void block_moments(const io_t *x, const runs_t *r, double *mean, double *m2)
 {
     const double n = (double)(r->runs * r->length);
     const int64_t whole = r->length / W * W;
     const int tail = (int)(r->length - whole);
-    V s0 = v_set(0), s1 = s0, s2 = s0, s3 = s0;
+    const int64_t sample_runs = (r->runs + 7) / 8;
+    const int64_t sample = r->runs > 1 ? r->length : (r->length + 7) / 8;
+    double sum = 0.0;
+    for (int64_t i = 0; i < sample_runs; i++)
+        sum += first_sum(x + i * r->stride, sample);
+    const T shift = (T)(sum / (double)(sample_runs * sample));
+    const V c = v_set(shift);
+    V s0 = v_set(0), s1 = s0, s2 = s0, s3 = s0, q0 = s0, q1 = s0, q2 = s0, q3 = s0;
     for (int64_t i = 0; i < r->runs; i++) {
-        const io_t *p = x + i * r->stride;
+        const io_t *p = x + i * r->stride, *ahead = ahead_of(r->ahead, i * r->stride);
         int64_t j = 0;
+        fetch(ahead, whole - 4 * W);
         for (; j + 4 * W <= whole; j += 4 * W) {
-            s0 += v_load(p + j);
-            s1 += v_load(p + j + W);
-            s2 += v_load(p + j + 2 * W);
-            s3 += v_load(p + j + 3 * W);
-        }
-        for (; j < whole; j += W)
-            s0 += v_load(p + j);
-        if (tail)
-            s1 += v_load_part(p + whole, tail, 0);
-    }
-    const T centre = (T)(v_sum((s0 + s1) + (s2 + s3)) / n);
-    const V c = v_set(centre);
-    V q0 = v_set(0), q1 = q0, q2 = q0, q3 = q0;
-    s0 = s1 = s2 = s3 = v_set(0);
-    for (int64_t i = 0; i < r->runs; i++) {
-        const io_t *p = x + i * r->stride;
-        int64_t j = 0;
-        for (; j + 4 * W <= whole; j += 4 * W) {
+            fetch(ahead, j);
             V d0 = v_load(p + j) - c, d1 = v_load(p + j + W) - c;
             V d2 = v_load(p + j + 2 * W) - c, d3 = v_load(p + j + 3 * W) - c;
             s0 += d0, s1 += d1, s2 += d2, s3 += d3;
@@ -119,7 +143,7 @@ static void block_moments(const io_t *x, const runs_t *r, double *mean, double *
             q0 = v_fma(d, d, q0);
         }
         if (tail) {
-            V d = v_load_part(p + whole, tail, centre) - c;
+            V d = v_load_part(p + whole, tail, shift) - c;
             s1 += d;
             q1 = v_fma(d, d, q1);
         }
@@ -129,7 +153,7 @@ static void block_moments(const io_t *x, const runs_t *r, double *mean, double *
         careful_moments(x, r, mean, m2);
         return;
     }
-    *mean = (double)centre + s / n;
+    *mean = (double)shift + s / n;
     *m2 = q - s * (s / n);
 }
 
@@ -142,111 +166,228 @@ static void run_moments(const void *x_, const runs_t *r, double *mean, double *m
     for (int64_t i = 0; i < r->runs; i += runs)
         for (int64_t j = 0; j < r->length; j += BLOCK) {
             runs_t block = {r->runs - i < runs ? r->runs - i : runs,
-                            r->length - j < BLOCK ? r->length - j : BLOCK, r->stride};
+                            r->length - j < BLOCK ? r->length - j : BLOCK, r->stride,
+                            ahead_of(r->ahead, i * r->stride + j), NULL};
             double block_mean, block_m2;
             block_moments(x + i * r->stride + j, &block, &block_mean, &block_m2);
             merge(&count, mean, m2, (double)(block.runs * block.length), block_mean, block_m2);
         }
 }
 
-/* A group of up to GROUP vectors of columns: sum, then sum and squares about the rounded mean. */
-INLINE void group_moments(const io_t *x, int64_t rows, int64_t ld, const int vectors,
-                          const int part, T *centre, T *s, T *q)
+/* Add K rows to the sums of their columns. The sums are T, padded to whole vectors. */
+INLINE void add_rows(const io_t *x, int64_t ld, int64_t columns, T *sum, const int K)
 {
-    V sum[GROUP], square[GROUP], c[GROUP];
-    const V share = v_set((T)(1.0 / (double)rows));
-    for (int v = 0; v < vectors; v++)
-        sum[v] = v_set(0);
-    for (int64_t i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++)
-            sum[v] += part ? v_load_part(x + i * ld, part, 0) : v_load(x + i * ld + v * W);
-    for (int v = 0; v < vectors; v++) {
-        c[v] = sum[v] * share;
-        sum[v] = square[v] = v_set(0);
+    for (int64_t j = 0; j < columns; j += W) {
+        const int part = columns - j < W ? (int)(columns - j) : 0;
+        V s = v_loadt(sum + j);
+        UNROLL for (int k = 0; k < K; k++)
+            s += part ? v_load_part(x + k * ld + j, part, 0) : v_load(x + k * ld + j);
+        v_storet(sum + j, s);
     }
-    for (int64_t i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            V d = (part ? v_load_part(x + i * ld, part, 0) : v_load(x + i * ld + v * W)) - c[v];
-            sum[v] += d;
-            square[v] = v_fma(d, d, square[v]);
+}
+
+/* Add K rows to the sums and sums of squares about shift. */
+INLINE void add_moments(const io_t *x, int64_t ld, int64_t columns, const T *shift, T *sum,
+                        T *square, const int K)
+{
+    int64_t j = 0;
+    for (; j + W <= columns; j += W) {
+        const V c = v_loadt(shift + j);
+        V s = v_loadt(sum + j), q = v_loadt(square + j);
+        UNROLL for (int k = 0; k < K; k++) {
+            const V d = v_load(x + k * ld + j) - c;
+            s += d;
+            q = v_fma(d, d, q);
         }
-    for (int v = 0; v < vectors; v++) {
-        if (part) {
-            v_storet_part(centre, c[v], part);
-            v_storet_part(s, sum[v], part);
-            v_storet_part(q, square[v], part);
-        } else {
-            v_storet(centre + v * W, c[v]);
-            v_storet(s + v * W, sum[v]);
-            v_storet(q + v * W, square[v]);
+        v_storet(sum + j, s);
+        v_storet(square + j, q);
+    }
+    if (j < columns) { /* the lanes beyond gather numbers that nobody reads */
+        const V c = v_loadt(shift + j);
+        V s = v_loadt(sum + j), q = v_loadt(square + j);
+        UNROLL for (int k = 0; k < K; k++) {
+            const V d = v_load_part(x + k * ld + j, (int)(columns - j), 0) - c;
+            s += d;
+            q = v_fma(d, d, q);
         }
+        v_storet(sum + j, s);
+        v_storet(square + j, q);
     }
 }
 
 /* Merge the moments of `rows` further rows into those of the `count` before. columns <= TILE. */
-enum { TILE = 512 };
 static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, double count,
                         double *mean, double *m2)
 {
     const io_t *x = x_;
-    T centre[TILE], s[TILE], q[TILE];
-    int64_t j = 0;
-    for (; j + GROUP * W <= columns; j += GROUP * W)
-        group_moments(x + j, rows, ld, GROUP, 0, centre + j, s + j, q + j);
-    for (; j + W <= columns; j += W)
-        group_moments(x + j, rows, ld, 1, 0, centre + j, s + j, q + j);
-    if (j < columns)
-        group_moments(x + j, rows, ld, 1, (int)(columns - j), centre + j, s + j, q + j);
+    T shift[TILE + W], s[TILE + W], q[TILE + W];
+    const int64_t sample = (rows + 7) / 8, padded = (columns + W - 1) / W * W;
+    int64_t i = 0, j;
+    for (j = 0; j < padded; j++)
+        shift[j] = s[j] = q[j] = 0;
+    for (; i + ROWS <= sample; i += ROWS)
+        add_rows(x + i * ld, ld, columns, shift, ROWS);
+    for (; i < sample; i++)
+        add_rows(x + i * ld, ld, columns, shift, 1);
+    for (j = 0; j < padded; j++)
+        shift[j] *= (T)(1.0 / (double)sample);
+    for (i = 0; i + ROWS <= rows; i += ROWS)
+        add_moments(x + i * ld, ld, columns, shift, s, q, ROWS);
+    for (; i < rows; i++)
+        add_moments(x + i * ld, ld, columns, shift, s, q, 1);
     const double n = (double)rows, share = 1.0 / n, weight = n / (count + n);
     int safe = 1;
     for (j = 0; j < columns; j++)
         safe &= squares_are_safe(q[j]) | ((q[j] == 0) & (s[j] == 0));
     if (safe) {
         for (j = 0; j < columns; j++) {
-            double shift = (double)s[j] * share, delta = (double)centre[j] + shift - mean[j];
+            double d = (double)s[j] * share, delta = (double)shift[j] + d - mean[j];
             mean[j] += delta * weight;
-            m2[j] += (double)q[j] - (double)s[j] * shift + delta * delta * (count * weight);
+            m2[j] += (double)q[j] - (double)s[j] * d + delta * delta * (count * weight);
         }
         return;
     }
     for (j = 0; j < columns; j++) {
-        runs_t column = {rows, 1, ld};
+        runs_t column = {rows, 1, ld, NULL, NULL};
         double before = count, block_mean, block_m2;
         careful_moments(x + j, &column, &block_mean, &block_m2);
         merge(&before, &mean[j], &m2[j], n, block_mean, block_m2);
     }
 }
 
-/* ---- normalise: y = act((x - centre) * a + b + residual) ---- */
-
-INLINE void apply_run(const io_t *x, const io_t *residual, io_t *y, int64_t n, V c, V a, V b,
-                      V slope, const int act, const int has_residual, const int stream)
+/* A run of T summed in float64 where the lanes meet. The array is padded with zeros. */
+INLINE double sum_of(const T *p, int64_t n)
 {
-#define VALUE(LOAD)                                              \
-    activate(v_fma(LOAD(x) - c, a, has_residual ? b + LOAD(residual) : b), act, slope)
-#define WHOLE(p) v_load(p + j)
-#define PART(p) v_load_part(p + j, k, 0)
+    V s0 = v_set(0), s1 = s0;
     int64_t j = 0;
-    if (stream) {
-        const int64_t head = to_line(y, n), last = head + (n - head) / LINE * LINE;
-        while (j < head) {
-            const int k = head - j < W ? (int)(head - j) : W;
-            if (k == W)
-                v_store(y + j, VALUE(WHOLE));
-            else
-                v_store_part(y + j, VALUE(PART), k);
-            j += k;
-        }
-        for (; j < last; j += W)
-            v_stream(y + j, VALUE(WHOLE));
+    for (; j + 2 * W <= n; j += 2 * W) {
+        s0 += v_loadt(p + j);
+        s1 += v_loadt(p + j + W);
     }
     for (; j + W <= n; j += W)
-        v_store(y + j, VALUE(WHOLE));
-    if (j < n) {
-        const int k = (int)(n - j);
-        v_store_part(y + j, VALUE(PART), k);
+        s0 += v_loadt(p + j);
+    if (j < n)
+        s1 += v_loadt_part(p + j, (int)(n - j));
+    return v_sum(s0 + s1);
+}
+
+INLINE void fill(T *to, int64_t n, T value)
+{
+    for (int64_t j = 0; j < n; j++)
+        to[j] = value;
+}
+
+/* Moments of `maps` channels, whose values lie `length` together. maps * length <= TILE. */
+static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t length, int64_t ld,
+                        double *mean, double *m2)
+{
+    T shift[TILE + W], s[TILE + W], q[TILE + W];
+    const int64_t columns = maps * length, padded = (columns + W - 1) / W * W;
+    double before = 0.0;
+    for (int64_t first = 0; first < rows; first += MAP_ROWS) {
+        const io_t *x = (const io_t *)x_ + first * ld;
+        const int64_t count = rows - first < MAP_ROWS ? rows - first : MAP_ROWS;
+        const int64_t sample = (count + 7) / 8;
+        const double n = (double)(count * length);
+        int64_t i = 0;
+        fill(s, padded, 0);
+        fill(q, padded, 0);
+        for (; i < sample; i++)
+            add_rows(x + i * ld, ld, columns, s, 1);
+        for (int64_t k = 0; k < maps; k++)
+            fill(shift + k * length, length,
+                 (T)(sum_of(s + k * length, length) / (double)(sample * length)));
+        fill(shift + columns, padded - columns, 0);
+        fill(s, padded, 0);
+        for (i = 0; i + ROWS <= count; i += ROWS)
+            add_moments(x + i * ld, ld, columns, shift, s, q, ROWS);
+        for (; i < count; i++)
+            add_moments(x + i * ld, ld, columns, shift, s, q, 1);
+        for (int64_t k = 0; k < maps; k++) {
+            const double sk = sum_of(s + k * length, length), qk = sum_of(q + k * length, length);
+            double total = before, block_mean = (double)shift[k * length] + sk / n;
+            double block_m2 = qk - sk * (sk / n);
+            if (!squares_are_safe((T)qk) && !(qk == 0 && sk == 0)) {
+                const runs_t map = {count, length, ld, NULL, NULL};
+                careful_moments(x + k * length, &map, &block_mean, &block_m2);
+            }
+            if (first == 0)
+                mean[k] = m2[k] = 0.0;
+            merge(&total, &mean[k], &m2[k], n, block_mean, block_m2);
+        }
+        before += n;
     }
-#undef VALUE
+}
+
+static void map_spread(const affine_t *f, int64_t maps, int64_t length, const affines_t *to)
+{
+    for (int64_t k = 0; k < maps; k++) {
+        const int64_t at = k * length;
+        fill((T *)to->centre + at, length, (T)f[k].centre);
+        fill((T *)to->a + at, length, (T)f[k].a);
+        fill((T *)to->b + at, length, (T)f[k].b);
+        if (to->k0) {
+            fill((T *)to->k0 + at, length, (T)f[k].k0);
+            fill((T *)to->k1 + at, length, (T)f[k].k1);
+        }
+    }
+}
+
+/* ---- normalise: y = act((x - centre) * a + b + residual) ---- */
+
+/* Store VALUE(y, j) for all j < n, a vector at a time. The last vector overlaps the one before; it
+ * is computed first, because y may be one of the inputs (then nothing is streamed). */
+#define SWEEP(y, VALUE, VALUE_PART)                                                           \
+    do {                                                                                      \
+        if (n < W) {                                                                          \
+            v_store_part(y, VALUE_PART, (int)n);                                              \
+            break;                                                                            \
+        }                                                                                     \
+        const V overlap = n % W ? VALUE(n - W) : v_set(0);                                    \
+        int64_t j = 0;                                                                        \
+        if (stream && n >= 2 * LINE) {                                                        \
+            const int64_t head = to_line(y, n), last = head + (n - head) / LINE * LINE;       \
+            for (; j < head; j += W)                                                          \
+                v_store(y + j, VALUE(j));                                                     \
+            for (j = head; j + 4 * W <= last; j += 4 * W) {                                   \
+                FETCH(j);                                                                     \
+                UNROLL for (int v = 0; v < 4; v++)                                            \
+                    v_stream(y + j + v * W, VALUE(j + v * W));                                \
+            }                                                                                 \
+            for (; j < last; j += W)                                                          \
+                v_stream(y + j, VALUE(j));                                                    \
+        }                                                                                     \
+        for (; j + 4 * W <= n; j += 4 * W) {                                                  \
+            FETCH(j);                                                                         \
+            UNROLL for (int v = 0; v < 4; v++)                                                \
+                v_store(y + j + v * W, VALUE(j + v * W));                                     \
+        }                                                                                     \
+        FETCH(j);                                                                             \
+        for (; j + W <= n; j += W)                                                            \
+            v_store(y + j, VALUE(j));                                                         \
+        if (j < n)                                                                            \
+            v_store(y + n - W, overlap);                                                      \
+    } while (0)
+
+INLINE V normal(V x, V c, V a, V b, V slope, const int act)
+{
+    return activate(v_fma(x - c, a, b), act, slope);
+}
+
+INLINE void apply_run(const io_t *x, const io_t *residual, io_t *y, int64_t n, V c, V a, V b,
+                      V slope, const int act, const int has_residual, const int stream,
+                      const io_t *ahead)
+{
+#define FETCH(j) fetch(ahead, j)
+#define AT(j) \
+    normal(v_load(x + (j)), c, a, has_residual ? b + v_load(residual + (j)) : b, slope, act)
+#define PART                                                                                  \
+    normal(v_load_part(x, (int)n, 0), c, a,                                                   \
+           has_residual ? b + v_load_part(residual, (int)n, 0) : b, slope, act)
+    SWEEP(y, AT, PART);
+#undef FETCH
+#undef AT
+#undef PART
 }
 
 static void run_apply(const void *x_, const void *residual, void *y_, const runs_t *r,
@@ -259,42 +400,54 @@ static void run_apply(const void *x_, const void *residual, void *y_, const runs
 #define CALL(A, R, S)                                                                         \
     for (int64_t i = 0; i < r->runs; i++)                                                     \
         apply_run(x + i * r->stride, R ? res + i * r->stride : NULL, y + i * r->stride,       \
-                  r->length, c, a, b, slope, A, R, S)
+                  r->length, c, a, b, slope, A, R, S, ahead_of(r->ahead, i * r->stride))
     DISPATCH(CALL)
 #undef CALL
     (void)stream;
 }
 
-INLINE void apply_row(const io_t *x, const io_t *residual, io_t *y, int64_t n, const T *centre,
-                      const T *a, const T *b, V slope, const int act, const int has_residual,
-                      const int stream)
+/* K rows of columns from j on: the coefficients are loaded once for all of them. */
+INLINE void apply_columns(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t j,
+                          V c, V a, V b, V slope, const int act, const int has_residual,
+                          const int stream, const int K)
 {
-#define VALUE(LOAD, LOADT)                                                                    \
-    activate(v_fma(LOAD(x) - LOADT(centre), LOADT(a),                                         \
-                   has_residual ? LOADT(b) + LOAD(residual) : LOADT(b)), act, slope)
-#define WHOLET(p) v_loadt(p + j)
-#define PARTT(p) v_loadt_part(p + j, k)
+    UNROLL for (int k = 0; k < K; k++) {
+        const int64_t at = k * ld + j;
+        const V z = normal(v_load(x + at), c, a, has_residual ? b + v_load(residual + at) : b,
+                           slope, act);
+        if (stream)
+            v_stream(y + at, z);
+        else
+            v_store(y + at, z);
+    }
+}
+
+INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t n,
+                       const T *c, const T *a, const T *b, V slope, const int act,
+                       const int has_residual, const int stream, const int K)
+{
     int64_t j = 0;
-    if (stream) {
-        const int64_t head = to_line(y, n), last = head + (n - head) / LINE * LINE;
-        while (j < head) {
-            const int k = head - j < W ? (int)(head - j) : W;
-            if (k == W)
-                v_store(y + j, VALUE(WHOLE, WHOLET));
-            else
-                v_store_part(y + j, VALUE(PART, PARTT), k);
-            j += k;
-        }
-        for (; j < last; j += W)
-            v_stream(y + j, VALUE(WHOLE, WHOLET));
-    }
     for (; j + W <= n; j += W)
-        v_store(y + j, VALUE(WHOLE, WHOLET));
+        apply_columns(x, residual, y, ld, j, v_loadt(c + j), v_loadt(a + j), v_loadt(b + j),
+                      slope, act, has_residual, stream, K);
     if (j < n) {
-        const int k = (int)(n - j);
-        v_store_part(y + j, VALUE(PART, PARTT), k);
+        const int part = (int)(n - j);
+        const V cj = v_loadt_part(c + j, part), aj = v_loadt_part(a + j, part);
+        const V bj = v_loadt_part(b + j, part);
+        for (int k = 0; k < K; k++) {
+            const int64_t at = k * ld + j;
+            const V add = has_residual ? bj + v_load_part(residual + at, part, 0) : bj;
+            v_store_part(y + at, normal(v_load_part(x + at, part, 0), cj, aj, add, slope, act),
+                         part);
+        }
     }
-#undef VALUE
+}
+
+/* Rows can be streamed where all of them begin on a vector's boundary and end on one. */
+INLINE int rows_stream(const void *y, int64_t columns, int64_t ld)
+{
+    const size_t size = W * sizeof(io_t);
+    return (uintptr_t)y % size == 0 && columns % W == 0 && ld % W == 0;
 }
 
 static void col_apply(const void *x_, const void *residual, void *y_, int64_t rows,
@@ -303,52 +456,63 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
 {
     const io_t *x = x_, *res = residual;
     io_t *y = y_;
-    const T *centre = f->centre, *a = f->a, *b = f->b;
+    const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
+    stream = stream && rows_stream(y, columns, ld);
+#define SOME(A, R, S, K)                                                                      \
+    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, ld, columns, c, a, b, slope, A, \
+               R, S, K)
 #define CALL(A, R, S)                                                                         \
-    for (int64_t i = 0; i < rows; i++)                                                        \
-        apply_row(x + i * ld, R ? res + i * ld : NULL, y + i * ld, columns, centre, a, b,     \
-                  slope, A, R, S)
+    int64_t i = 0;                                                                            \
+    for (; i + ROWS <= rows; i += ROWS)                                                       \
+        SOME(A, R, S, ROWS);                                                                  \
+    for (; i < rows; i++)                                                                     \
+        SOME(A, R, S, 1)
     DISPATCH(CALL)
 #undef CALL
-    (void)stream;
+#undef SOME
 }
 
 /* ---- gradients: the sums of d and of d * (x - centre), then dx ---- */
 
-/* d = dy where act lets it through, at the pre-activation z that forward had. */
-#define GRADIENT(LOAD, C, A_, B_)                                                             \
-    (act == ACT_NONE ? LOAD(dy)                                                               \
-                     : activate_grad(v_fma(LOAD(x) - C, A_, has_residual ? B_ + LOAD(residual) \
-                                                                         : B_),               \
-                                     LOAD(dy), act, slope))
+/* d = dy where act lets it through, at the pre-activation that forward had; xc is x - centre. */
+INLINE V gradient(V xc, V dy, V a, V b, V slope, const int act)
+{
+    return act == ACT_NONE ? dy : activate_grad(v_fma(xc, a, b), dy, act, slope);
+}
 
 INLINE void sums_of_run(const io_t *x, const io_t *dy, const io_t *residual, int64_t n, V c, V a,
-                        V b, V slope, const int act, const int has_residual, V *sum_d, V *sum_dx)
+                        V b, V slope, const int act, const int has_residual, V *sum_d, V *sum_dx,
+                        const io_t *ahead)
 {
-    V s0 = sum_d[0], s1 = sum_d[1], p0 = sum_dx[0], p1 = sum_dx[1];
     int64_t j = 0;
-    for (; j + 2 * W <= n; j += W) {
-        V d = GRADIENT(WHOLE, c, a, b);
-        s0 += d;
-        p0 = v_fma(d, WHOLE(x) - c, p0);
-        j += W;
-        d = GRADIENT(WHOLE, c, a, b);
-        s1 += d;
-        p1 = v_fma(d, WHOLE(x) - c, p1);
+    for (; j + 4 * W <= n; j += 4 * W) {
+        fetch(ahead, j);
+        UNROLL for (int v = 0; v < 4; v++) {
+            const int64_t at = j + v * W;
+            const V xc = v_load(x + at) - c;
+            const V d = gradient(xc, v_load(dy + at), a,
+                                 has_residual ? b + v_load(residual + at) : b, slope, act);
+            sum_d[v] += d;
+            sum_dx[v] = v_fma(d, xc, sum_dx[v]);
+        }
     }
+    fetch(ahead, j);
     for (; j + W <= n; j += W) {
-        V d = GRADIENT(WHOLE, c, a, b);
-        s0 += d;
-        p0 = v_fma(d, WHOLE(x) - c, p0);
+        const V xc = v_load(x + j) - c;
+        const V d = gradient(xc, v_load(dy + j), a, has_residual ? b + v_load(residual + j) : b,
+                             slope, act);
+        sum_d[0] += d;
+        sum_dx[0] = v_fma(d, xc, sum_dx[0]);
     }
-    if (j < n) { /* dy is 0 in the lanes beyond; x is centre, so that 0 * Inf cannot arise */
+    if (j < n) { /* in the lanes beyond, dy and x - centre are 0 */
         const int k = (int)(n - j);
-        V d = GRADIENT(PART, c, a, b);
-        s1 += d;
-        p1 = v_fma(d, v_load_part(x + j, k, 0) - v_loadt_part((const T *)&c, k), p1);
+        const V xc = v_where(v_first(k), v_load_part(x + j, k, 0) - c, v_set(0));
+        const V d = gradient(xc, v_load_part(dy + j, k, 0), a,
+                             has_residual ? b + v_load_part(residual + j, k, 0) : b, slope, act);
+        sum_d[1] += d;
+        sum_dx[1] = v_fma(d, xc, sum_dx[1]);
     }
-    sum_d[0] = s0, sum_d[1] = s1, sum_dx[0] = p0, sum_dx[1] = p1;
 }
 
 static void run_grad_sums(const void *x_, const void *dy_, const void *residual, const runs_t *r,
@@ -364,48 +528,45 @@ static void run_grad_sums(const void *x_, const void *dy_, const void *residual,
         for (int64_t j = 0; j < r->length; j += BLOCK) {
             const int64_t end = i + runs < r->runs ? i + runs : r->runs;
             const int64_t n = r->length - j < BLOCK ? r->length - j : BLOCK;
-            V s[2] = {v_set(0), v_set(0)}, p[2] = {v_set(0), v_set(0)};
+            V s[4], p[4];
+            UNROLL for (int v = 0; v < 4; v++)
+                s[v] = p[v] = v_set(0);
 #define CALL(A, R, S)                                                                         \
     for (int64_t k = i; k < end; k++)                                                         \
         sums_of_run(x + k * r->stride + j, dy + k * r->stride + j,                            \
-                    R ? res + k * r->stride + j : NULL, n, c, a, b, slope, A, R, s, p)
+                    R ? res + k * r->stride + j : NULL, n, c, a, b, slope, A, R, s, p,        \
+                    ahead_of(r->ahead, k * r->stride + j))
             DISPATCH(CALL)
 #undef CALL
-            *sum_d += v_sum(s[0] + s[1]);
-            *sum_dx += v_sum(p[0] + p[1]);
+            *sum_d += v_sum((s[0] + s[1]) + (s[2] + s[3]));
+            *sum_dx += v_sum((p[0] + p[1]) + (p[2] + p[3]));
         }
     (void)stream;
 }
 
-INLINE void sums_of_group(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
-                          int64_t ld, const int vectors, const int part, const T *centre,
-                          const T *a_, const T *b_, V slope, const int act,
-                          const int has_residual, T *sum_d, T *sum_dx)
+INLINE void sums_of_rows(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld,
+                         int64_t n, const T *centre, const T *a_, const T *b_, V slope,
+                         const int act, const int has_residual, T *sum_d, T *sum_dx, const int K)
 {
-    V s[2], p[2], c[2], a[2], b[2];
-    for (int v = 0; v < vectors; v++) {
-        c[v] = part ? v_loadt_part(centre, part) : v_loadt(centre + v * W);
-        a[v] = part ? v_loadt_part(a_, part) : v_loadt(a_ + v * W);
-        b[v] = part ? v_loadt_part(b_, part) : v_loadt(b_ + v * W);
-        s[v] = p[v] = v_set(0);
-    }
-    for (int64_t i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            const int64_t j = i * ld + v * W;
-#define EITHER(q) (part ? v_load_part(q + j, part, 0) : v_load(q + j))
-            V d = GRADIENT(EITHER, c[v], a[v], b[v]);
-            s[v] += d;
-            p[v] = v_fma(d, EITHER(x) - c[v], p[v]);
+    for (int64_t j = 0; j < n; j += W) {
+        const int part = n - j < W ? (int)(n - j) : 0;
+#define EITHER(q) (part ? v_load_part((q) + at, part, 0) : v_load((q) + at))
+#define EITHERT(q) (part ? v_loadt_part((q) + j, part) : v_loadt((q) + j))
+        const V c = EITHERT(centre), a = EITHERT(a_), b = EITHERT(b_);
+        V s = v_loadt(sum_d + j), p = v_loadt(sum_dx + j);
+        UNROLL for (int k = 0; k < K; k++) {
+            const int64_t at = k * ld + j;
+            const V xc = EITHER(x) - c;
+            const V d = gradient(xc, EITHER(dy), a, has_residual ? b + EITHER(residual) : b,
+                                 slope, act);
+            s += d;
+            p = v_fma(d, xc, p);
+        }
+        v_storet(sum_d + j, s);
+        v_storet(sum_dx + j, p);
 #undef EITHER
-        }
-    for (int v = 0; v < vectors; v++)
-        if (part) {
-            v_storet_part(sum_d, s[v], part);
-            v_storet_part(sum_dx, p[v], part);
-        } else {
-            v_storet(sum_d + v * W, s[v]);
-            v_storet(sum_dx + v * W, p[v]);
-        }
+#undef EITHERT
+    }
 }
 
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
@@ -417,71 +578,76 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
     const int stream = 0;
-    T s[TILE], p[TILE];
-    int64_t j = 0;
-#define GROUP_SUMS(A, R, VECTORS, PART_)                                                      \
-    sums_of_group(x + j, dy + j, R ? res + j : NULL, rows, ld, VECTORS, PART_, c + j, a + j,  \
-                  b + j, slope, A, R, s + j, p + j)
+    T s[TILE + W], p[TILE + W];
+    for (int64_t j = 0; j < (columns + W - 1) / W * W; j++)
+        s[j] = p[j] = 0;
+#define SOME(A, R, K)                                                                         \
+    sums_of_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, ld, columns, c, a, b, slope, \
+                 A, R, s, p, K)
 #define CALL(A, R, S)                                                                         \
-    do {                                                                                      \
-        for (; j + 2 * W <= columns; j += 2 * W)                                              \
-            GROUP_SUMS(A, R, 2, 0);                                                           \
-        for (; j + W <= columns; j += W)                                                      \
-            GROUP_SUMS(A, R, 1, 0);                                                           \
-        if (j < columns)                                                                      \
-            GROUP_SUMS(A, R, 1, (int)(columns - j));                                          \
-    } while (0)
+    int64_t i = 0;                                                                            \
+    for (; i + ROWS <= rows; i += ROWS)                                                       \
+        SOME(A, R, ROWS);                                                                     \
+    for (; i < rows; i++)                                                                     \
+        SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
-#undef GROUP_SUMS
-    for (j = 0; j < columns; j++) {
+#undef SOME
+    for (int64_t j = 0; j < columns; j++) {
         sum_d[j] += (double)s[j];
         sum_dx[j] += (double)p[j];
     }
     (void)stream;
 }
 
-/* With frozen statistics dx = a * d, and x is read for the mask only. dresidual is d. */
-#define STORE_GRADIENTS(LOAD, LOADC, STORE, STORE_NEAR)                                       \
-    do {                                                                                      \
-        V d = GRADIENT(LOAD, LOADC(c), LOADC(a), LOADC(b));                                   \
-        V g = frozen ? LOADC(a) * d                                                           \
-                     : v_fma(LOADC(a), d, v_fma(LOAD(x) - LOADC(c), LOADC(k1), LOADC(k0)));   \
-        if (dx)                                                                               \
-            STORE(dx + j, g);                                                                 \
-        if (dresidual)                                                                        \
-            STORE_NEAR(dresidual + j, d);                                                     \
-    } while (0)
-#define STORE_PART(p, v) v_store_part(p, v, k)
-#define GRADIENT_LOOPS(LOADC, LOADC_PART)                                                     \
-    int64_t j = 0;                                                                            \
-    if (stream && dx) {                                                                       \
-        const int64_t head = to_line(dx, n), last = head + (n - head) / LINE * LINE;          \
-        while (j < head) {                                                                    \
-            const int k = head - j < W ? (int)(head - j) : W;                                 \
-            if (k == W)                                                                       \
-                STORE_GRADIENTS(WHOLE, LOADC, v_store, v_store);                              \
-            else                                                                              \
-                STORE_GRADIENTS(PART, LOADC_PART, STORE_PART, STORE_PART);                    \
-            j += k;                                                                           \
-        }                                                                                     \
-        for (; j < last; j += W)                                                              \
-            STORE_GRADIENTS(WHOLE, LOADC, v_stream, v_store);                                 \
-    }                                                                                         \
-    for (; j + W <= n; j += W)                                                                \
-        STORE_GRADIENTS(WHOLE, LOADC, v_store, v_store);                                      \
-    if (j < n) {                                                                              \
-        const int k = (int)(n - j);                                                           \
-        STORE_GRADIENTS(PART, LOADC_PART, STORE_PART, STORE_PART);                            \
-    }
+/* What the sweeps below write: d itself is dresidual. FROZEN: statistics were constants, dx is
+ * a * d, and x is read for the mask only. */
+enum { WRITE_DX = 1, WRITE_DRESIDUAL = 2, FROZEN = 4 };
+
+INLINE V input_gradient(V xc, V d, V a, V k0, V k1, const int what)
+{
+    return what & FROZEN ? a * d : v_fma(a, d, v_fma(xc, k1, k0));
+}
 
 INLINE void grad_run(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
                      io_t *dresidual, int64_t n, V c, V a, V b, V k0, V k1, V slope,
-                     const int act, const int has_residual, const int frozen, const int stream)
+                     const int act, const int has_residual, const int what, const int stream,
+                     const io_t *ahead, const io_t *ahead2)
 {
-#define SAME(v) v
-    GRADIENT_LOOPS(SAME, SAME)
-#undef SAME
+#define FETCH(j) (fetch(ahead, j), fetch(ahead2, j))
+#define D(j)                                                                                  \
+    gradient(v_load(x + (j)) - c, v_load(dy + (j)), a,                                        \
+             has_residual ? b + v_load(residual + (j)) : b, slope, act)
+#define D_PART                                                                                \
+    gradient(v_load_part(x, (int)n, 0) - c, v_load_part(dy, (int)n, 0), a,                    \
+             has_residual ? b + v_load_part(residual, (int)n, 0) : b, slope, act)
+#define DX(j) input_gradient(v_load(x + (j)) - c, D(j), a, k0, k1, what)
+#define DX_PART input_gradient(v_load_part(x, (int)n, 0) - c, D_PART, a, k0, k1, what)
+    if (what & WRITE_DRESIDUAL) /* first: dx may be dy; dresidual is a new array */
+        SWEEP(dresidual, D, D_PART);
+    if (what & WRITE_DX)
+        SWEEP(dx, DX, DX_PART);
+#undef FETCH
+#undef D
+#undef D_PART
+#undef DX
+#undef DX_PART
+}
+
+#define WHAT_CASES(CALL_, A, R, S)                                                            \
+    switch (what) {                                                                           \
+    case WRITE_DX: CALL_(A, R, S, WRITE_DX); break;                                           \
+    case WRITE_DX | FROZEN: CALL_(A, R, 0, (WRITE_DX | FROZEN)); break;                       \
+    case WRITE_DX | WRITE_DRESIDUAL: CALL_(A, R, S, (WRITE_DX | WRITE_DRESIDUAL)); break;     \
+    case WRITE_DX | WRITE_DRESIDUAL | FROZEN:                                                 \
+        CALL_(A, R, 0, (WRITE_DX | WRITE_DRESIDUAL | FROZEN));                                \
+        break;                                                                                \
+    default: CALL_(A, R, 0, WRITE_DRESIDUAL); break;                                          \
+    }
+
+static int what_of(const void *dx, const void *dresidual, int frozen)
+{
+    return (dx ? WRITE_DX | (frozen ? FROZEN : 0) : 0) | (dresidual ? WRITE_DRESIDUAL : 0);
 }
 
 static void run_grad_apply(const void *x_, const void *dy_, const void *residual, void *dx_,
@@ -492,23 +658,66 @@ static void run_grad_apply(const void *x_, const void *dy_, const void *residual
     io_t *dx = dx_, *dres = dresidual_;
     const V c = v_set((T)f->centre), a = v_set((T)f->a), b = v_set((T)f->b);
     const V k0 = v_set((T)f->k0), k1 = v_set((T)f->k1), slope = v_set((T)act->slope);
-#define CALL(A, R, S)                                                                         \
-    for (int64_t i = 0; i < r->runs; i++) {                                                   \
-        const int64_t at = i * r->stride;                                                     \
-        grad_run(x + at, dy + at, R ? res + at : NULL, dx ? dx + at : NULL,                   \
-                 dres ? dres + at : NULL, r->length, c, a, b, k0, k1, slope, A, R, frozen, S); \
-    }
+    const int what = what_of(dx, dres, frozen);
+    const int64_t block = BLOCK / 4; /* dresidual and dx of a block, while x and dy are near */
+#define RUNS(A, R, S, WHAT)                                                                   \
+    for (int64_t i = 0; i < r->runs; i++)                                                     \
+        for (int64_t j = 0; j < r->length; j += block) {                                      \
+            const int64_t at = i * r->stride + j;                                             \
+            grad_run(x + at, dy + at, R ? res + at : NULL, dx ? dx + at : NULL,               \
+                     dres ? dres + at : NULL, r->length - j < block ? r->length - j : block,  \
+                     c, a, b, k0, k1, slope, A, R, WHAT, S, ahead_of(r->ahead, at),           \
+                     ahead_of(r->ahead2, at));                                                \
+        }
+#define CALL(A, R, S) WHAT_CASES(RUNS, A, R, S)
     DISPATCH(CALL)
 #undef CALL
+#undef RUNS
     (void)stream;
 }
 
-INLINE void grad_row(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
-                     io_t *dresidual, int64_t n, const T *c, const T *a, const T *b, const T *k0,
-                     const T *k1, V slope, const int act, const int has_residual,
-                     const int frozen, const int stream)
+INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
+                      io_t *dresidual, int64_t ld, int64_t n, const T *c_, const T *a_,
+                      const T *b_, const T *k0_, const T *k1_, V slope, const int act,
+                      const int has_residual, const int what, const int stream, const int K)
 {
-    GRADIENT_LOOPS(WHOLET, PARTT)
+    int64_t j = 0;
+    for (; j + W <= n; j += W) {
+        const V c = v_loadt(c_ + j), a = v_loadt(a_ + j), b = v_loadt(b_ + j);
+        const V k0 = v_loadt(k0_ + j), k1 = v_loadt(k1_ + j);
+        UNROLL for (int k = 0; k < K; k++) {
+            const int64_t at = k * ld + j;
+            const V xc = v_load(x + at) - c;
+            const V d = gradient(xc, v_load(dy + at), a,
+                                 has_residual ? b + v_load(residual + at) : b, slope, act);
+            if (what & WRITE_DRESIDUAL)
+                v_store(dresidual + at, d);
+            if (what & WRITE_DX) {
+                const V g = input_gradient(xc, d, a, k0, k1, what);
+                if (stream)
+                    v_stream(dx + at, g);
+                else
+                    v_store(dx + at, g);
+            }
+        }
+    }
+    if (j < n) {
+        const int part = (int)(n - j);
+        const V c = v_loadt_part(c_ + j, part), a = v_loadt_part(a_ + j, part);
+        const V b = v_loadt_part(b_ + j, part), k0 = v_loadt_part(k0_ + j, part);
+        const V k1 = v_loadt_part(k1_ + j, part);
+        for (int k = 0; k < K; k++) {
+            const int64_t at = k * ld + j;
+            const V xc = v_load_part(x + at, part, 0) - c;
+            const V d = gradient(xc, v_load_part(dy + at, part, 0), a,
+                                 has_residual ? b + v_load_part(residual + at, part, 0) : b,
+                                 slope, act);
+            if (what & WRITE_DRESIDUAL)
+                v_store_part(dresidual + at, d, part);
+            if (what & WRITE_DX)
+                v_store_part(dx + at, input_gradient(xc, d, a, k0, k1, what), part);
+        }
+    }
 }
 
 static void col_grad_apply(const void *x_, const void *dy_, const void *residual, void *dx_,
@@ -517,16 +726,24 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
     io_t *dx = dx_, *dres = dresidual_;
-    const T *c = f->centre, *a = f->a, *b = f->b, *k0 = f->k0, *k1 = f->k1;
     const V slope = v_set((T)act->slope);
-#define CALL(A, R, S)                                                                         \
-    for (int64_t i = 0; i < rows; i++) {                                                      \
-        const int64_t at = i * ld;                                                            \
-        grad_row(x + at, dy + at, R ? res + at : NULL, dx ? dx + at : NULL,                   \
-                 dres ? dres + at : NULL, columns, c, a, b, k0, k1, slope, A, R, frozen, S);  \
-    }
+    const int what = what_of(dx, dres, frozen);
+    stream = stream && rows_stream(dx, columns, ld);
+#define SOME(A, R, S, WHAT, K)                                                                \
+    grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
+              dres ? dres + i * ld : NULL, ld, columns, f->centre, f->a, f->b, f->k0, f->k1,  \
+              slope, A, R, WHAT, S, K)
+#define MANY(A, R, S, WHAT)                                                                   \
+    do {                                                                                      \
+        int64_t i = 0;                                                                        \
+        for (; i + ROWS <= rows; i += ROWS)                                                   \
+            SOME(A, R, S, WHAT, ROWS);                                                        \
+        for (; i < rows; i++)                                                                 \
+            SOME(A, R, S, WHAT, 1);                                                           \
+    } while (0)
+#define CALL(A, R, S) WHAT_CASES(MANY, A, R, S)
     DISPATCH(CALL)
 #undef CALL
-    (void)stream;
+#undef MANY
+#undef SOME
 }
-

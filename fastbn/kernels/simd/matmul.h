@@ -22,7 +22,6 @@
 #endif
 #define NV 2
 #define NR (NV * W)
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* Store nv vectors of a row of c, of which n columns count; add to what is there, or to bias. */
 INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias, int add)

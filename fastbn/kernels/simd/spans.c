@@ -13,7 +13,7 @@ extern const spans_t FASTBN_TABLE;
 const spans_t FASTBN_TABLE = {
     .width = W,
     .matmul = MATMUL_SPANS,
-    .bn = {run_moments, run_apply, run_grad_sums, run_grad_apply,
+    .bn = {run_moments, run_apply, run_grad_sums, run_grad_apply, map_moments, map_spread,
            col_moments, col_apply, col_grad_sums, col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},

@@ -11,9 +11,11 @@
 
 enum { ACT_NONE = 0, ACT_RELU = 1, ACT_LEAKY = 2 };
 
-/* `runs` runs of `length` contiguous values, the first values `stride` apart. */
+/* `runs` runs of `length` contiguous values, the first values `stride` apart. What the call after
+ * this one will read or write is fetched ahead: the same runs of up to two other arrays, or NULL. */
 typedef struct {
     int64_t runs, length, stride;
+    const void *ahead, *ahead2;
 } runs_t;
 
 /* What is applied to one channel, or (as arrays of T) to many:
@@ -62,6 +64,12 @@ typedef struct {
     void (*run_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
                            void *dresidual, const runs_t *r, const affine_t *f, const act_t *act,
                            int frozen, int stream);
+    /* Channels whose runs are short and lie behind one another (maps of 7 x 7): `maps` of them, each
+     * `length` values, in rows `ld` apart. Their coefficients are spread to one for every value, so
+     * that the functions for columns do the rest. */
+    void (*map_moments)(const void *x, int64_t rows, int64_t maps, int64_t length, int64_t ld,
+                        double *mean, double *m2);
+    void (*map_spread)(const affine_t *f, int64_t maps, int64_t length, const affines_t *to);
     /* Many channels side by side (channels-last): `columns` of them in rows `ld` apart. */
     void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double count,
                         double *mean, double *m2);

@@ -114,7 +114,21 @@ INLINE void v_store(io_t *p, V v) { *(VU *)p = v; }
 INLINE V v_abs(V v) { return (V)(~(VI)v_set((T)-0.0) & (VI)v); }
 /* Where test holds p, elsewhere q. */
 INLINE V v_where(VI test, V p, V q) { return (V)((test & (VI)p) | (~test & (VI)q)); }
-INLINE V v_relu(V z) { return (V)(~(z < 0) & (VI)z); } /* NaN stays NaN */
+/* NaN stays NaN: x86's max returns its second operand when either is one. */
+INLINE V v_relu(V z)
+{
+#if VBYTES == 32 && defined(__AVX2__) && defined(FASTBN_F64)
+    return (V)_mm256_max_pd(_mm256_setzero_pd(), (__m256d)z);
+#elif VBYTES == 32 && defined(__AVX2__)
+    return (V)_mm256_max_ps(_mm256_setzero_ps(), (__m256)z);
+#elif VBYTES == 64 && defined(FASTBN_F64)
+    return (V)_mm512_max_pd(_mm512_setzero_pd(), (__m512d)z);
+#elif VBYTES == 64
+    return (V)_mm512_max_ps(_mm512_setzero_ps(), (__m512)z);
+#else
+    return (V)(~(z < 0) & (VI)z);
+#endif
+}
 INLINE V v_leaky(V z, V slope) { return v_where(z < 0, z * slope, z); }
 /* d where z lets the gradient of (leaky) ReLU through, else d * slope. NaN lets it through. */
 INLINE V v_relu_grad(V z, V d) { return (V)(~(z <= 0) & (VI)d); }
@@ -167,13 +181,16 @@ INLINE V v_sqrt(V v)
 #endif
 }
 
-/* The sum of the lanes, in their order, in float64. */
+/* The sum of the lanes in float64: halves are added, always in the same way. */
 INLINE double v_sum(V v)
 {
-    double sum = 0.0;
+    double lanes[W];
     for (int i = 0; i < W; i++)
-        sum += (double)v[i];
-    return sum;
+        lanes[i] = (double)v[i];
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
 }
 
 /* Lanes 0 to k - 1 are all ones, the others zero. */
@@ -302,6 +319,16 @@ INLINE void v_stream(io_t *p, V v)
 #else
 INLINE void v_stream(io_t *p, V v) { v_store(p, v); }
 #define FASTBN_STREAMS 0
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define UNROLL4 _Pragma("GCC unroll 4")
+#define UNROLL _Pragma("GCC unroll 16")
+#define PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#else
+#define UNROLL4
+#define UNROLL
+#define PREFETCH(p) ((void)(p))
 #endif
 
 /* Values of io_t from p to the next cache line, at most n: what is stored before streaming. */

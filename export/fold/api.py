@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -112,14 +113,26 @@ def fold_file(
     duplicate_shared: bool = False,
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
+    overwrite_input: bool = False,
 ) -> FoldReport:
     """Fold a file into another one, which is written atomically and only if all is proven.
+
+    Parameters
+    ----------
+    source, target : path
+    duplicate_shared, verify, check_data
+        As for :func:`fold_batch_norm`.
+    overwrite_input : bool
+        Whether the target may be the source itself.
 
     Raises
     ------
     ModelError, MismatchError
         As :func:`fold_batch_norm`; the target is then left as it was.
     """
+    if not overwrite_input and Path(target).exists() and Path(source).exists():
+        if Path(target).samefile(source):
+            raise ModelError(f"{target} is the input itself; ask to overwrite it, or name another")
     folded, report = fold_batch_norm(
         source, duplicate_shared=duplicate_shared, verify=verify, check_data=check_data
     )

@@ -63,7 +63,12 @@ def out_of_conv(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affin
         bias = contribution.sum(axis=tuple(range(1, weight.ndim)))
         add_bias(plan, node, 2, np.ones_like(bias), bias)
         return
-    push_on(plan, node, _border_map(plan, node, weight, shift, groups))
+    try:
+        push_on(plan, node, _border_map(plan, node, weight, shift, groups))
+    except Refused as refusal:
+        raise Refused(
+            f"{label(node)} pads its input, which cuts the shift off at the border ({refusal})"
+        ) from refusal
 
 
 def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: int) -> Affine:
@@ -87,7 +92,7 @@ def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: 
 def _static_spatial(plan: Plan, node: ir.Node) -> list[int]:
     dims = plan.context.need_dims(node.inputs[0])[2:]
     if not all(isinstance(d, int) for d in dims):
-        raise Refused(f"{label(node)} pads its input, which cuts the shift off at the border")
+        raise Refused(f"the size of the input of {label(node)} is not fixed")
     return [int(d) for d in dims if d is not None]
 
 

@@ -33,7 +33,9 @@ def trained(net, shape):
     for layer in dict(net.named_modules()).values():
         if isinstance(layer, nn.BatchNorm) and layer.weight is not None:
             size = layer.num_features
-            layer.weight.data = rng.uniform(0.5, 1.5, size) * np.where(rng.random(size) < 0.3, -1, 1)
+            layer.weight.data = rng.uniform(0.5, 1.5, size) * np.where(
+                rng.random(size) < 0.3, -1, 1
+            )
             layer.bias.data = rng.standard_normal(size) * 0.3
     net.eval()
     return net
@@ -281,4 +283,4 @@ def test_build_model_is_unfolded():
     operators = [node.op_type for node in built.proto.graph.node]
     assert operators.count("BatchNormalization") == 3
     assert built.input_shape == IMAGE
-    assert build.OLDEST_IR == built.proto.ir_version
+    assert built.proto.ir_version == build.OLDEST_IR

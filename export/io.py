@@ -57,7 +57,7 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
         if external + model.ByteSize() > PROTOBUF_LIMIT:
             raise ModelError(
                 f"{where}: {external} bytes of weights do not fit in one protobuf message; "
-                "keep them external"
+                "fold from file to file, which keeps them external"
             )
         external_data_helper.load_external_data_for_model(model, str(folder))
     return model
@@ -187,6 +187,16 @@ def _check_external(tensor: onnx.TensorProto, name: str, folder: Path | None, nb
             f"{name} needs {nbytes} bytes at offset {offset} of {location!r}, "
             f"which has {target.stat().st_size}; declared length {length}"
         )
+
+
+def is_too_large(source: Source) -> bool:
+    """Whether a file's external weights are more than one protobuf message can hold."""
+    if isinstance(source, onnx.ModelProto) or not Path(source).is_file():
+        return False
+    folder = Path(source).parent
+    model = _parse(Path(source))
+    external = sum(_check_tensor(t, str(source), folder) for t in all_tensors(model))
+    return external + model.ByteSize() > PROTOBUF_LIMIT and external > 0
 
 
 def has_external_data(model: onnx.ModelProto) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,13 +143,14 @@ def compare(
     data: Mapping[str, NDArray[Any]] | None = None,
     seeds: int = 5,
     batch_sizes: Sequence[int] = (1, 3),
+    paths: tuple[Path, Path] | None = None,
 ) -> ValidationReport:
-    """:func:`validate` for models that are in memory and already checked."""
+    """Compare models that are already checked, in memory or, with ``paths``, too large for it."""
     alone = second is first
     specs = input_specs(first)
     _check_same_interface(first, second, specs)
     report = ValidationReport()
-    runs = _load(first, second, report)
+    runs = _load(first, second, report, paths)
     eps = coarsest_eps(first)
     groups = _groups(specs, runs, data, seeds, batch_sizes)
     argmax: list[float] = []
@@ -212,22 +214,27 @@ Run = Callable[[Sample], dict[str, Outputs]]
 
 
 def _load(
-    first: onnx.ModelProto, second: onnx.ModelProto, report: ValidationReport
+    first: onnx.ModelProto,
+    second: onnx.ModelProto,
+    report: ValidationReport,
+    paths: tuple[Path, Path] | None = None,
 ) -> tuple[Run, Run]:
     """Load both models into everything that can run them; note what cannot."""
     ways: list[dict[str, Callable[[Sample], Outputs]]] = []
-    for model in (first, second):
+    for source in paths or (first, second):
         if ways and second is first:
             ways.append(ways[0])
             break
         way: dict[str, Callable[[Sample], Outputs]] = {}
         for level in ("lowest", "highest"):
             try:
-                way[level] = Session(model, level).run
+                way[level] = Session(source, level).run
             except RuntimeRefusalError as error:
                 report.notes.append(f"onnxruntime ({level}) does not load: {one_line(error)}")
         ways.append(way)
     try:
+        if paths is not None:
+            raise ModelError("the weights are too large")
         ways[0]["f64"] = Float64Evaluator(first).run
         if second is not first and "lowest" not in ways[1]:
             ways[1]["f64"] = Float64Evaluator(second).run

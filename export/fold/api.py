@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from fastbn.export.errors import MismatchError, ModelError, one_line, root_cause
 from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
 from fastbn.export.fold.report import FoldReport
-from fastbn.export.io import Source, read_model, write_model
+from fastbn.export.io import Source, is_too_large, read_model, write_model
 from fastbn.export.validate import compare, require_agreement
 
 
@@ -74,13 +76,10 @@ def fold_batch_norm(
     failure: MismatchError | None = None
     for boldness in STEPS:
         folded, report = fold_once(original, boldness, duplicate_shared)
-        _check(original, folded)
+        check_fold(original, folded)
         report.verification = compare(original, folded, data=check_data)
-        report.max_abs_f64 = report.verification.max_abs_f64
-        if boldness is not STEPS[0]:
-            report.notes.append(f"folded {boldness.name}, because rounding suffered otherwise")
         try:
-            require_agreement(report.verification, "the folded model")
+            settle(report, boldness)
         except MismatchError as error:
             failure = failure or error
             continue
@@ -89,20 +88,39 @@ def fold_batch_norm(
     raise failure
 
 
+def settle(report: FoldReport, boldness: Boldness) -> None:
+    """Take the figures of the verification into the report, or raise :class:`MismatchError`."""
+    assert report.verification is not None
+    report.max_abs_f64 = report.verification.max_abs_f64
+    if boldness is not STEPS[0]:
+        report.notes.append(f"folded {boldness.name}, because rounding suffered otherwise")
+    require_agreement(report.verification, "the folded model")
+
+
 def fold_once(
     original: onnx.ModelProto, boldness: Boldness, duplicate_shared: bool
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold without verification; weights are copied only where asked or where it costs nothing."""
+    model, report = fold_loaded(lambda: ir.from_proto(original), boldness, duplicate_shared)
+    try:
+        return ir.to_proto(model), report
+    except (ir.serde.SerdeError, UnicodeError) as error:
+        raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
+
+
+def fold_loaded(
+    load: Callable[[], ir.Model], boldness: Boldness, duplicate_shared: bool
+) -> tuple[ir.Model, FoldReport]:
+    """Fold what ``load`` gives; it is called again if shared weights turn out to be copied."""
     not_copied: frozenset[str] = frozenset()
     while True:
         try:
-            model = ir.from_proto(original)
+            model = load()
             report, copied = fold_in_place(model, boldness, not_copied)
-            folded = ir.to_proto(model)
         except (ir.serde.SerdeError, UnicodeError) as error:
             raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
         if duplicate_shared or not copied or not_copied >= copied.keys():
-            return folded, report
+            return model, report
         not_copied |= copied.keys()
 
 
@@ -130,9 +148,17 @@ def fold_file(
     ModelError, MismatchError
         As :func:`fold_batch_norm`; the target is then left as it was.
     """
-    if not overwrite_input and Path(target).exists() and Path(source).exists():
-        if Path(target).samefile(source):
-            raise ModelError(f"{target} is the input itself; ask to overwrite it, or name another")
+    same = Path(target).exists() and Path(source).exists() and Path(target).samefile(source)
+    if same and not overwrite_input:
+        raise ModelError(f"{target} is the input itself; ask to overwrite it, or name another")
+    if is_too_large(source):
+        return fold_external(
+            Path(source),
+            Path(target),
+            duplicate_shared=duplicate_shared,
+            verify=verify,
+            check_data=check_data,
+        )
     folded, report = fold_batch_norm(
         source, duplicate_shared=duplicate_shared, verify=verify, check_data=check_data
     )
@@ -140,7 +166,46 @@ def fold_file(
     return report
 
 
-def _check(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+def fold_external(
+    source: Path,
+    target: Path,
+    *,
+    duplicate_shared: bool = False,
+    verify: bool = True,
+    check_data: Mapping[str, NDArray[Any]] | None = None,
+) -> FoldReport:
+    """Fold a file whose weights do not fit into one protobuf message; they stay external.
+
+    The weights are mapped, not read. The new ones go into a file beside the target, under a name
+    of its own, so that an older target stays whole until the new model takes its place. The
+    comparison is with the original in onnxruntime: float64 would take twice the memory.
+    """
+    original = read_model(source, load_external_data=False)
+    failure: MismatchError | None = None
+    for boldness in STEPS:
+        model, report = fold_loaded(lambda: ir.load(source), boldness, duplicate_shared)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            draft = Path(folder) / target.name
+            data = f"{target.name}.{secrets.token_hex(4)}.data"
+            ir.save(model, draft, external_data=data)
+            if verify:
+                folded = read_model(draft, load_external_data=False)
+                paths = (source, draft)
+                report.verification = compare(original, folded, data=check_data, paths=paths)
+                try:
+                    settle(report, boldness)
+                except MismatchError as error:
+                    failure = failure or error
+                    continue
+            if (Path(folder) / data).exists():
+                (Path(folder) / data).replace(target.parent / data)
+            draft.replace(target)
+            return report
+    assert failure is not None
+    raise failure
+
+
+def check_fold(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
     """Check the folded model as thoroughly as the original stands it."""
     try:
         onnx.checker.check_model(original, full_check=True)

@@ -91,7 +91,8 @@ class Constants:
         array = self.get(value)
         if array is None or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
             return None
-        return array.astype(np.float64)
+        with np.errstate(all="ignore"):  # a signalling NaN of a broken file warns
+            return array.astype(np.float64)
 
     def integers(self, value: ir.Value | None) -> list[int] | None:
         """Value of an integer constant as a flat list."""

@@ -65,10 +65,12 @@ def test_flipped_bytes_never_crash(data):
         model.ParseFromString(bytes(content))
     except Exception:
         return
+    message = ""
     try:
         fold_batch_norm(model, verify=False)
     except ModelError as error:
-        assert "\n" not in str(error)
+        message = str(error)
+    assert "\n" not in message
 
 
 def test_wrong_amount_of_data(tmp_path, good):
@@ -191,9 +193,14 @@ def test_different_interface(good):
 def test_atomic_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="interrupted"), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("interrupted")
+
+    def write_half():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -210,3 +217,49 @@ def test_mismatch_leaves_the_old_file(tmp_path, good, monkeypatch):
         fold_file(path, target)
     assert target.read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A file of external weights, and a limit that it exceeds."""
+    import onnx_ir as ir
+
+    from fastbn.export import io
+
+    path = tmp_path / "a.onnx"
+    model = PATTERNS["residual-bn-bn-add"].build()
+    ir.save(ir.from_proto(model), path, external_data="a.data", size_threshold_bytes=0)
+    monkeypatch.setattr(io, "PROTOBUF_LIMIT", 1000)
+    return path
+
+
+def test_large_weights_stay_external(large, tmp_path):
+    target = tmp_path / "b.onnx"
+    with pytest.raises(ModelError, match="from file to file"):
+        fold_batch_norm(large)
+    report = fold_file(large, target)
+    assert report.bn_left == 0
+    assert report.verification.agree
+    assert report.verification.against == "onnxruntime"
+    model = onnx.load(target, load_external_data=False)
+    locations = {e.value for t in model.graph.initializer for e in t.external_data
+                 if e.key == "location"}  # fmt: skip
+    assert len(locations) == 1
+    assert (tmp_path / locations.pop()).is_file()
+    assert fold_batch_norm(PATTERNS["residual-bn-bn-add"].build())[1].bn_left == 0
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert len(names) == 4
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_large_mismatch_leaves_the_old_file(large, tmp_path, monkeypatch):
+    from fastbn.export import MismatchError
+    from fastbn.export.fold import backward
+
+    target = tmp_path / "b.onnx"
+    target.write_text("old")
+    monkeypatch.setattr(backward, "add_bias", lambda *_: None)
+    with pytest.raises(MismatchError):
+        fold_file(large, target)
+    assert target.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.data", "a.onnx", "b.onnx"]

@@ -7,9 +7,25 @@ name in :mod:`fastbn.reference`, in plain NumPy float64.
 
 from __future__ import annotations
 
+from fastbn.functional.activation import leaky_relu as leaky_relu
+from fastbn.functional.activation import leaky_relu_backward as leaky_relu_backward
+from fastbn.functional.activation import relu as relu
+from fastbn.functional.activation import relu_backward as relu_backward
+from fastbn.functional.activation import sigmoid as sigmoid
+from fastbn.functional.activation import sigmoid_backward as sigmoid_backward
+from fastbn.functional.activation import softmax as softmax
+from fastbn.functional.activation import softmax_backward as softmax_backward
+from fastbn.functional.activation import tanh as tanh
+from fastbn.functional.activation import tanh_backward as tanh_backward
 from fastbn.functional.batchnorm import batch_norm as batch_norm
 from fastbn.functional.batchnorm import batch_norm_backward as batch_norm_backward
 from fastbn.functional.conv import conv2d as conv2d
 from fastbn.functional.conv import conv2d_backward as conv2d_backward
 from fastbn.functional.linear import linear as linear
 from fastbn.functional.linear import linear_backward as linear_backward
+from fastbn.functional.loss import cross_entropy as cross_entropy
+from fastbn.functional.loss import cross_entropy_backward as cross_entropy_backward
+from fastbn.functional.loss import mse_loss as mse_loss
+from fastbn.functional.loss import mse_loss_backward as mse_loss_backward
+from fastbn.functional.shape import flatten as flatten
+from fastbn.functional.shape import flatten_backward as flatten_backward

@@ -22,6 +22,12 @@ cdef int product_element(cnp.ndarray x, str what) except -1
 # A weight of x's dtype, aligned, whose strides are whole elements.
 cdef cnp.ndarray weight_of(object weight, cnp.ndarray x, str what, int ndim)
 
+# dy of x's dtype and this shape, as dense returns it.
+cdef cnp.ndarray gradient_of(object dy, cnp.ndarray x, str what)
+
+# Refuse an out that shares memory with `other`, unless it is the same array and that is fine.
+cdef int check_apart(cnp.ndarray out, cnp.ndarray other, str what, bint same) except -1
+
 # Do the bytes of two contiguous arrays overlap?
 cdef bint overlaps(cnp.ndarray p, cnp.ndarray q)
 

@@ -101,6 +101,25 @@ cdef cnp.ndarray weight_of(object weight, cnp.ndarray x, str what, int ndim):
     return w
 
 
+cdef cnp.ndarray gradient_of(object dy, cnp.ndarray x, str what):
+    cdef cnp.ndarray array = dense(dy, what)
+    if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):
+        raise TypeError(f"{what}: expected {x.dtype}, got {array.dtype}")
+    if not cnp.PyArray_SAMESHAPE(array, x):
+        raise ValueError(f"{what}: expected shape {np.shape(x)}, got {np.shape(array)}")
+    return array
+
+
+cdef int check_apart(cnp.ndarray out, cnp.ndarray other, str what, bint same) except -1:
+    if not overlaps(out, other):
+        return 0
+    if not same:
+        raise ValueError(f"out must not overlap {what}")
+    if cnp.PyArray_DATA(out) != cnp.PyArray_DATA(other):
+        raise ValueError(f"out overlaps {what} in part: use the same array or another one")
+    return 0
+
+
 cdef bint overlaps(cnp.ndarray p, cnp.ndarray q):
     cdef char *a = cnp.PyArray_BYTES(p)
     cdef char *b = cnp.PyArray_BYTES(q)

@@ -7,6 +7,10 @@ cdef extern from "table.h" nogil:
         ACT_NONE
         ACT_RELU
         ACT_LEAKY
+        MAP_RELU
+        MAP_LEAKY
+        MAP_SIGMOID
+        MAP_TANH
         FASTBN_X86
 
     ctypedef struct runs_t:
@@ -54,6 +58,29 @@ cdef extern from "table.h" nogil:
                     const sgd_t *s) noexcept nogil
         void (*adam)(void *p, const void *g, void *m, void *v, int64_t n,
                      const adam_t *s) noexcept nogil
+
+    ctypedef struct activation_spans_t:
+        void (*map)(const void *x, void *y, int64_t n, int op, double slope,
+                    int stream) noexcept nogil
+        void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
+                         int stream) noexcept nogil
+        void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns) noexcept nogil
+        void (*softmax_grad_rows)(const void *y, const void *dy, void *dx, int64_t rows,
+                                  int64_t columns) noexcept nogil
+
+    ctypedef struct ce_row_t:
+        int64_t label
+        double top
+        double scale
+
+    ctypedef struct loss_spans_t:
+        double (*ce_rows)(const void *x, ce_row_t *rows, int64_t count,
+                          int64_t columns) noexcept nogil
+        void (*ce_grad_rows)(const void *x, void *dx, const ce_row_t *rows, int64_t count,
+                             int64_t columns, double factor) noexcept nogil
+        double (*squares)(const void *p, const void *t, int64_t n) noexcept nogil
+        void (*difference)(const void *p, const void *t, void *dp, int64_t n, double factor,
+                           int stream) noexcept nogil
 
     ctypedef struct bn_spans_t:
         void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2) noexcept nogil
@@ -109,6 +136,8 @@ cdef extern from "table.h" nogil:
         matmul_spans_t matmul
         bn_spans_t bn
         optim_spans_t optim
+        activation_spans_t activation
+        loss_spans_t loss
         memory_spans_t memory
         peak_spans_t peak
 

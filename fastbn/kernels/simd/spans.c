@@ -3,6 +3,8 @@
 #include "table.h"
 #include "vec.h"
 
+#include "activation.h"
+#include "loss.h"
 #include "optim.h"
 #include "batchnorm.h"
 #include "matmul.h"
@@ -17,6 +19,8 @@ const spans_t FASTBN_TABLE = {
            col_moments, col_apply, col_grad_sums, col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},
+    .activation = {map, map_grad, softmax_rows, softmax_grad_rows},
+    .loss = {ce_rows, ce_grad_rows, squares, difference},
 #endif
 #if defined(FASTBN_F32)
     .memory = {stream_copy, triad},

@@ -54,6 +54,32 @@ typedef struct {
     void (*adam)(void *p, const void *g, void *m, void *v, int64_t n, const adam_t *s);
 } optim_spans_t; /* float and double only */
 
+enum { MAP_RELU = 0, MAP_LEAKY = 1, MAP_SIGMOID = 2, MAP_TANH = 3 };
+
+typedef struct {
+    void (*map)(const void *x, void *y, int64_t n, int op, double slope, int stream);
+    void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
+                     int stream);
+    void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns);
+    void (*softmax_grad_rows)(const void *y, const void *dy, void *dx, int64_t rows,
+                              int64_t columns);
+} activation_spans_t; /* float and double only */
+
+/* A row of logits: its label, its largest value, and 1 / sum(exp(x - top)). */
+typedef struct {
+    int64_t label;
+    double top, scale;
+} ce_row_t;
+
+typedef struct {
+    double (*ce_rows)(const void *x, ce_row_t *rows, int64_t count, int64_t columns);
+    void (*ce_grad_rows)(const void *x, void *dx, const ce_row_t *rows, int64_t count,
+                         int64_t columns, double factor);
+    double (*squares)(const void *p, const void *t, int64_t n);
+    void (*difference)(const void *p, const void *t, void *dp, int64_t n, double factor,
+                       int stream);
+} loss_spans_t; /* float and double only */
+
 typedef struct {
     /* One channel, whose values lie in runs (NCHW). */
     void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2);
@@ -110,6 +136,8 @@ typedef struct {
     matmul_spans_t matmul;
     bn_spans_t bn;
     optim_spans_t optim;
+    activation_spans_t activation;
+    loss_spans_t loss;
     memory_spans_t memory;
     peak_spans_t peak;
 } spans_t;

@@ -1,4 +1,4 @@
-"""The command line: ``fastbn demo | train | export | validate | info | data fetch``.
+"""The command line: ``fastbn demo | train | export | validate | info | data fetch | bench``.
 
 Exit codes: 0 done (and agreed), 1 compared and different, 2 wrong use or a bad file. An error is
 one line on stderr that says what to do about it; ``--debug`` prints the traceback as well.

@@ -147,7 +147,10 @@ def network(weights: str | os.PathLike[str], model: str | None = None) -> tuple[
             "is not in fastbn.models: name it with --model package.module:factory"
         )
     assert name is not None
-    net = factory(name)(**_with_tuples(metadata))
+    try:
+        net = factory(name)(**_with_tuples(metadata))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(weights)}: {error}") from error
     return load(weights, net, inference=True), metadata
 
 
@@ -225,8 +228,15 @@ def factory(model: str) -> Callable[..., Module]:
         raise ValueError(f"Cannot import the model {model!r}: {error}") from error
 
     def build(**arguments: Any) -> Module:
-        if "rng" not in inspect.signature(own).parameters:
+        signature = inspect.signature(own)
+        if "rng" not in signature.parameters:
             arguments.pop("rng", None)
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"The model {model!r} cannot be called with {', '.join(arguments)}: {error}"
+            ) from error
         net = own(**arguments)
         if not isinstance(net, Module):
             raise ValueError(

@@ -1,8 +1,4 @@
-"""The operations on a tensor that are measured, and the yardsticks of the same size.
-
-All sides use the same arrays in every call, allocated beforehand; only the ``_fresh`` operations
-let every call allocate what it returns.
-"""
+"""The operations that are measured, and the tensors they are measured on."""
 
 from __future__ import annotations
 
@@ -12,10 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn import functional as F
 from fastbn.bench.shapes import Shape
-from fastbn.bench.timing import Call
-from fastbn.kernels import memory
 
 Array = NDArray[Any]
 
@@ -94,67 +87,3 @@ class Case:
         weight = rng.uniform(0.5, 1.5, self.shape.C).astype(parameters)
         bias = rng.uniform(-0.5, 0.5, self.shape.C).astype(parameters)
         return tensors[0], tensors[1], tensors[2], weight, bias
-
-
-class Ours:
-    """The operations of this library on one tensor, and the yardsticks beside them.
-
-    Attributes
-    ----------
-    calls : dict
-        Name of an operation to what is timed; of a yardstick ``copy``, ``copy stream`` and so on.
-    """
-
-    def __init__(self, case: Case, ops: tuple[str, ...]) -> None:
-        x, dy, residual, weight, bias = case.values()
-        y, dx, dresidual = (aligned(x.shape, x.dtype) for _ in range(3))
-        mean, var = np.zeros_like(weight), np.ones_like(weight)
-        dweight, dbias = np.empty_like(weight), np.empty_like(bias)
-        axis = 1 if case.layout == "nchw" else -1
-        plain: dict[str, Any] = {"axis": axis, "activation": "relu"}
-        into: dict[str, Any] = {"out": dx, "dweight": dweight, "dbias": dbias}
-        _, saved = F.batch_norm(x, weight, bias, training=True, out=y, **plain)
-        _, saved_residual = F.batch_norm(
-            x, weight, bias, training=True, residual=residual, out=y, **plain
-        )
-
-        def forward(out: Array | None = y) -> object:
-            return F.batch_norm(x, weight, bias, mean, var, training=True, out=out, **plain)
-
-        def inference() -> object:
-            return F.batch_norm(x, weight, bias, mean, var, training=False, out=y, **plain)
-
-        def forward_residual() -> object:
-            return F.batch_norm(
-                x, weight, bias, mean, var, training=True, residual=residual, out=y, **plain
-            )
-
-        def backward() -> object:
-            return F.batch_norm_backward(dy, saved, **into)
-
-        def backward_residual() -> object:
-            return F.batch_norm_backward(dy, saved_residual, dresidual=dresidual, **into)
-
-        def step() -> object:
-            _, own = F.batch_norm(x, weight, bias, mean, var, training=True, out=y, **plain)
-            return F.batch_norm_backward(dy, own, **into)
-
-        def step_fresh() -> object:
-            _, own = F.batch_norm(x, weight, bias, mean, var, training=True, **plain)
-            return F.batch_norm_backward(dy, own)
-
-        every: dict[str, Call] = {
-            "forward": forward,
-            "inference": inference,
-            "backward": backward,
-            "forward_residual": forward_residual,
-            "backward_residual": backward_residual,
-            "step": step,
-            "forward_fresh": lambda: forward(None),
-            "step_fresh": step_fresh,
-        }
-        self.calls: dict[str, Call] = {op: every[op] for op in ops}
-        self.calls["copy"] = lambda: memory.copy(x, y)
-        self.calls["copy stream"] = lambda: memory.copy(x, y, True)
-        self.calls["triad"] = lambda: memory.triad(x, dy, dx)
-        self.calls["triad stream"] = lambda: memory.triad(x, dy, dx, True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 bench_app = typer.Typer(help="Measure against the machine's limits, PyTorch, TensorFlow and JAX.")
 
@@ -42,6 +45,18 @@ def thread_counts(text: str | None) -> list[int]:
     return counts
 
 
+def warn_if_busy(console: Console) -> None:
+    """Say so if other programs compute while this one is going to measure."""
+    from fastbn.bench.load import busy_cores
+
+    busy = busy_cores()
+    if busy is not None and busy > 0.1:
+        console.print(
+            f"warning: other programs keep {busy:.1f} cores busy; these figures mean little",
+            style="yellow",
+        )
+
+
 @bench_app.callback()
 def main() -> None:
     """Measure against the machine's limits, PyTorch, TensorFlow and JAX."""
@@ -58,24 +73,40 @@ def kernels(
         str | None, typer.Option(help="Out of forward,inference,backward …; all by default.")
     ] = None,
     dtypes: Annotated[str, typer.Option(help="Out of float32,float64,bfloat16.")] = "float32",
+    peers: Annotated[
+        str, typer.Option(help="none, all that are installed, or out of torch,tensorflow,jax.")
+    ] = "all",
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Check that peers are as fast alone as in turns.")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the rows to this file.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Draw GB/s over the tensor's size to this file.")
     ] = None,
 ) -> int:
     """Batch normalisation, in multiples of a copy's time."""
     from rich.console import Console
 
     from fastbn.bench import cases, kernels, rows, table, targets
+    from fastbn.bench.peers import choose
     from fastbn.bench.shapes import shapes as shapes_of
 
     counts = thread_counts(threads)
+    rivals = choose(names(peers))
+    every = cases.BESIDE_PEERS if rivals else cases.ALONE
+    by_itself: kernels.Alone = {}
     console = Console(stderr=True)
+    warn_if_busy(console)
     with console.status("") as status:
         found = kernels.run(
             kernels.cases(shapes_of(shapes), names(layouts), names(dtypes)),
-            names(ops) if ops else cases.ALONE,
+            names(ops) if ops else every,
             counts,
+            peers=rivals,
+            alone=by_itself if alone else None,
             rounds=rounds,
             progress=status.update,
         )
@@ -83,6 +114,12 @@ def kernels(
     output = Console()
     output.print(table.kernels_table(found, machine))
     output.print(table.results_table(targets.judge(found)))
+    for peer, ratios in by_itself.items():
+        output.print(table.alone_line(peer, ratios))
     if json_file is not None:
         rows.write(json_file, machine, found)
+    if plot_file is not None:
+        from fastbn.bench.plot import roofline
+
+        roofline(found, plot_file, f"batch_norm + ReLU, {machine['isa']}")
     return 0

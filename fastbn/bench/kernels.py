@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import fastbn
-from fastbn.bench.cases import DTYPES, LAYOUTS, TRAFFIC, YARDSTICKS, Case, Ours
+from fastbn.bench.cases import DTYPES, LAYOUTS, TRAFFIC, YARDSTICKS, Case
+from fastbn.bench.digest import check
+from fastbn.bench.ours import Ours
+from fastbn.bench.peers.client import Worker
 from fastbn.bench.rows import Row
 from fastbn.bench.shapes import Shape
-from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Local, medians
+from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Local, Turn, in_turns, medians
+
+Alone = dict[str, list[float]]
 
 
 def cases(shapes: Sequence[Shape], layouts: Sequence[str], dtypes: Sequence[str]) -> list[Case]:
@@ -40,10 +46,12 @@ def measure(
     ops: Sequence[str],
     threads: int,
     *,
+    workers: Mapping[str, Worker] | None = None,
     rounds: int = ROUNDS,
     seconds: float = SAMPLE_SECONDS,
+    alone: Alone | None = None,
 ) -> list[Row]:
-    """Time operations on a tensor, in turns with copy and triad.
+    """Time operations on a tensor, in turns with copy and triad and with the peers.
 
     Parameters
     ----------
@@ -52,43 +60,88 @@ def measure(
     ops : sequence of str
         Names out of `cases.TRAFFIC`.
     threads : int
-        The size of the team, here and in the peers.
+        The size of the team, here and in the workers.
+    workers : mapping, optional
+        Name of a peer to its process of the suite ``"kernels"``.
     rounds : int
         Turns that every side takes; medians over them are what counts.
     seconds : float
         A sample's least length.
+    alone : dict, optional
+        Let the peers be measured alone as well, and append here, by peer, their times alone over
+        their times in turns: 1 where the sides do not disturb each other.
 
     Returns
     -------
     list of Row
         One for each operation, and one each for copy and triad.
+
+    Raises
+    ------
+    PeerError, ValueError
+        If a peer could not do it, or computes something else.
     """
     before = fastbn.get_num_threads()
     fastbn.set_num_threads(threads)
     try:
-        ours = Local(Ours(case, tuple(ops)).calls, seconds)
-        times = medians([ours.turn(backwards=bool(turn % 2)) for turn in range(rounds)])
+        ours = Ours(case, tuple(ops))
+        expected = ours.digests() if workers else {}
+        sides: dict[str, Turn] = {}
+        for peer, worker in (workers or {}).items():
+            found = worker.ask(
+                "open",
+                shape=case.shape.name,
+                layout=case.layout,
+                dtype=case.dtype,
+                ops=list(ops),
+                seconds=seconds,
+            )
+            check(worker.title, expected, found["digests"], case.dtype)
+            sides[peer] = worker.turn
+        local = Local(ours.calls, seconds)
+        turns = in_turns({"": local.turn, **sides}, rounds, settle=threads > 1)
+        by_itself = {
+            peer: in_turns({peer: turn}, rounds, settle=True)[peer]
+            for peer, turn in (sides if alone is not None else {}).items()
+        }
     finally:
         fastbn.set_num_threads(before)
+    times = {side: medians(taken) for side, taken in turns.items()}
+    own = times.pop("")
+    for peer, taken in by_itself.items():
+        assert alone is not None
+        ratios = [time / times[peer][name] for name, time in medians(taken).items()]
+        alone.setdefault(peer, []).extend(ratios)
     for name in YARDSTICKS:
-        times[name] = min(times[name], times.pop(f"{name} stream"))
-    return [_row(case, name, threads, times) for name in times]
+        own[name] = min(own[name], own.pop(f"{name} stream"))
+    return [_row(case, name, threads, own, times) for name in own]
 
 
-def _row(case: Case, op: str, threads: int, times: dict[str, float]) -> Row:
+def _row(
+    case: Case,
+    op: str,
+    threads: int,
+    own: Mapping[str, float],
+    peers: Mapping[str, Mapping[str, float]],
+) -> Row:
     moved = case.nbytes * (TRAFFIC | YARDSTICKS)[op]
-    return Row(
+    row = Row(
         name=case.shape.name,
         shape=case.array_shape,
         layout=case.layout,
         op=op,
         dtype=case.dtype,
         threads=threads,
-        us=times[op] * 1e6,
-        gbps=moved / times[op] / 1e9,
-        x_copy=times[op] / times["copy"],
-        x_triad=times[op] / times["triad"],
+        us=own[op] * 1e6,
+        gbps=moved / own[op] / 1e9,
+        x_copy=own[op] / own["copy"],
+        x_triad=own[op] / own["triad"],
     )
+    for peer, times in peers.items():
+        variants = [time for name, time in times.items() if name.partition(":")[0] == op]
+        if variants:
+            setattr(row, f"x_{peer}", min(variants) / own[op])
+    return row
 
 
 def run(
@@ -96,8 +149,10 @@ def run(
     ops: Sequence[str],
     threads: Sequence[int],
     *,
+    peers: Sequence[str] = (),
     rounds: int = ROUNDS,
     seconds: float = SAMPLE_SECONDS,
+    alone: Alone | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Measure all operations on all tensors with all numbers of threads; see `measure`.
@@ -112,8 +167,12 @@ def run(
             raise ValueError(f"ops: {op!r} is not one of {', '.join(TRAFFIC)}")
     rows = []
     for number in threads:
-        for case in wanted:
-            if progress is not None:
-                progress(f"{case.shape.name} {case.layout} {case.dtype}, {number} threads")
-            rows += measure(case, ops, number, rounds=rounds, seconds=seconds)
+        with ExitStack() as stack:
+            workers = {peer: stack.enter_context(Worker(peer, "kernels", number)) for peer in peers}
+            for case in wanted:
+                if progress is not None:
+                    progress(f"{case.shape.name} {case.layout} {case.dtype}, threads {number}")
+                rows += measure(
+                    case, ops, number, workers=workers, rounds=rounds, seconds=seconds, alone=alone
+                )
     return rows

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastbn.bench.cases import YARDSTICKS
+from fastbn.bench.peers import TITLES
 from fastbn.bench.rows import Row
-from fastbn.bench.targets import Result, loses
+from fastbn.bench.targets import Result, geometric_mean, loses
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-PEERS = {"x_torch": "× PyTorch", "x_tensorflow": "× TensorFlow", "x_jax": "× JAX"}
+PEERS = {f"x_{name}": f"× {title}" for name, title in TITLES.items()}
 
 
 def digits(value: float | None) -> str:
@@ -81,6 +82,20 @@ def results_table(results: Sequence[Result]) -> Table:
             style=None if result.reached else "red",
         )
     return table
+
+
+def alone_line(peer: str, ratios: Sequence[float]) -> str:
+    """One line about a peer's times by itself.
+
+    Examples
+    --------
+    >>> alone_line("torch", [0.5, 2.0])
+    'PyTorch alone takes 1.00 times what it takes in turns (0.50 to 2.00, 2 cases)'
+    """
+    return (
+        f"{TITLES[peer]} alone takes {geometric_mean(ratios):.2f} times what it takes in turns "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} cases)"
+    )
 
 
 def describe(machine: dict[str, Any]) -> str:

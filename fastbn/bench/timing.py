@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Call = Callable[[], object]
+Turn = Callable[[bool], Mapping[str, float]]  # takes samples, backwards or not: seconds by name
 
 SAMPLE_SECONDS = 2e-3  # a sample is at least as long: clock and loop then cost nothing of it
 ROUNDS = 7
+
+# Threads of an OpenMP team look for more work for some milliseconds before they go to sleep: the
+# other side has the cores to itself only behind that.
+SETTLE_SECONDS = 0.03
 
 
 @contextmanager
@@ -82,6 +87,31 @@ class Local:
                 name: sample(self.calls[name], self.counts[name])
                 for name in (reversed(names) if backwards else names)
             }
+
+
+def in_turns(
+    sides: Mapping[str, Turn], rounds: int, *, settle: bool
+) -> dict[str, list[Mapping[str, float]]]:
+    """Let every side take its turn in every round, the order reversed in every other one.
+
+    With `settle`, a side waits until the threads of the one before it are asleep.
+
+    Examples
+    --------
+    >>> turns = in_turns({"a": lambda backwards: {"f": float(backwards)}}, 3, settle=False)
+    >>> turns
+    {'a': [{'f': 0.0}, {'f': 1.0}, {'f': 0.0}]}
+    """
+    taken: dict[str, list[Mapping[str, float]]] = {name: [] for name in sides}
+    last = None
+    for number in range(rounds):
+        backwards = bool(number % 2)
+        for name in reversed(list(sides)) if backwards else list(sides):
+            if settle and name != last:
+                time.sleep(SETTLE_SECONDS)
+            taken[name].append(sides[name](backwards))
+            last = name
+    return taken
 
 
 def medians(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -6,11 +6,11 @@ Three functions are all most users need: :func:`to_onnx` writes a network of ``f
 
 from __future__ import annotations
 
-from fastbn.export.build import ExportReport as ExportReport
 from fastbn.export.build import build_model as build_model
-from fastbn.export.build import to_onnx as to_onnx
 from fastbn.export.errors import MismatchError as MismatchError
 from fastbn.export.errors import ModelError as ModelError
+from fastbn.export.exporter import ExportReport as ExportReport
+from fastbn.export.exporter import to_onnx as to_onnx
 from fastbn.export.fold import FoldReport as FoldReport
 from fastbn.export.fold import fold_batch_norm as fold_batch_norm
 from fastbn.export.fold import fold_file as fold_file

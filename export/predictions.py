@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fastbn import nn
+from fastbn.export.build import BuiltModel
 from fastbn.export.report import Report
 from fastbn.export.runtime import Session
 
@@ -70,17 +72,46 @@ def compare_predictions(
     """
     expected = net.predict(x.astype(net.dtype or x.dtype, copy=False), batch_size)
     x = x.astype(np.float32, copy=False)
+    channels_first = input_layout == "NCHW"
+
+    def as_input(part: NDArray[Any]) -> NDArray[Any]:
+        if channels_first and part.ndim > 2:
+            return np.ascontiguousarray(np.moveaxis(part, -1, 1))
+        return part
+
+    return _compare(expected, model, x, as_input, channels_first, batch_size)
+
+
+def compare_built(
+    net: nn.Module,
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    built: BuiltModel,
+    x: NDArray[np.float32],
+    batch_size: int = 256,
+) -> PredictionReport:
+    """:func:`compare_predictions` with all that was built into the file around the network."""
+    expected = built.net_output(net, x)
+    channels_first = built.input_layout == "NCHW"
+    return _compare(expected, model, x, built.file_input, channels_first, batch_size)
+
+
+def _compare(
+    expected: NDArray[Any],
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    x: NDArray[np.float32],
+    as_input: Callable[[NDArray[Any]], NDArray[Any]],
+    channels_first: bool,
+    batch_size: int,
+) -> PredictionReport:
+    """Compare expected outputs, channels last, with what the file makes of x."""
     sessions = [Session(model, level) for level in ("lowest", "highest")]
     name = sessions[0].input_names[0]
     found: list[NDArray[Any]] = []
     for session in sessions:
         parts = []
         for start in range(0, len(x), batch_size):
-            part = x[start : start + batch_size]
-            if input_layout == "NCHW" and x.ndim > 2:
-                part = np.ascontiguousarray(np.moveaxis(part, -1, 1))
-            (y,) = session.run({name: part})
-            parts.append(np.moveaxis(y, 1, -1) if input_layout == "NCHW" and y.ndim > 2 else y)
+            (y,) = session.run({name: as_input(x[start : start + batch_size])})
+            parts.append(np.moveaxis(y, 1, -1) if channels_first and y.ndim > 2 else y)
         found.append(np.concatenate(parts))
     differences = [y.astype(np.float64) - expected for y in found]
     classes = expected.shape[-1]

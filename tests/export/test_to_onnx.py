@@ -15,6 +15,7 @@ from fastbn.export import (
     fold_batch_norm,
     to_onnx,
 )
+from fastbn.export.runtime import Session
 
 
 def data(shape, n=16, seed=0):
@@ -253,7 +254,7 @@ def test_wrong_fold_is_noticed(tmp_path, monkeypatch):
         honest(plan, node, index, scale, shift * 1.01)
 
     monkeypatch.setattr(backward, "add_bias", careless)
-    net = trained(NETWORKS["mlp"][1](), (7,))
+    net = trained(conv_bn(), IMAGE)
     with pytest.raises(MismatchError, match="differs from float64"):
         to_onnx(net, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
@@ -284,3 +285,82 @@ def test_build_model_is_unfolded():
     assert operators.count("BatchNormalization") == 3
     assert built.input_shape == IMAGE
     assert built.proto.ir_version == build.OLDEST_IR
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("padding", "operators"), [(0, ["Conv"]), (1, ["Sub", "Conv"])])
+def test_normalization_inside(padding, operators, layout, tmp_path):
+    """The scale goes into the weights; the mean has to stay in front of padding."""
+    net = trained(conv_bn(padding=padding), IMAGE)
+    path = tmp_path / "a.onnx"
+    report = to_onnx(net, path, normalization=(MEAN, STD), input_layout=layout)
+    assert report.bn_after == 0
+    model = onnx.load(path)
+    found = [n.op_type for n in model.graph.node if n.op_type != "Transpose"]
+    assert found == operators
+    x = np.random.default_rng(0).random((4, *IMAGE), dtype=np.float32)
+    expected = net.predict(((x - np.float32(MEAN)) / np.float32(STD)).astype(np.float32))
+    (y,) = Session(model).run({"input": x if layout == "NHWC" else np.moveaxis(x, -1, 1)})
+    y = y if layout == "NHWC" else np.moveaxis(y, 1, -1)
+    np.testing.assert_allclose(y, expected, atol=2e-5 * np.abs(expected).max())
+    properties = {p.key: p.value for p in model.metadata_props}
+    assert properties["normalization"] == '{"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3]}'
+
+
+def test_normalization_of_features(tmp_path):
+    net = trained(NETWORKS["mlp"][1](), (7,))
+    report = to_onnx(net, tmp_path / "a.onnx", normalization=(0.5, 0.25))
+    assert report.bn_after == 0
+    with pytest.raises(ValueError, match="positive standard deviation"):
+        to_onnx(net, tmp_path / "a.onnx", normalization=(0.5, 0.0))
+
+
+def test_softmax_inside(tmp_path):
+    net = trained(NETWORKS["mlp"][1](), (7,))
+    to_onnx(net, tmp_path / "a.onnx", softmax=True)
+    (y,) = Session(tmp_path / "a.onnx").run({"input": data((7,))})
+    np.testing.assert_allclose(y.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_float16(tmp_path):
+    net = trained(NETWORKS["residual"][1](), IMAGE)
+    wide = to_onnx(net, tmp_path / "a.onnx")
+    report = to_onnx(net, tmp_path / "b.onnx", precision="float16")
+    assert wide.narrowing is None
+    assert 0 < report.narrowing.max_rel < 0.01
+    assert report.narrowing.bytes_after < 0.7 * report.narrowing.bytes_before
+    model = onnx.load(tmp_path / "b.onnx")
+    assert {t.data_type for t in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def test_int8(tmp_path):
+    net = trained(NETWORKS["pools"][1](), IMAGE)
+    x = data(IMAGE, 100)
+    labels = net.predict(x).argmax(axis=1)
+    path = tmp_path / "a.onnx"
+    report = to_onnx(net, path, precision="int8", calibration=x, labels=labels)
+    assert report.narrowing.samples == 100
+    assert report.narrowing.accuracy_before == 1.0
+    assert report.narrowing.accuracy_after == report.narrowing.argmax_agreement > 0.8
+    model = onnx.load(path)
+    assert any(n.op_type == "QuantizeLinear" for n in model.graph.node)
+    assert model.producer_name == "fastbn"
+    weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    scales = {t.name: t.dims for t in model.graph.initializer if t.name.endswith("_scale")}
+    assert weights
+    assert any(list(dims) == [6] for dims in scales.values()), "one scale for every channel"
+
+
+def test_precision_arguments(tmp_path):
+    net, path = nn.Sequential(nn.Linear(3, 4)), tmp_path / "a.onnx"
+    with pytest.raises(ValueError, match="precision should be one of"):
+        to_onnx(net, path, input_shape=(3,), precision="int4")
+    with pytest.raises(ValueError, match="needs calibration"):
+        to_onnx(net, path, input_shape=(3,), precision="int8")
+    with pytest.raises(ValueError, match="one each"):
+        to_onnx(net, path, input_shape=(3,), labels=np.zeros(3))
+    assert not path.exists()

@@ -26,6 +26,7 @@ def fold_batch_norm(
     duplicate_shared: bool = False,
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
+    allow_slower: bool = False,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Return the same function with as few BatchNormalization nodes as can be.
 
@@ -44,6 +45,9 @@ def fold_batch_norm(
         suffers, less is folded; if that does not help, nothing is returned.
     check_data : mapping of str to array, optional
         Inputs to compare on, besides random and adversarial ones.
+    allow_slower : bool
+        Whether to fold even where onnxruntime then takes longer: a BatchNorm of scales of both
+        signs next to a Relu becomes Max and Min, two passes over memory.
 
     Returns
     -------
@@ -72,10 +76,10 @@ def fold_batch_norm(
     """
     original = read_model(model_or_path)
     if not verify:
-        return fold_once(original, STEPS[0], duplicate_shared)
+        return fold_once(original, STEPS[0], duplicate_shared, allow_slower)
     failure: MismatchError | None = None
     for boldness in STEPS:
-        folded, report = fold_once(original, boldness, duplicate_shared)
+        folded, report = fold_once(original, boldness, duplicate_shared, allow_slower)
         check_fold(original, folded)
         report.verification = compare(original, folded, data=check_data)
         try:
@@ -98,10 +102,15 @@ def settle(report: FoldReport, boldness: Boldness) -> None:
 
 
 def fold_once(
-    original: onnx.ModelProto, boldness: Boldness, duplicate_shared: bool
+    original: onnx.ModelProto,
+    boldness: Boldness,
+    duplicate_shared: bool,
+    allow_slower: bool = False,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold without verification; weights are copied only where asked or where it costs nothing."""
-    model, report = fold_loaded(lambda: ir.from_proto(original), boldness, duplicate_shared)
+    model, report = fold_loaded(
+        lambda: ir.from_proto(original), boldness, duplicate_shared, allow_slower
+    )
     try:
         return ir.to_proto(model), report
     except (ir.serde.SerdeError, UnicodeError) as error:
@@ -109,14 +118,17 @@ def fold_once(
 
 
 def fold_loaded(
-    load: Callable[[], ir.Model], boldness: Boldness, duplicate_shared: bool
+    load: Callable[[], ir.Model],
+    boldness: Boldness,
+    duplicate_shared: bool,
+    allow_slower: bool = False,
 ) -> tuple[ir.Model, FoldReport]:
     """Fold what ``load`` gives; it is called again if shared weights turn out to be copied."""
     not_copied: frozenset[str] = frozenset()
     while True:
         try:
             model = load()
-            report, copied = fold_in_place(model, boldness, not_copied)
+            report, copied = fold_in_place(model, boldness, not_copied, allow_slower=allow_slower)
         except (ir.serde.SerdeError, UnicodeError) as error:
             raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
         if duplicate_shared or not copied or not_copied >= copied.keys():
@@ -131,6 +143,7 @@ def fold_file(
     duplicate_shared: bool = False,
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
+    allow_slower: bool = False,
     overwrite_input: bool = False,
 ) -> FoldReport:
     """Fold a file into another one, which is written atomically and only if all is proven.
@@ -138,7 +151,7 @@ def fold_file(
     Parameters
     ----------
     source, target : path
-    duplicate_shared, verify, check_data
+    duplicate_shared, verify, check_data, allow_slower
         As for :func:`fold_batch_norm`.
     overwrite_input : bool
         Whether the target may be the source itself.
@@ -158,9 +171,14 @@ def fold_file(
             duplicate_shared=duplicate_shared,
             verify=verify,
             check_data=check_data,
+            allow_slower=allow_slower,
         )
     folded, report = fold_batch_norm(
-        source, duplicate_shared=duplicate_shared, verify=verify, check_data=check_data
+        source,
+        duplicate_shared=duplicate_shared,
+        verify=verify,
+        check_data=check_data,
+        allow_slower=allow_slower,
     )
     write_model(folded, target)
     return report
@@ -173,6 +191,7 @@ def fold_external(
     duplicate_shared: bool = False,
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
+    allow_slower: bool = False,
 ) -> FoldReport:
     """Fold a file whose weights do not fit into one protobuf message; they stay external.
 
@@ -183,7 +202,9 @@ def fold_external(
     original = read_model(source, load_external_data=False)
     failure: MismatchError | None = None
     for boldness in STEPS:
-        model, report = fold_loaded(lambda: ir.load(source), boldness, duplicate_shared)
+        model, report = fold_loaded(
+            lambda: ir.load(source), boldness, duplicate_shared, allow_slower
+        )
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             draft = Path(folder) / target.name
             data = f"{target.name}.{secrets.token_hex(4)}.data"

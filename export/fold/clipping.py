@@ -174,38 +174,6 @@ def _collapsed(low: Array, high: Array) -> Bounds:
     return Bounds(pair.scale, pair.shift)
 
 
-# The runtime runs these together with a Relu or Clip right behind them.
-_FUSES = ("Conv", "Gemm", "ConvTranspose")
-
-
-def added_passes(plan: Plan) -> int:
-    """Count the passes over memory that new bounds cost.
-
-    A bound on either side takes Max and Min. And a Relu that the runtime fused into what is in
-    front of it costs nothing, while Max does.
-    """
-    total = 0
-    for node, bounds in plan.bounds.items():
-        single = bounds.low.size == 1 and bounds.high.size == 1
-        if not single:
-            both = not np.isneginf(bounds.low).all() and not np.isposinf(bounds.high).all()
-            total += int(both) + int(_is_fused(node))
-    return total
-
-
-def _is_fused(node: ir.Node) -> bool:
-    source = node.inputs[0]
-    producer = None if source is None else source.producer()
-    if source is None or producer is None or node.op_type not in ("Relu", "Clip"):
-        return False
-    if len(source.uses()) != 1 or source.is_graph_output():
-        return False
-    if producer.op_type == "Add":
-        makers = [v.producer() for v in producer.inputs if v is not None]
-        return any(maker is not None and maker.op_type in _FUSES for maker in makers)
-    return producer.op_type in _FUSES
-
-
 # --- Activations that are linear on either side of zero -------------------------------------------
 
 

@@ -31,6 +31,7 @@ from fastbn.export.fold.cleanup import (
 )
 from fastbn.export.fold.commit import commit
 from fastbn.export.fold.constants import Constants
+from fastbn.export.fold.cost import require_no_cost
 from fastbn.export.fold.normalization import is_batch_norm, store_affine
 from fastbn.export.fold.plan import Context, Plan, attribute, push_back, push_forward
 from fastbn.export.fold.report import FoldReport, NodeEntry
@@ -68,7 +69,11 @@ def name_of(node: ir.Node) -> str:
 
 
 def fold_in_place(
-    model: ir.Model, boldness: Boldness = STEPS[0], not_copied: frozenset[str] = frozenset()
+    model: ir.Model,
+    boldness: Boldness = STEPS[0],
+    not_copied: frozenset[str] = frozenset(),
+    *,
+    allow_slower: bool = False,
 ) -> tuple[FoldReport, dict[str, int]]:
     """Fold a model that belongs to the caller.
 
@@ -80,6 +85,8 @@ def fold_in_place(
         What is allowed.
     not_copied : frozenset of str
         Names of shared weights that have to stay shared.
+    allow_slower : bool
+        Whether to fold even where the runtime then takes longer.
 
     Returns
     -------
@@ -89,7 +96,8 @@ def fold_in_place(
     """
     constants = Constants(model)
     infer_shapes(model, constants)
-    context = Context(model, constants, model.opset_imports.get("", 1))
+    opset = model.opset_imports.get("", 1)
+    context = Context(model, constants, opset, allow_slower=allow_slower)
     values = {v.name: v for v in all_values(model) if v.name is not None}
     context.names.update(values)
     context.names.update(n.name for g in graphs_of(model) for n in g if n.name)
@@ -204,8 +212,8 @@ def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
     touched = {node for node, _ in plan.inputs} | set(plan.norms) | set(plan.bounds)
     if touched & set(chain.nodes):
         raise Refused("it would be taken in by itself")
-    if clipping.added_passes(plan) > len(chain.nodes):
-        raise Refused("Max and Min in place of a Relu would cost more time than it does")
+    if not plan.context.allow_slower:
+        require_no_cost(plan, chain)
 
 
 def _carry_out(plan: Plan, chain: Chain, entries: dict[ir.Node, NodeEntry]) -> None:

@@ -27,17 +27,26 @@ def pre_activation_padded(g: Sketch) -> onnx.ModelProto:
     return g.model(g.op("Add", [x, h]))
 
 
-@pattern("dense-block", 0)
-def dense_block(g: Sketch) -> onnx.ModelProto:
+def _dense_block(g: Sketch, signs: str) -> onnx.ModelProto:
     x = g.relu(g.bn(g.conv(g.input(3, 10, 10), 8)))
     width = 8
     for _ in range(3):
-        h = g.conv(g.relu(g.bn(x, channels=width, signs="mixed")), 8, 1)
+        h = g.conv(g.relu(g.bn(x, channels=width, signs=signs)), 8, 1)
         h = g.conv(g.relu(g.bn(h)), 4, 3, pad=1)
         width += 4
         x = g.op("Concat", [x, h], channels=width, axis=1)
     h = g.op("GlobalAveragePool", [g.relu(g.bn(x, channels=width))])
     return g.model(g.gemm(g.op("Flatten", [h]), 5, bias=g.normal(5)))
+
+
+@pattern("dense-block", 0)
+def dense_block(g: Sketch) -> onnx.ModelProto:
+    return _dense_block(g, "positive")
+
+
+@pattern("dense-block-mixed", 3)
+def dense_block_mixed(g: Sketch) -> onnx.ModelProto:
+    return _dense_block(g, "mixed")
 
 
 @pattern("mlp", 0)

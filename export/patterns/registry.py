@@ -22,7 +22,8 @@ class Pattern:
     draw : callable
         Draws it onto a sketch.
     best : int
-        Smallest possible sum of BatchNormalization nodes and added affine nodes.
+        Smallest possible sum of BatchNormalization nodes and added affine nodes, if the model may
+        not become slower.
     duplicate_shared : bool
         Whether the best is reached only if shared weights may be copied.
     opset, ir_version : int

@@ -26,7 +26,7 @@ REASONS = {
     "conv-sigmoid-bn": "Sigmoid .* does not take an affine in",
     "conv-leaky-relu-bn": "LeakyRelu .* lets no shift through",
     "conv-avgpool-counting-bn": "counts its padding",
-    "conv-relu-bn-mixed": "would cost more time",
+    "conv-relu-bn-mixed": "would take more time",
     "conv-zero-pad-bn": "puts constants around",
     "conv-transpose-last-bn": "would differ along axis 2",
     "add-conv-input-bn": "graph input",
@@ -306,6 +306,17 @@ def test_nothing_helps(monkeypatch):
     monkeypatch.setattr(backward, "add_bias", lambda *_: None)
     with pytest.raises(MismatchError):
         fold_batch_norm(PATTERNS["conv-bn"].build())
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("conv-relu-bn-mixed", 1), ("conv-relu6-bn", 1), ("dense-block-mixed", 3)]
+)
+def test_slower_only_on_request(name, left):
+    model = PATTERNS[name].build()
+    assert fold_batch_norm(model)[1].bn_left == left
+    folded, report = fold_batch_norm(model, allow_slower=True)
+    assert report.bn_left == 0
+    assert {"Max", "Min"} <= {n.op_type for n in folded.graph.node}
 
 
 def test_fold_file(tmp_path):

@@ -91,7 +91,7 @@ NETWORKS = {
     "pre-activation": (IMAGE, lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Residual(nn.Sequential(
         nn.BatchNorm(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm(4), nn.ReLU(),
         nn.Conv2d(4, 6, 3, padding=1)), activation=None), nn.BatchNorm(6), nn.ReLU(),
-        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 0),
+        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 2),
     "linear-on-image": (IMAGE, lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "linear-on-sequence": ((6, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "image-out": (IMAGE, lambda: conv_bn(padding=1), 0),
@@ -114,6 +114,19 @@ def test_network(name, layout, tmp_path):
     assert found.samples == 5
     assert found.max_rel < 1e-5
     assert found.argmax_agreement == 1.0
+
+
+def test_pre_activation_with_positive_scales(tmp_path):
+    """A BatchNorm in front of Relu and a 1×1 convolution becomes one Max, with both signs two."""
+    shape, make, left = NETWORKS["pre-activation"]
+    net = trained(make(), shape)
+    for layer in dict(net.named_modules()).values():
+        if isinstance(layer, nn.BatchNorm):
+            layer.weight.data = np.abs(layer.weight.data)
+    report = to_onnx(net, tmp_path / "a.onnx")
+    assert (report.bn_after, left) == (0, 2)
+    model = onnx.load(tmp_path / "a.onnx")
+    assert sum(node.op_type == "Max" for node in model.graph.node) == 2
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21, 25])

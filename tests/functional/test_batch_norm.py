@@ -134,6 +134,27 @@ def test_offset_of_ten_thousand_standard_deviations(
         assert error(gradient, gradient64) < 2e-6
 
 
+@pytest.mark.parametrize("outlier", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("place", [0, 1500, -1])
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("shape", [(3000, 5), (60, 50, 64)])
+def test_an_outlier_spoils_no_digits(
+    shape: tuple[int, ...], axis: int, place: int, outlier: float, rng: np.random.Generator
+) -> None:
+    """Moments are taken about a value of the channel, and that value may be the outlier."""
+    values = rng.standard_normal(shape)
+    values.reshape(-1, shape[-1])[place] = outlier
+    x = np.moveaxis(values, -1, axis).astype(np.float32)
+    mean, var = np.zeros((2, shape[-1]), np.float32)
+    mean64, var64 = np.zeros((2, shape[-1]))
+    options: dict[str, Any] = {"training": True, "momentum": 1.0, "axis": axis}
+    y, _ = F.batch_norm(x, None, None, mean, var, **options)
+    y64, _ = reference.batch_norm(x, None, None, mean64, var64, **options)
+    assert error(y, y64) < 2e-6
+    assert error(mean, mean64) < 2e-6
+    assert error(var, var64) < 2e-6
+
+
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_constant_channels_give_the_bias(axis: int, dtype: type) -> None:

@@ -151,7 +151,7 @@ def test_an_outlier_spoils_no_digits(
     y, _ = F.batch_norm(x, None, None, mean, var, **options)
     y64, _ = reference.batch_norm(x, None, None, mean64, var64, **options)
     assert error(y, y64) < 2e-6
-    assert error(mean, mean64) < 2e-6
+    assert np.abs((mean - mean64) / np.sqrt(var64)).max() < 5e-7  # in standard deviations
     assert error(var, var64) < 2e-6
 
 

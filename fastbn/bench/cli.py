@@ -123,3 +123,50 @@ def kernels(
 
         roofline(found, plot_file, f"batch_norm + ReLU, {machine['isa']}")
     return 0
+
+
+@bench_app.command()
+def train(
+    network: Annotated[str, typer.Option(help="all, or out of mlp,convnet4,resnet20.")] = "all",
+    batch: Annotated[
+        int | None, typer.Option(help="Images in a step; each network's own by default.", min=2)
+    ] = None,
+    threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
+    peers: Annotated[str, typer.Option(help="none, or torch; by default if installed.")] = "all",
+    rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show the operations of a step, too.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows to this file.")
+    ] = None,
+) -> int:
+    """Training steps, against the best of PyTorch's ways to do them."""
+    from rich.console import Console
+
+    from fastbn.bench import networks, rows, table
+    from fastbn.bench import train as measuring
+    from fastbn.bench.peers import choose
+
+    counts = thread_counts(threads)
+    wanted = networks.choose(names(network))
+    console = Console(stderr=True)
+    warn_if_busy(console)
+    with console.status("") as status:
+        found = measuring.run(
+            wanted,
+            counts,
+            batch=batch,
+            peers=choose(names(peers)),
+            rounds=rounds,
+            profile=profile,
+            progress=status.update,
+        )
+    machine = rows.machine(counts)
+    output = Console()
+    output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
+    for title, operations in found.profiles.items():
+        output.print(table.profile_table(title, operations))
+    if json_file is not None:
+        rows.write(json_file, machine, found.rows)
+    return 0

@@ -26,6 +26,8 @@ def cases(shapes: Sequence[Shape], layouts: Sequence[str], dtypes: Sequence[str]
         If a layout or a dtype is unknown, or no shape has any of the layouts.
     """
     for what, wanted, known in (("layouts", layouts, LAYOUTS), ("dtypes", dtypes, DTYPES)):
+        if not wanted:
+            raise ValueError(f"{what}: none of {', '.join(known)} was asked for")
         for name in wanted:
             if name not in known:
                 raise ValueError(f"{what}: {name!r} is not one of {', '.join(known)}")

@@ -10,7 +10,7 @@ STATISTICS = Path("/proc/stat")
 
 
 def busy_cores(seconds: float = 0.5) -> float | None:
-    """Number of cores that were busy while this process slept; None where that is not known."""
+    """Tell how many cores were busy while this process slept; None where that is not known."""
     if not STATISTICS.is_file():
         return None
     idle = _idle_seconds()

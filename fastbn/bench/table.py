@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastbn.bench.cases import YARDSTICKS
 from fastbn.bench.peers import TITLES
 from fastbn.bench.rows import Row
-from fastbn.bench.targets import Result, geometric_mean, loses
+from fastbn.bench.targets import Result, geometric_mean, loses, peer_ratios
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from fastbn.bench.train import TrainRow
 
 PEERS = {f"x_{name}": f"× {title}" for name, title in TITLES.items()}
 
@@ -109,3 +111,59 @@ def describe(machine: dict[str, Any]) -> str:
     caches = (f"{name} {size // 1024} KB" for name, size in machine["caches"].items())
     threads = ", ".join(map(str, machine["threads"]))
     return ", ".join((machine["isa"], f"threads {threads}", *caches))
+
+
+def train_table(rows: Sequence[TrainRow], peaks: Mapping[int, float], isa: str) -> Table:
+    """Table of the rows of ``fastbn bench train``: where another side wins, ours is red."""
+    from rich.table import Table
+
+    limits = ", ".join(f"{threads}: {peak:.0f}" for threads, peak in sorted(peaks.items()))
+    title = f"training steps · {isa}, peak GFLOP/s by threads {limits}"
+    table = Table(title=title, title_justify="left")
+    for name in ("network", "side"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batch", "threads", "ms", "images/s", "GFLOP/s", "of peak", "MB", "faults", "×"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        ours = row.op == "train"
+        if ours and row is not rows[0]:
+            table.add_section()
+        share = row.gflops / peaks[row.threads] if row.gflops and row.threads in peaks else None
+        ratio = min((x for x in peer_ratios(row) if x is not None), default=None)
+        table.add_row(
+            row.name,
+            "fastbn" if ours else row.op.removeprefix("train: "),
+            str(row.shape[0]),
+            str(row.threads),
+            digits(row.us / 1e3),
+            digits(row.images_per_second),
+            digits(row.gflops),
+            "" if share is None else f"{share:.0%}",
+            digits(row.peak_mb),
+            digits(row.minor_faults),
+            digits(ratio),
+            style=("red" if loses(row) else "bold") if ours else None,
+        )
+    return table
+
+
+def profile_table(title: str, operations: Sequence[Mapping[str, Any]]) -> Table:
+    """Table of the operations of a training step, forward and backward."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("operation")
+    for name in ("calls", "ms", "%", "GFLOP/s", "GB/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    whole = sum(operation["ms"] for operation in operations)
+    for operation in operations:
+        table.add_row(
+            operation["operation"],
+            f"{operation['calls']:g}",
+            f"{operation['ms']:.3f}",
+            f"{100 * operation['ms'] / whole:.0f}",
+            digits(operation["gflops"]),
+            digits(operation["gbps"]),
+        )
+    table.add_row("all", "", f"{whole:.3f}", "100", "", "", style="bold")
+    return table

@@ -180,10 +180,14 @@ def _bytes(row: Row) -> float:
     return size
 
 
+def peer_ratios(row: Row) -> tuple[float | None, ...]:
+    """How many times faster than each peer this was; None where a peer was not measured."""
+    return (row.x_torch, row.x_tensorflow, row.x_jax)
+
+
 def loses(row: Row) -> bool:
     """Tell whether a row is slower than a peer, or beyond a limit for single shapes."""
-    peers = (row.x_torch, row.x_tensorflow, row.x_jax)
-    if min((x for x in peers if x is not None), default=inf) < 1.0:
+    if min((x for x in peer_ratios(row) if x is not None), default=inf) < 1.0:
         return True
     return any(
         target.covers(row)

@@ -32,7 +32,7 @@ class Worker:
     """
 
     def __init__(self, peer: str, suite: str, threads: int) -> None:
-        self.title = TITLES[peer]
+        self.title = TITLES.get(peer, peer)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fastbn.bench.peers.worker", peer, suite, str(threads)],

@@ -14,16 +14,18 @@ import numpy as np
 
 from fastbn.bench.cases import Case
 from fastbn.bench.digest import Digest, digest
+from fastbn.bench.peers.suite import Kernels
 from fastbn.bench.shapes import parse
 from fastbn.bench.timing import Call
 
 EPS, MOMENTUM = 1e-5, 0.1
 
 
-class Suite:
+class Suite(Kernels):
     """JAX on so many cores: its pool takes as many threads as there are cores to run on."""
 
     def __init__(self, threads: int) -> None:
+        super().__init__()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         elif threads != os.cpu_count():
@@ -36,7 +38,9 @@ class Suite:
         result: Callable[..., Any] = self.jax.jit(function)
         return result
 
-    def calls(self, shape: str, layout: str, dtype: str, ops: list[str]) -> dict[str, Call]:
+    def calls(  # type: ignore[override]
+        self, shape: str, layout: str, dtype: str, ops: list[str]
+    ) -> dict[str, Call]:
         """Return the operations, in float32; see `fastbn.bench.cases.Ours`."""
         if dtype != "float32":
             return {}

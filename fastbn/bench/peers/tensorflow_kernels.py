@@ -11,21 +11,25 @@ from typing import Any
 
 from fastbn.bench.cases import Case
 from fastbn.bench.digest import Digest, digest
+from fastbn.bench.peers.suite import Kernels
 from fastbn.bench.shapes import parse
 from fastbn.bench.timing import Call
 
 EPS, MOMENTUM = 1e-5, 0.1
 
 
-class Suite:
+class Suite(Kernels):
     """TensorFlow with so many threads."""
 
     def __init__(self, threads: int) -> None:
+        super().__init__()
         self.tf: Any = importlib.import_module("tensorflow")
         self.tf.config.threading.set_intra_op_parallelism_threads(threads)
         self.tf.config.threading.set_inter_op_parallelism_threads(1)
 
-    def calls(self, shape: str, layout: str, dtype: str, ops: list[str]) -> dict[str, Call]:
+    def calls(  # type: ignore[override]
+        self, shape: str, layout: str, dtype: str, ops: list[str]
+    ) -> dict[str, Call]:
         """Return the operations; see `fastbn.bench.cases.Ours`. Only float32, and NHWC."""
         if layout == "nchw" or dtype != "float32":
             return {}

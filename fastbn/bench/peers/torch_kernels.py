@@ -12,6 +12,7 @@ from typing import Any
 
 from fastbn.bench.cases import Case
 from fastbn.bench.digest import Digest, digest
+from fastbn.bench.peers.suite import Kernels
 from fastbn.bench.shapes import parse
 from fastbn.bench.timing import Call
 
@@ -27,15 +28,18 @@ def tensor(torch: Any, array: Any, layout: str) -> Any:
     return view.permute(0, 3, 1, 2) if layout == "nhwc" else view
 
 
-class Suite:
+class Suite(Kernels):
     """PyTorch with so many threads."""
 
     def __init__(self, threads: int) -> None:
+        super().__init__()
         self.torch: Any = importlib.import_module("torch")
         self.torch.set_num_threads(threads)
         self.torch.set_num_interop_threads(1)
 
-    def calls(self, shape: str, layout: str, dtype: str, ops: list[str]) -> dict[str, Call]:
+    def calls(  # type: ignore[override]
+        self, shape: str, layout: str, dtype: str, ops: list[str]
+    ) -> dict[str, Call]:
         """Return all variants of the operations; see `fastbn.bench.cases.Ours`."""
         torch = self.torch
         arrays = Case(parse(shape), layout, dtype).values()

@@ -1,8 +1,8 @@
 """A peer's process: ``python -m fastbn.bench.peers.worker PEER SUITE THREADS``.
 
-It reads a message a line (JSON) from stdin and answers each with a line on stdout: ``open`` makes
-the calls of a case and tells digests of what they return, ``turn`` takes a sample of each. What
-the libraries print goes to stderr. It ends with stdin.
+It reads a message a line (JSON) from stdin, ``{"do": "turn", ...}``, calls that method of its suite
+with the other fields, and answers each with a line on stdout. What the libraries print goes to
+stderr. It ends with stdin.
 """
 
 from __future__ import annotations
@@ -11,43 +11,18 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
-
-from fastbn.bench.timing import Call, Local
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
-class Suite(Protocol):
-    """What the class of this name in a module ``PEER_SUITE`` does; it takes `threads`."""
-
-    def calls(self, **case: Any) -> dict[str, Call]:
-        """Return what is timed, by name."""
-
-    def summary(self, result: Any) -> Any:
-        """Sum up what a call returned, in a way that does not depend on the layout."""
-
-
-def answer(suite: Suite, messages: TextIO, write: Callable[[str], object]) -> None:
+def answer(suite: object, messages: Iterable[str], write: Callable[[str], object]) -> None:
     """Answer messages until there are none."""
-    local: Local | None = None
     for line in messages:
         message = json.loads(line)
-        what = message.pop("do")
-        reply: Mapping[str, Any]
         try:
-            if what == "open":
-                local = None  # frees the arrays of the case before
-                seconds = message.pop("seconds")
-                calls = suite.calls(**message)
-                digests = {name: suite.summary(call()) for name, call in calls.items()}
-                local = Local(calls, seconds)
-                reply = {"digests": digests}
-            elif what == "turn" and local is not None:
-                reply = {"times": local.turn(**message)}
-            else:
-                reply = {"error": f"unexpected message {what!r}"}
+            reply = getattr(suite, message.pop("do"))(**message)
         except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
         write(json.dumps(reply) + "\n")
 
 

@@ -1,0 +1,135 @@
+"""The networks whose training steps are measured, and the batches they are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import models, nn, optim
+
+Array = NDArray[Any]
+
+CLASSES = 10
+BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, and how.
+
+    `steps` are timed in one sample: few enough for losses that different libraries' rounding has
+    not driven apart.
+    """
+
+    build: Callable[[], nn.Module]
+    input_shape: tuple[int, ...]
+    batches: tuple[int, ...]  # batch sizes that are measured by default
+    optimizer: str
+    lr: float
+    momentum: float = 0.0
+    steps: int = 4
+
+    def make(self) -> nn.Module:
+        """Return the network in training mode; the same weights every time."""
+        return self.build().train().build(self.input_shape)
+
+    def make_optimizer(self, net: nn.Module) -> optim.Optimizer:
+        """Return this library's optimizer."""
+        if self.optimizer == "adam":
+            return optim.Adam(net.parameters(), lr=self.lr)
+        return optim.SGD(net.parameters(), lr=self.lr, momentum=self.momentum)
+
+    def data(self, batch: int) -> list[tuple[Array, Array]]:
+        """Return images (channels-last) and labels of some batches; the same every time."""
+        rng = np.random.default_rng(1)
+        return [
+            (
+                rng.standard_normal((batch, *self.input_shape), np.float32),
+                rng.integers(0, CLASSES, batch),
+            )
+            for _ in range(BATCHES)
+        ]
+
+
+def mlp() -> nn.Module:
+    """784-128-64-10 with batch normalisation, as the tutorials have it."""
+    net: nn.Module = models.mlp((28, 28, 1), CLASSES, rng=0)
+    return net
+
+
+def convnet4() -> nn.Module:
+    """Four 3×3 convolutions with batch normalisation, a pool behind each two, one Linear."""
+    rng = np.random.default_rng(0)
+    layers: list[nn.Module] = []
+    seen = 1
+    for channels in (32, 64):
+        for _ in range(2):
+            layers += normalised(seen, channels, rng)
+            seen = channels
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(7 * 7 * seen, CLASSES, rng=rng))
+
+
+def resnet20() -> nn.Module:
+    """ResNet-20 for 32×32 images (He et al. 2016, section 4.2), with projections (option B)."""
+    rng = np.random.default_rng(0)
+    layers = normalised(3, 16, rng)
+    seen = 16
+    for channels in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if block == 0 and channels > 16 else 1
+            body = nn.Sequential(
+                *normalised(seen, channels, rng, stride), *normalised(channels, channels, rng)[:-1]
+            )
+            shortcut = None
+            if seen != channels:
+                shortcut = nn.Sequential(
+                    nn.Conv2d(seen, channels, 1, stride=stride, bias=False, rng=rng),
+                    nn.BatchNorm(channels),
+                )
+            layers.append(nn.Residual(body, shortcut))
+            seen = channels
+    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Linear(seen, CLASSES, rng=rng))
+
+
+def normalised(
+    seen: int, channels: int, rng: np.random.Generator, stride: int = 1
+) -> list[nn.Module]:
+    """Return a 3×3 convolution that keeps the image's size, batch normalisation, ReLU."""
+    return [
+        nn.Conv2d(seen, channels, 3, stride=stride, padding=1, bias=False, rng=rng),
+        nn.BatchNorm(channels),
+        nn.ReLU(),
+    ]
+
+
+NETWORKS = {
+    "mlp": Network(mlp, (28, 28, 1), (32, 256), "adam", 1e-3, steps=20),
+    "convnet4": Network(convnet4, (28, 28, 1), (64,), "sgd", 0.01),
+    "resnet20": Network(resnet20, (32, 32, 3), (64,), "sgd", 0.01, momentum=0.9),
+}
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """Return the names of a list; ``["all"]`` are all networks.
+
+    Raises
+    ------
+    ValueError
+        If there is no such network.
+
+    Examples
+    --------
+    >>> choose(["mlp"])
+    ['mlp']
+    """
+    if list(names) == ["all"]:
+        return list(NETWORKS)
+    for name in names:
+        if name not in NETWORKS:
+            raise ValueError(f"network: {name!r} is not one of all, {', '.join(NETWORKS)}")
+    return list(names)

@@ -1,0 +1,171 @@
+"""Training steps: this library's against PyTorch's, every variant in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastbn.bench.networks import NETWORKS
+from fastbn.bench.peers.client import Worker
+from fastbn.bench.rows import Row
+from fastbn.bench.timing import ROUNDS, in_turns, medians
+
+LOSS_TOLERANCE = 1e-4
+
+# What of PyTorch is measured; the fastest counts. "fused" is the optimizer.
+VARIANTS = {
+    "torch": (
+        "eager",
+        "eager fused",
+        "eager channels_last fused",
+        "compile fused",
+        "compile channels_last fused",
+    )
+}
+
+
+@dataclass
+class TrainRow(Row):
+    """A row of ``fastbn bench train``: a step of one side. `us` is the time of a step.
+
+    `peak_mb` is the most memory that training took above what the import took (MB of 10⁶ bytes),
+    `minor_faults` the page faults of a steady step. `op` is ``"train"`` for this library, and
+    names the peer and its variant otherwise.
+    """
+
+    images_per_second: float = 0.0
+    peak_mb: float | None = None
+    minor_faults: float | None = None
+
+
+@dataclass
+class Found:
+    """What was found: rows, the machine's peak, and the operations of each network's step."""
+
+    rows: list[TrainRow] = field(default_factory=list)
+    peak_gflops: dict[int, float] = field(default_factory=dict)  # by number of threads
+    profiles: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by title
+
+
+def variants(network: str, peers: Sequence[str]) -> list[tuple[str, str]]:
+    """Peers with their variants that are different for this network."""
+    images = len(NETWORKS[network].input_shape) == 3 and network != "mlp"
+    return [
+        (peer, variant)
+        for peer in peers
+        for variant in VARIANTS.get(peer, ())
+        if images or "channels_last" not in variant
+    ]
+
+
+def measure(
+    network: str,
+    batch: int,
+    threads: int,
+    found: Found,
+    *,
+    peers: Sequence[str] = (),
+    rounds: int = ROUNDS,
+    profile: bool = False,
+) -> None:
+    """Time steps of one network, all sides in turns, and add what comes out to `found`.
+
+    Raises
+    ------
+    PeerError
+        If a side could not do it.
+    ValueError
+        If the losses of a side are others than this library's: its time would mean nothing.
+    """
+    recipe = NETWORKS[network]
+    wanted = [("fastbn", ""), *variants(network, peers)]
+    with ExitStack() as stack:
+        workers = {}
+        for peer, variant in wanted:
+            worker = stack.enter_context(Worker(peer, "train", threads))
+            worker.ask("open", network=network, batch=batch, variant=variant)
+            workers[f"{peer} {variant}".strip()] = worker
+        losses: dict[str, list[float]] = {}
+
+        def turn_of(side: str) -> Callable[[bool], Mapping[str, float]]:
+            def turn(backwards: bool) -> Mapping[str, float]:
+                reply = workers[side].ask("turn", steps=recipe.steps)
+                losses[side] = reply["losses"]
+                times: Mapping[str, float] = reply["times"]
+                return times
+
+            return turn
+
+        turns = in_turns({side: turn_of(side) for side in workers}, rounds, settle=threads > 1)
+        for side in workers:
+            same_losses(side, losses["fastbn"], losses[side])
+        peaks = {side: worker.ask("peak")["peak_mb"] for side, worker in workers.items()}
+        ours = workers["fastbn"]
+        if threads not in found.peak_gflops:
+            found.peak_gflops[threads] = ours.ask("limit")["gflops"]
+        told = ours.ask("profile", steps=recipe.steps)
+    if profile:
+        found.profiles[f"{network}, batch {batch}, threads {threads}"] = told["operations"]
+    times = {side: medians(taken) for side, taken in turns.items()}
+    rows = [
+        TrainRow(
+            name=network,
+            shape=(batch, *recipe.input_shape),
+            layout="nchw" if side != "fastbn" and "channels_last" not in side else "nhwc",
+            op="train" if side == "fastbn" else f"train: {side}",
+            dtype="float32",
+            threads=threads,
+            us=measured["step"] * 1e6,
+            gflops=told["flops"] / measured["step"] / 1e9,
+            images_per_second=batch / measured["step"],
+            peak_mb=peaks[side],
+            minor_faults=measured["faults"],
+        )
+        for side, measured in times.items()
+    ]
+    for peer in peers:
+        theirs = [row.us for row in rows if row.op.startswith(f"train: {peer}")]
+        if theirs:
+            setattr(rows[0], f"x_{peer}", min(theirs) / rows[0].us)
+    found.rows += rows
+
+
+def same_losses(side: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+    """Raise ValueError unless the losses of all steps agree.
+
+    Examples
+    --------
+    >>> same_losses("torch", [1.0, 0.5], [1.00001, 0.5])
+    >>> same_losses("torch", [1.0, 0.5], [1.0, 0.51])
+    Traceback (most recent call last):
+        ...
+    ValueError: torch trains something else: its loss at step 1 is 0.51, not 0.5
+    """
+    for index, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+        if not abs(own - other) <= LOSS_TOLERANCE * max(abs(own), abs(other)):
+            raise ValueError(
+                f"{side} trains something else: its loss at step {index} is {other:g}, not {own:g}"
+            )
+
+
+def run(
+    networks: Sequence[str],
+    threads: Sequence[int],
+    *,
+    batch: int | None = None,
+    peers: Sequence[str] = (),
+    rounds: int = ROUNDS,
+    profile: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Found:
+    """Measure networks, each with its batch sizes and all numbers of threads; see `measure`."""
+    found = Found()
+    for number in threads:
+        for network in networks:
+            for size in NETWORKS[network].batches if batch is None else (batch,):
+                if progress is not None:
+                    progress(f"{network}, batch {size}, threads {number}")
+                measure(network, size, number, found, peers=peers, rounds=rounds, profile=profile)
+    return found

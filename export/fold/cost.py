@@ -1,9 +1,11 @@
 """What a plan costs at run time, in passes over memory.
 
-Folding into weights is free. Turning a Relu into Max or Min is not always: onnxruntime fuses a Relu
-into the convolution in front of it, and a BatchNorm with the Relu behind it where its layout of
-blocked channels is in use. Measured on its CPU provider: one Max takes as long as such a BatchNorm
-with its Relu, Max and Min a quarter of the whole network's time more.
+Folding into weights is free. Turning a Relu into Max or Min is not always. onnxruntime's CPU
+provider fuses a Relu into the convolution or product in front of it, and keeps images in a layout
+of blocked channels, in which a BatchNorm with the Relu behind it is one pass; Max and Min do not
+know that layout, so that the image is rearranged for them. Measured on whole networks: from a
+graph input or a Gemm one Max is as fast as BatchNorm and Relu, inside a chain of convolutions it
+costs up to 40 % of the network's time.
 """
 
 from __future__ import annotations
@@ -13,36 +15,52 @@ import onnx_ir as ir
 
 from fastbn.export.fold.affine import Refused
 from fastbn.export.fold.chains import Chain
-from fastbn.export.fold.plan import Bounds, Plan
+from fastbn.export.fold.plan import Bounds, Context, Plan
 
 # The runtime runs these together with a Relu or Clip right behind them.
 _FUSES = ("Conv", "Gemm", "ConvTranspose")
-# What these make may be in the layout of blocked channels.
-_BLOCKED = (*_FUSES, "MaxPool", "AveragePool", "Concat", "Add", "Sum", "Relu")
+# These stay in the layout of blocked channels if all they read is in it.
+_KEEPS_BLOCKS = (
+    "Add",
+    "AveragePool",
+    "BatchNormalization",
+    "Clip",
+    "Concat",
+    "MaxPool",
+    "Relu",
+    "Sum",
+)
+_DEPTH = 50
 
 
 def require_no_cost(plan: Plan, chain: Chain) -> None:
     """Refuse a plan whose new bounds take more passes than the chain it removes."""
-    added = sum(_added(node, bounds, chain) for node, bounds in plan.bounds.items())
+    added = sum(_added(plan.context, node, b, chain) for node, b in plan.bounds.items())
     if added > len(chain.nodes):
-        raise Refused("Max and Min in place of a Relu would take more time than it does")
+        raise Refused(
+            "Max or Min in place of a Relu would take more time than it does (allow_slower folds)"
+        )
 
 
-def _added(node: ir.Node, bounds: Bounds, chain: Chain) -> int:
+def _added(context: Context, node: ir.Node, bounds: Bounds, chain: Chain) -> int:
     if bounds.low.size == 1 and bounds.high.size == 1:
         return 0  # a Relu or Clip stays one
     passes = 1 + int(not np.isneginf(bounds.low).all() and not np.isposinf(bounds.high).all())
-    return passes - (0 if _is_free(node, chain) else 1)
-
-
-def _is_free(node: ir.Node, chain: Chain) -> bool:
-    """Whether the runtime does this Relu on the way, in the node in front of it."""
     source = node.inputs[0]
-    if source is None or node.op_type not in ("Relu", "Clip"):
-        return False
-    if source is chain.result:
-        maker = chain.source.producer()
-        return len(chain.nodes) == 1 and maker is not None and maker.op_type in _BLOCKED
+    behind_chain = source is chain.result
+    if behind_chain:
+        source = chain.source
+    blocked = source is not None and is_blocked(context, source)
+    if behind_chain:
+        free = blocked and len(chain.nodes) == 1
+    else:
+        free = source is not None and _fuses(source)
+    was = 0 if free and node.op_type in ("Relu", "Clip") else 1
+    return passes + int(blocked) - was
+
+
+def _fuses(source: ir.Value) -> bool:
+    """Whether the runtime does a Relu on this value in the node that makes it."""
     producer = source.producer()
     if producer is None or len(source.uses()) != 1 or source.is_graph_output():
         return False
@@ -50,3 +68,18 @@ def _is_free(node: ir.Node, chain: Chain) -> bool:
         makers = [v.producer() for v in producer.inputs if v is not None]
         return any(maker is not None and maker.op_type in _FUSES for maker in makers)
     return producer.op_type in _FUSES
+
+
+def is_blocked(context: Context, value: ir.Value, depth: int = 0) -> bool:
+    """Whether the runtime has an image in its layout of blocked channels here."""
+    dims = context.dims(value)
+    producer = value.producer()
+    if producer is None or dims is None or len(dims) != 4 or depth > _DEPTH:
+        return False
+    if producer.op_type == "Conv":
+        return True
+    if producer.op_type not in _KEEPS_BLOCKS:
+        return False
+    count = len(producer.inputs) if producer.op_type in ("Add", "Concat", "Sum") else 1
+    read = [v for v in producer.inputs[:count] if v is not None]
+    return all(is_blocked(context, v, depth + 1) for v in read)

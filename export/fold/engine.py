@@ -228,6 +228,11 @@ def _carry_out(plan: Plan, chain: Chain, entries: dict[ir.Node, NodeEntry]) -> N
         # Everything but the first is bypassed onto its own predecessor's result, last first.
         bypass(member, chain.nodes[chain.nodes.index(member) - 1].outputs[0])
     bypass(chain.nodes[0], source)
+    for node in plan.idle:
+        mask_used = any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
+        value = node.inputs[0] if node.graph is not None else None
+        if value is not None and not mask_used:
+            bypass(node, value)
 
 
 def _merge(context: Context, node: ir.Node, entries: dict[ir.Node, NodeEntry]) -> None:

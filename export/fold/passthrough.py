@@ -49,8 +49,9 @@ def transparent(*operators: str, inverse: Through | None = None) -> Callable[[Th
 
 
 @transparent("Identity")
-def identity(_: Plan, __: ir.Node, affine: Affine) -> Affine:
+def identity(plan: Plan, node: ir.Node, affine: Affine) -> Affine:
     """Identity changes nothing."""
+    plan.idle.append(node)
     return affine
 
 
@@ -61,6 +62,7 @@ def dropout(plan: Plan, node: ir.Node, affine: Affine) -> Affine:
         training = plan.context.constants.get(node.inputs[2])
         if training is None or training.any():
             raise Refused(f"{label(node)} may be in training mode")
+    plan.idle.append(node)
     return affine
 
 

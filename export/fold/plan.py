@@ -93,6 +93,8 @@ class Plan:
         Node -> new operator, new attributes.
     allow_bounds : bool
         Whether a Relu may become Max or Min.
+    idle : list of Node
+        Identity and Dropout nodes on the way, which do nothing and can go.
     into : list of str
         Names of the nodes that take the affine in.
     """
@@ -105,6 +107,7 @@ class Plan:
         self.norms: dict[ir.Node, tuple[Array, Array]] = {}
         self.operators: dict[ir.Node, str] = {}
         self.attributes: dict[ir.Node, dict[str, Any]] = {}
+        self.idle: list[ir.Node] = []
         self.into: list[str] = []
         self._steps = 0
 
@@ -190,6 +193,7 @@ class Plan:
             dict(self.norms),
             dict(self.operators),
             {node: dict(changes) for node, changes in self.attributes.items()},
+            list(self.idle),
             list(self.into),
         )
         try:
@@ -201,6 +205,7 @@ class Plan:
                 self.norms,
                 self.operators,
                 self.attributes,
+                self.idle,
                 self.into,
             ) = kept
             raise

@@ -106,7 +106,7 @@ def maxpool_shared(g: Sketch) -> onnx.ModelProto:
     return g.model(g.conv(g.bn(h, signs="mixed"), 5, pad=1))
 
 
-@pattern("conv-relu-bn-conv-padded", 0)
+@pattern("conv-relu-bn-conv-padded", 1)
 def relu_first(g: Sketch) -> onnx.ModelProto:
     h = g.bn(g.relu(g.conv(g.input(3, 9, 9), 4)), signs="mixed")
     return g.model(g.conv(h, 5, pad=1))

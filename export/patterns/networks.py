@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -10,7 +12,7 @@ from fastbn.export.patterns.registry import pattern
 from fastbn.export.patterns.sketch import Sketch
 
 
-@pattern("pre-activation-bottleneck", 0)
+@pattern("pre-activation-bottleneck", 1)
 def pre_activation(g: Sketch) -> onnx.ModelProto:
     x = g.conv(g.input(3, 10, 10), 8)
     h = g.conv(g.relu(g.bn(x)), 4, 1)
@@ -39,14 +41,39 @@ def _dense_block(g: Sketch, signs: str) -> onnx.ModelProto:
     return g.model(g.gemm(g.op("Flatten", [h]), 5, bias=g.normal(5)))
 
 
-@pattern("dense-block", 0)
+@pattern("dense-block", 4)
 def dense_block(g: Sketch) -> onnx.ModelProto:
     return _dense_block(g, "positive")
 
 
-@pattern("dense-block-mixed", 3)
+@pattern("dense-block-mixed", 4)
 def dense_block_mixed(g: Sketch) -> onnx.ModelProto:
     return _dense_block(g, "mixed")
+
+
+@pattern("dense-block-scale-nodes", 0)
+def dense_block_caffe(g: Sketch) -> onnx.ModelProto:
+    """Draw it as Caffe's converters do: every BatchNorm followed by a Mul and an Add."""
+    plain = g.bn
+
+    def bn(x: str, **options: Any) -> str:
+        h = plain(x, **options)
+        c = g.channels[h]
+        h = g.op("Mul", [h, g.constant(g.rng.uniform(0.5, 1.5, (c, 1, 1)))])
+        return g.op("Add", [h, g.constant(g.normal(c, 1, 1, scale=0.3))])
+
+    g.bn = bn  # type: ignore[method-assign, assignment]
+    return _dense_block(g, "mixed")
+
+
+@pattern("gemm-relu-bn", 0)
+def gemm_relu(g: Sketch) -> onnx.ModelProto:
+    return g.model(g.bn(g.relu(g.gemm(g.input(20), 12, bias=g.normal(12)))))
+
+
+@pattern("conv-1d-relu-bn", 0)
+def sequence_relu(g: Sketch) -> onnx.ModelProto:
+    return g.model(g.bn(g.relu(g.conv(g.input(4, 20), 6, rank=1, bias=True))))
 
 
 @pattern("mlp", 0)

@@ -30,9 +30,9 @@ pattern("conv-avgpool-counting-bn", 1)(_behind("AveragePool", count_include_pad=
 pattern("conv-gap-bn", 0)(_behind("GlobalAveragePool"))
 pattern("conv-maxpool-bn", 0)(_behind("MaxPool", "positive", **_PADDED))
 pattern("conv-maxpool-bn-mixed", 1)(_behind("MaxPool", "mixed", **_POOL))
-pattern("conv-relu-bn", 0)(_behind("Relu", "positive"))
+pattern("conv-relu-bn", 1)(_behind("Relu", "positive"))
 pattern("conv-relu-bn-mixed", 1)(_behind("Relu", "mixed"))
-pattern("conv-relu-bn-negative", 0)(_behind("Relu", "negative"))
+pattern("conv-relu-bn-negative", 1)(_behind("Relu", "negative"))
 pattern("conv-leaky-relu-bn", 1)(_behind("LeakyRelu", "positive", alpha=0.1))
 pattern("conv-sigmoid-bn", 1)(_behind("Sigmoid"))
 pattern("conv-neg-bn", 0)(_behind("Neg"))
@@ -135,8 +135,8 @@ def wrong_axis(g: Sketch) -> onnx.ModelProto:
 @pattern("concat-of-convs-bn", 0)
 def concat(g: Sketch) -> onnx.ModelProto:
     x = g.input(3, 8, 8)
-    h = g.op("Concat", [g.conv(x, 4, 1), g.relu(g.conv(x, 6, 1, bias=True))], channels=10, axis=1)
-    return g.model(g.bn(h))
+    h = g.op("Concat", [g.conv(x, 4, 1), g.conv(x, 6, 1, bias=True)], channels=10, axis=1)
+    return g.model(g.bn(h, signs="mixed"))
 
 
 @pattern("concat-conv-input-bn", 1)

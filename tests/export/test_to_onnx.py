@@ -116,19 +116,6 @@ def test_network(name, layout, tmp_path):
     assert found.argmax_agreement == 1.0
 
 
-def test_pre_activation_with_positive_scales(tmp_path):
-    """A BatchNorm in front of Relu and a 1×1 convolution becomes one Max, with both signs two."""
-    shape, make, left = NETWORKS["pre-activation"]
-    net = trained(make(), shape)
-    for layer in dict(net.named_modules()).values():
-        if isinstance(layer, nn.BatchNorm):
-            layer.weight.data = np.abs(layer.weight.data)
-    report = to_onnx(net, tmp_path / "a.onnx")
-    assert (report.bn_after, left) == (0, 2)
-    model = onnx.load(tmp_path / "a.onnx")
-    assert sum(node.op_type == "Max" for node in model.graph.node) == 2
-
-
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21, 25])
 def test_opsets(opset, tmp_path):
     shape, make, _ = NETWORKS["pools"]

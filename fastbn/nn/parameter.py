@@ -29,6 +29,11 @@ class Parameter:
     dtype : data-type, optional
         Element type, default that of `data`.
 
+    Attributes
+    ----------
+    grad_memory : ndarray
+        Where a backward writes the gradient, before it says so by ``grad = grad_memory``.
+
     Examples
     --------
     >>> import numpy as np
@@ -40,7 +45,7 @@ class Parameter:
     array([0., 0., 0., 0., 0., 0.])
     """
 
-    __slots__ = ("__weakref__", "_data", "_grad", "_grad_memory", "_order", "_storage")
+    __slots__ = ("__weakref__", "_data", "_grad", "_order", "_storage", "grad_memory")
 
     def __init__(
         self,
@@ -61,7 +66,7 @@ class Parameter:
         self._data, self._storage = self._new(values.shape, dtype)
         self._data[...] = values
         self._grad: Array | None = None
-        self._grad_memory: Array | None = None
+        self.grad_memory, _ = self._new(values.shape, dtype)
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """Return an uninitialised array of `shape` stored in `order`, and its flat storage."""
@@ -92,10 +97,9 @@ class Parameter:
         if values is None:
             self._grad = None
             return
-        memory = self.grad_memory
-        if values is not memory:
-            memory[...] = self._matching(values, "grad")
-        self._grad = memory
+        if values is not self.grad_memory:
+            self.grad_memory[...] = self._matching(values, "grad")
+        self._grad = self.grad_memory
 
     def _matching(self, values: ArrayLike, what: str) -> Array:
         array = np.asarray(values)
@@ -104,13 +108,6 @@ class Parameter:
                 f"Parameter: expected {what} of shape {self._data.shape}, got {array.shape}"
             )
         return array
-
-    @property
-    def grad_memory(self) -> Array:
-        """The array a backward writes the gradient to, before it says so by ``grad = ...``."""
-        if self._grad_memory is None:
-            self._grad_memory, _ = self._new(self._data.shape, self._data.dtype)
-        return self._grad_memory
 
     def zero_grad_memory(self) -> Array:
         """Return `grad_memory`, filled with zeros."""

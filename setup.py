@@ -8,10 +8,12 @@ it is compiled once for every instruction-set level and every element type, and
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,7 @@ class BuildCore(build_ext):
         """Settle the flags once, then build everything."""
         msvc = self.compiler.compiler_type == "msvc"
         optimise = ["/O2"] if msvc else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+        self.parallel = self.parallel or os.cpu_count()
         compile_args, link_args = self.openmp_flags(msvc)
         for extension in self.extensions:
             extension.extra_compile_args += optimise + compile_args
@@ -57,21 +60,25 @@ class BuildCore(build_ext):
 
     def compile_spans(self, optimise: list[str], msvc: bool) -> list[str]:
         """Compile ``spans.c`` for every level and element type; return the object files."""
-        objects: list[str] = []
-        for level, flags in levels(msvc).items():
-            for element in ELEMENT_TYPES:
-                objects += self.compiler.compile(
-                    [SPANS],
-                    output_dir=os.path.join(self.build_temp, f"{level}-{element}"),
-                    macros=[
-                        ("FASTBN_TABLE", f"fastbn_spans_{level}_{element}"),
-                        (f"FASTBN_{level.upper()}", "1"),
-                        (f"FASTBN_{element.upper()}", "1"),
-                    ],
-                    extra_postargs=optimise + flags,
-                    depends=HEADERS,
-                )
-        return objects
+        keep_loops = [] if msvc else ["-fno-unswitch-loops"]  # copies of them would not pay
+
+        def compiled(variant: tuple[tuple[str, list[str]], str]) -> list[str]:
+            (level, flags), element = variant
+            return self.compiler.compile(
+                [SPANS],
+                output_dir=os.path.join(self.build_temp, f"{level}-{element}"),
+                macros=[
+                    ("FASTBN_TABLE", f"fastbn_spans_{level}_{element}"),
+                    (f"FASTBN_{level.upper()}", "1"),
+                    (f"FASTBN_{element.upper()}", "1"),
+                ],
+                extra_postargs=optimise + keep_loops + flags,
+                depends=HEADERS,
+            )
+
+        variants = itertools.product(levels(msvc).items(), ELEMENT_TYPES)
+        with ThreadPoolExecutor(self.parallel) as pool:
+            return [file for files in pool.map(compiled, variants) for file in files]
 
     def openmp_flags(self, msvc: bool) -> tuple[list[str], list[str]]:
         """Return compile and link flags for OpenMP: the first that build a program, or none."""

@@ -10,8 +10,8 @@
  * `centre` is the mean rounded to T; what the rounding lost is inside b (and k0), computed in
  * float64 by the caller. x - centre is exact where it matters, so large offsets stay harmless.
  *
- * The loops are written once, with the activation, the residual and the kind of store as
- * constants; DISPATCH makes the variants.
+ * The loops are written once, with the activation and the residual as constants; DISPATCH makes the
+ * variants. What else varies is tested inside the loops, where it costs less than its code would.
  */
 
 enum { BLOCK = 4096 };              /* values in a block of a run: 16 KB of float32 */
@@ -20,20 +20,23 @@ enum { MAP_ROWS = 64 };             /* rows whose sums are taken in T */
 enum { ROWS = 4 };                  /* rows that share the loads of their columns' coefficients */
 enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
 
-#if FASTBN_STREAMS
-#define STREAM_CASES(CALL, A, R) if (stream) { CALL(A, R, 1); } else { CALL(A, R, 0); }
-#else
-#define STREAM_CASES(CALL, A, R) { CALL(A, R, 0); }
-#endif
-#define DISPATCH(CALL)                                          \
-    switch (act->kind * 2 + (residual != NULL)) {               \
-    case ACT_NONE * 2: STREAM_CASES(CALL, ACT_NONE, 0); break;  \
-    case ACT_NONE * 2 + 1: STREAM_CASES(CALL, ACT_NONE, 1); break; \
-    case ACT_RELU * 2: STREAM_CASES(CALL, ACT_RELU, 0); break;  \
-    case ACT_RELU * 2 + 1: STREAM_CASES(CALL, ACT_RELU, 1); break; \
-    case ACT_LEAKY * 2: STREAM_CASES(CALL, ACT_LEAKY, 0); break; \
-    default: STREAM_CASES(CALL, ACT_LEAKY, 1); break;           \
+#define DISPATCH(CALL)                                         \
+    switch (act->kind * 2 + (residual != NULL)) {              \
+    case ACT_NONE * 2: CALL(ACT_NONE, 0); break;               \
+    case ACT_NONE * 2 + 1: CALL(ACT_NONE, 1); break;           \
+    case ACT_RELU * 2: CALL(ACT_RELU, 0); break;               \
+    case ACT_RELU * 2 + 1: CALL(ACT_RELU, 1); break;           \
+    case ACT_LEAKY * 2: CALL(ACT_LEAKY, 0); break;             \
+    default: CALL(ACT_LEAKY, 1); break;                        \
     }
+
+INLINE void put(io_t *p, V v, int stream)
+{
+    if (stream)
+        v_stream(p, v);
+    else
+        v_store(p, v);
+}
 
 INLINE V activate(V z, const int act, V slope)
 {
@@ -335,38 +338,34 @@ static void map_spread(const affine_t *f, int64_t maps, int64_t length, const af
 
 /* ---- normalise: y = act((x - centre) * a + b + residual) ---- */
 
-/* Store VALUE(y, j) for all j < n, a vector at a time. The last vector overlaps the one before; it
- * is computed first, because y may be one of the inputs (then nothing is streamed). */
-#define SWEEP(y, VALUE, VALUE_PART)                                                           \
+/* STORE(j, stream) for all j < n, a vector at a time. The last vector overlaps the one before; its
+ * inputs are read first (BEFORE), because the output may be one of them (then nothing streams). */
+#define SWEEP(y, STORE, BEFORE, AFTER, PART)                                                  \
     do {                                                                                      \
         if (n < W) {                                                                          \
-            v_store_part(y, VALUE_PART, (int)n);                                              \
+            PART;                                                                             \
             break;                                                                            \
         }                                                                                     \
-        const V overlap = n % W ? VALUE(n - W) : v_set(0);                                    \
-        int64_t j = 0;                                                                        \
-        if (stream && n >= 2 * LINE) {                                                        \
-            const int64_t head = to_line(y, n), last = head + (n - head) / LINE * LINE;       \
+        BEFORE;                                                                               \
+        int64_t j = 0, last = n;                                                              \
+        const int near = !stream || n < 2 * LINE;                                             \
+        if (!near) {                                                                          \
+            const int64_t head = to_line(y, n);                                               \
             for (; j < head; j += W)                                                          \
-                v_store(y + j, VALUE(j));                                                     \
-            for (j = head; j + 4 * W <= last; j += 4 * W) {                                   \
-                FETCH(j);                                                                     \
-                UNROLL for (int v = 0; v < 4; v++)                                            \
-                    v_stream(y + j + v * W, VALUE(j + v * W));                                \
-            }                                                                                 \
-            for (; j < last; j += W)                                                          \
-                v_stream(y + j, VALUE(j));                                                    \
+                STORE(j, 0);                                                                  \
+            j = head;                                                                         \
+            last = head + (n - head) / LINE * LINE;                                           \
         }                                                                                     \
-        for (; j + 4 * W <= n; j += 4 * W) {                                                  \
+        for (; j + 4 * W <= last; j += 4 * W) {                                               \
             FETCH(j);                                                                         \
             UNROLL for (int v = 0; v < 4; v++)                                                \
-                v_store(y + j + v * W, VALUE(j + v * W));                                     \
+                STORE(j + v * W, !near);                                                      \
         }                                                                                     \
         FETCH(j);                                                                             \
         for (; j + W <= n; j += W)                                                            \
-            v_store(y + j, VALUE(j));                                                         \
+            STORE(j, 0);                                                                      \
         if (j < n)                                                                            \
-            v_store(y + n - W, overlap);                                                      \
+            AFTER;                                                                            \
     } while (0)
 
 INLINE V normal(V x, V c, V a, V b, V slope, const int act)
@@ -375,19 +374,23 @@ INLINE V normal(V x, V c, V a, V b, V slope, const int act)
 }
 
 INLINE void apply_run(const io_t *x, const io_t *residual, io_t *y, int64_t n, V c, V a, V b,
-                      V slope, const int act, const int has_residual, const int stream,
+                      V slope, const int act, const int has_residual, int stream,
                       const io_t *ahead)
 {
+    V overlap;
 #define FETCH(j) fetch(ahead, j)
-#define AT(j) \
+#define Y(j) \
     normal(v_load(x + (j)), c, a, has_residual ? b + v_load(residual + (j)) : b, slope, act)
-#define PART                                                                                  \
+#define STORE_Y(j, stream) put(y + (j), Y(j), stream)
+#define Y_PART                                                                                \
     normal(v_load_part(x, (int)n, 0), c, a,                                                   \
            has_residual ? b + v_load_part(residual, (int)n, 0) : b, slope, act)
-    SWEEP(y, AT, PART);
+    SWEEP(y, STORE_Y, overlap = Y(n - W), v_store(y + n - W, overlap),
+          v_store_part(y, Y_PART, (int)n));
 #undef FETCH
-#undef AT
-#undef PART
+#undef Y
+#undef STORE_Y
+#undef Y_PART
 }
 
 static void run_apply(const void *x_, const void *residual, void *y_, const runs_t *r,
@@ -397,34 +400,30 @@ static void run_apply(const void *x_, const void *residual, void *y_, const runs
     io_t *y = y_;
     const V c = v_set((T)f->centre), a = v_set((T)f->a), b = v_set((T)f->b);
     const V slope = v_set((T)act->slope);
-#define CALL(A, R, S)                                                                         \
+#define CALL(A, R)                                                                            \
     for (int64_t i = 0; i < r->runs; i++)                                                     \
         apply_run(x + i * r->stride, R ? res + i * r->stride : NULL, y + i * r->stride,       \
-                  r->length, c, a, b, slope, A, R, S, ahead_of(r->ahead, i * r->stride))
+                  r->length, c, a, b, slope, A, R, stream, ahead_of(r->ahead, i * r->stride))
     DISPATCH(CALL)
 #undef CALL
-    (void)stream;
 }
 
 /* K rows of columns from j on: the coefficients are loaded once for all of them. */
 INLINE void apply_columns(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t j,
                           V c, V a, V b, V slope, const int act, const int has_residual,
-                          const int stream, const int K)
+                          int stream, const int K)
 {
     UNROLL for (int k = 0; k < K; k++) {
         const int64_t at = k * ld + j;
-        const V z = normal(v_load(x + at), c, a, has_residual ? b + v_load(residual + at) : b,
-                           slope, act);
-        if (stream)
-            v_stream(y + at, z);
-        else
-            v_store(y + at, z);
+        put(y + at,
+            normal(v_load(x + at), c, a, has_residual ? b + v_load(residual + at) : b, slope, act),
+            stream);
     }
 }
 
 INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t n,
                        const T *c, const T *a, const T *b, V slope, const int act,
-                       const int has_residual, const int stream, const int K)
+                       const int has_residual, int stream, const int K)
 {
     int64_t j = 0;
     for (; j + W <= n; j += W)
@@ -459,15 +458,15 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
     stream = stream && rows_stream(y, columns, ld);
-#define SOME(A, R, S, K)                                                                      \
+    int64_t i = 0;
+#define SOME(A, R, K)                                                                         \
     apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, ld, columns, c, a, b, slope, A, \
-               R, S, K)
-#define CALL(A, R, S)                                                                         \
-    int64_t i = 0;                                                                            \
+               R, stream, K)
+#define CALL(A, R)                                                                            \
     for (; i + ROWS <= rows; i += ROWS)                                                       \
-        SOME(A, R, S, ROWS);                                                                  \
+        SOME(A, R, ROWS);                                                                     \
     for (; i < rows; i++)                                                                     \
-        SOME(A, R, S, 1)
+        SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
 #undef SOME
@@ -521,7 +520,6 @@ static void run_grad_sums(const void *x_, const void *dy_, const void *residual,
     const io_t *x = x_, *dy = dy_, *res = residual;
     const V c = v_set((T)f->centre), a = v_set((T)f->a), b = v_set((T)f->b);
     const V slope = v_set((T)act->slope);
-    const int stream = 0;
     const int64_t runs = r->length < BLOCK ? BLOCK / r->length : 1; /* of a block */
     *sum_d = *sum_dx = 0.0;
     for (int64_t i = 0; i < r->runs; i += runs)
@@ -531,7 +529,7 @@ static void run_grad_sums(const void *x_, const void *dy_, const void *residual,
             V s[4], p[4];
             UNROLL for (int v = 0; v < 4; v++)
                 s[v] = p[v] = v_set(0);
-#define CALL(A, R, S)                                                                         \
+#define CALL(A, R)                                                                            \
     for (int64_t k = i; k < end; k++)                                                         \
         sums_of_run(x + k * r->stride + j, dy + k * r->stride + j,                            \
                     R ? res + k * r->stride + j : NULL, n, c, a, b, slope, A, R, s, p,        \
@@ -541,7 +539,6 @@ static void run_grad_sums(const void *x_, const void *dy_, const void *residual,
             *sum_d += v_sum((s[0] + s[1]) + (s[2] + s[3]));
             *sum_dx += v_sum((p[0] + p[1]) + (p[2] + p[3]));
         }
-    (void)stream;
 }
 
 INLINE void sums_of_rows(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld,
@@ -577,15 +574,14 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
     const io_t *x = x_, *dy = dy_, *res = residual;
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
-    const int stream = 0;
     T s[TILE + W], p[TILE + W];
     for (int64_t j = 0; j < (columns + W - 1) / W * W; j++)
         s[j] = p[j] = 0;
 #define SOME(A, R, K)                                                                         \
     sums_of_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, ld, columns, c, a, b, slope, \
                  A, R, s, p, K)
-#define CALL(A, R, S)                                                                         \
-    int64_t i = 0;                                                                            \
+    int64_t i = 0;
+#define CALL(A, R)                                                                            \
     for (; i + ROWS <= rows; i += ROWS)                                                       \
         SOME(A, R, ROWS);                                                                     \
     for (; i < rows; i++)                                                                     \
@@ -597,57 +593,61 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
         sum_d[j] += (double)s[j];
         sum_dx[j] += (double)p[j];
     }
-    (void)stream;
 }
 
-/* What the sweeps below write: d itself is dresidual. FROZEN: statistics were constants, dx is
- * a * d, and x is read for the mask only. */
-enum { WRITE_DX = 1, WRITE_DRESIDUAL = 2, FROZEN = 4 };
-
-INLINE V input_gradient(V xc, V d, V a, V k0, V k1, const int what)
+/* With frozen statistics dx is a * d: `keep` is all zeros then, else all ones, and so an x that is
+ * not finite stays out of dx. */
+INLINE V input_gradient(V xc, V d, V a, V k0, V k1, V keep)
 {
-    return what & FROZEN ? a * d : v_fma(a, d, v_fma(xc, k1, k0));
+    return v_fma(a, d, v_fma(v_and(xc, keep), k1, k0));
 }
 
+/* d goes to dresidual, dx to dx, where they are not NULL; dx may be dy. */
 INLINE void grad_run(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
-                     io_t *dresidual, int64_t n, V c, V a, V b, V k0, V k1, V slope,
-                     const int act, const int has_residual, const int what, const int stream,
-                     const io_t *ahead, const io_t *ahead2)
+                     io_t *dresidual, int64_t n, V c, V a, V b, V k0, V k1, V keep, V slope,
+                     const int act, const int has_residual, int stream, const io_t *ahead,
+                     const io_t *ahead2)
 {
+    V xc, d, overlap, overlap_d;
 #define FETCH(j) (fetch(ahead, j), fetch(ahead2, j))
 #define D(j)                                                                                  \
-    gradient(v_load(x + (j)) - c, v_load(dy + (j)), a,                                        \
-             has_residual ? b + v_load(residual + (j)) : b, slope, act)
-#define D_PART                                                                                \
-    gradient(v_load_part(x, (int)n, 0) - c, v_load_part(dy, (int)n, 0), a,                    \
-             has_residual ? b + v_load_part(residual, (int)n, 0) : b, slope, act)
-#define DX(j) input_gradient(v_load(x + (j)) - c, D(j), a, k0, k1, what)
-#define DX_PART input_gradient(v_load_part(x, (int)n, 0) - c, D_PART, a, k0, k1, what)
-    if (what & WRITE_DRESIDUAL) /* first: dx may be dy; dresidual is a new array */
-        SWEEP(dresidual, D, D_PART);
-    if (what & WRITE_DX)
-        SWEEP(dx, DX, DX_PART);
+    (xc = v_load(x + (j)) - c,                                                                \
+     d = gradient(xc, v_load(dy + (j)), a, has_residual ? b + v_load(residual + (j)) : b,     \
+                  slope, act))
+#define STORE_GRADIENTS(j, stream)                                                            \
+    do {                                                                                      \
+        D(j);                                                                                 \
+        if (dresidual)                                                                        \
+            v_store(dresidual + (j), d);                                                      \
+        if (dx)                                                                               \
+            put(dx + (j), input_gradient(xc, d, a, k0, k1, keep), stream);                    \
+    } while (0)
+#define BEFORE (overlap_d = D(n - W), overlap = input_gradient(xc, d, a, k0, k1, keep))
+#define AFTER                                                                                 \
+    do {                                                                                      \
+        if (dresidual)                                                                        \
+            v_store(dresidual + n - W, overlap_d);                                            \
+        if (dx)                                                                               \
+            v_store(dx + n - W, overlap);                                                     \
+    } while (0)
+#define PART                                                                                  \
+    do {                                                                                      \
+        const int k = (int)n;                                                                 \
+        xc = v_load_part(x, k, 0) - c;                                                        \
+        d = gradient(xc, v_load_part(dy, k, 0), a,                                            \
+                     has_residual ? b + v_load_part(residual, k, 0) : b, slope, act);         \
+        if (dresidual)                                                                        \
+            v_store_part(dresidual, d, k);                                                    \
+        if (dx)                                                                               \
+            v_store_part(dx, input_gradient(xc, d, a, k0, k1, keep), k);                      \
+    } while (0)
+    SWEEP(dx, STORE_GRADIENTS, BEFORE, AFTER, PART);
 #undef FETCH
 #undef D
-#undef D_PART
-#undef DX
-#undef DX_PART
-}
-
-#define WHAT_CASES(CALL_, A, R, S)                                                            \
-    switch (what) {                                                                           \
-    case WRITE_DX: CALL_(A, R, S, WRITE_DX); break;                                           \
-    case WRITE_DX | FROZEN: CALL_(A, R, 0, (WRITE_DX | FROZEN)); break;                       \
-    case WRITE_DX | WRITE_DRESIDUAL: CALL_(A, R, S, (WRITE_DX | WRITE_DRESIDUAL)); break;     \
-    case WRITE_DX | WRITE_DRESIDUAL | FROZEN:                                                 \
-        CALL_(A, R, 0, (WRITE_DX | WRITE_DRESIDUAL | FROZEN));                                \
-        break;                                                                                \
-    default: CALL_(A, R, 0, WRITE_DRESIDUAL); break;                                          \
-    }
-
-static int what_of(const void *dx, const void *dresidual, int frozen)
-{
-    return (dx ? WRITE_DX | (frozen ? FROZEN : 0) : 0) | (dresidual ? WRITE_DRESIDUAL : 0);
+#undef STORE_GRADIENTS
+#undef BEFORE
+#undef AFTER
+#undef PART
 }
 
 static void run_grad_apply(const void *x_, const void *dy_, const void *residual, void *dx_,
@@ -658,28 +658,23 @@ static void run_grad_apply(const void *x_, const void *dy_, const void *residual
     io_t *dx = dx_, *dres = dresidual_;
     const V c = v_set((T)f->centre), a = v_set((T)f->a), b = v_set((T)f->b);
     const V k0 = v_set((T)f->k0), k1 = v_set((T)f->k1), slope = v_set((T)act->slope);
-    const int what = what_of(dx, dres, frozen);
-    const int64_t block = BLOCK / 4; /* dresidual and dx of a block, while x and dy are near */
-#define RUNS(A, R, S, WHAT)                                                                   \
-    for (int64_t i = 0; i < r->runs; i++)                                                     \
-        for (int64_t j = 0; j < r->length; j += block) {                                      \
-            const int64_t at = i * r->stride + j;                                             \
-            grad_run(x + at, dy + at, R ? res + at : NULL, dx ? dx + at : NULL,               \
-                     dres ? dres + at : NULL, r->length - j < block ? r->length - j : block,  \
-                     c, a, b, k0, k1, slope, A, R, WHAT, S, ahead_of(r->ahead, at),           \
-                     ahead_of(r->ahead2, at));                                                \
-        }
-#define CALL(A, R, S) WHAT_CASES(RUNS, A, R, S)
+    const V keep = v_all(!frozen);
+    stream = stream && dx;
+#define CALL(A, R)                                                                            \
+    for (int64_t i = 0; i < r->runs; i++) {                                                   \
+        const int64_t at = i * r->stride;                                                     \
+        grad_run(x + at, dy + at, R ? res + at : NULL, dx ? dx + at : NULL,                   \
+                 dres ? dres + at : NULL, r->length, c, a, b, k0, k1, keep, slope, A, R,      \
+                 stream, ahead_of(r->ahead, at), ahead_of(r->ahead2, at));                    \
+    }
     DISPATCH(CALL)
 #undef CALL
-#undef RUNS
-    (void)stream;
 }
 
 INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
                       io_t *dresidual, int64_t ld, int64_t n, const T *c_, const T *a_,
-                      const T *b_, const T *k0_, const T *k1_, V slope, const int act,
-                      const int has_residual, const int what, const int stream, const int K)
+                      const T *b_, const T *k0_, const T *k1_, V keep, V slope, const int act,
+                      const int has_residual, int stream, const int K)
 {
     int64_t j = 0;
     for (; j + W <= n; j += W) {
@@ -690,15 +685,10 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
             const V xc = v_load(x + at) - c;
             const V d = gradient(xc, v_load(dy + at), a,
                                  has_residual ? b + v_load(residual + at) : b, slope, act);
-            if (what & WRITE_DRESIDUAL)
+            if (dresidual)
                 v_store(dresidual + at, d);
-            if (what & WRITE_DX) {
-                const V g = input_gradient(xc, d, a, k0, k1, what);
-                if (stream)
-                    v_stream(dx + at, g);
-                else
-                    v_store(dx + at, g);
-            }
+            if (dx)
+                put(dx + at, input_gradient(xc, d, a, k0, k1, keep), stream);
         }
     }
     if (j < n) {
@@ -712,10 +702,10 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
             const V d = gradient(xc, v_load_part(dy + at, part, 0), a,
                                  has_residual ? b + v_load_part(residual + at, part, 0) : b,
                                  slope, act);
-            if (what & WRITE_DRESIDUAL)
+            if (dresidual)
                 v_store_part(dresidual + at, d, part);
-            if (what & WRITE_DX)
-                v_store_part(dx + at, input_gradient(xc, d, a, k0, k1, what), part);
+            if (dx)
+                v_store_part(dx + at, input_gradient(xc, d, a, k0, k1, keep), part);
         }
     }
 }
@@ -726,24 +716,19 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
     io_t *dx = dx_, *dres = dresidual_;
-    const V slope = v_set((T)act->slope);
-    const int what = what_of(dx, dres, frozen);
-    stream = stream && rows_stream(dx, columns, ld);
-#define SOME(A, R, S, WHAT, K)                                                                \
+    const V slope = v_set((T)act->slope), keep = v_all(!frozen);
+    int64_t i = 0;
+    stream = stream && dx && rows_stream(dx, columns, ld);
+#define SOME(A, R, K)                                                                         \
     grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
               dres ? dres + i * ld : NULL, ld, columns, f->centre, f->a, f->b, f->k0, f->k1,  \
-              slope, A, R, WHAT, S, K)
-#define MANY(A, R, S, WHAT)                                                                   \
-    do {                                                                                      \
-        int64_t i = 0;                                                                        \
-        for (; i + ROWS <= rows; i += ROWS)                                                   \
-            SOME(A, R, S, WHAT, ROWS);                                                        \
-        for (; i < rows; i++)                                                                 \
-            SOME(A, R, S, WHAT, 1);                                                           \
-    } while (0)
-#define CALL(A, R, S) WHAT_CASES(MANY, A, R, S)
+              keep, slope, A, R, stream, K)
+#define CALL(A, R)                                                                            \
+    for (; i + ROWS <= rows; i += ROWS)                                                       \
+        SOME(A, R, ROWS);                                                                     \
+    for (; i < rows; i++)                                                                     \
+        SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
-#undef MANY
 #undef SOME
 }

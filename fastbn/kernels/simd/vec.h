@@ -112,6 +112,8 @@ INLINE void v_store(io_t *p, V v) { *(VU *)p = v; }
 #endif
 
 INLINE V v_abs(V v) { return (V)(~(VI)v_set((T)-0.0) & (VI)v); }
+INLINE V v_and(V p, V q) { return (V)((VI)p & (VI)q); }
+INLINE V v_all(int ones) { return (V)((VI){0} - (TI)ones); } /* a mask: every bit, or none */
 /* Where test holds p, elsewhere q. */
 INLINE V v_where(VI test, V p, V q) { return (V)((test & (VI)p) | (~test & (VI)q)); }
 /* NaN stays NaN: x86's max returns its second operand when either is one. */
@@ -269,12 +271,17 @@ INLINE void v_store_part(io_t *p, V v, int k)
 
 #else /* one number at a time */
 
+typedef TI VI;
 INLINE V v_set(T value) { return value; }
+INLINE VI v_first(int k) { return -(TI)(k > 0); }
+INLINE V v_where(VI test, V p, V q) { return test ? p : q; }
 INLINE V v_loadt(const T *p) { return *p; }
 INLINE void v_storet(T *p, V v) { *p = v; }
 INLINE V v_load(const io_t *p) { return s_load(p); }
 INLINE void v_store(io_t *p, V v) { s_store(p, v); }
 INLINE V v_abs(V v) { return v < 0 ? -v : v; }
+INLINE V v_and(V p, V q) { return q != 0 ? p : 0; }
+INLINE V v_all(int ones) { return ones; }
 INLINE V v_relu(V z) { return z < 0 ? 0 : z; }
 INLINE V v_leaky(V z, V slope) { return z < 0 ? z * slope : z; }
 INLINE V v_relu_grad(V z, V d) { return z <= 0 ? 0 : d; }

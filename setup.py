@@ -21,6 +21,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
+from setuptools.modified import newer_group
 
 KERNELS = "fastbn/kernels"
 SPANS = f"{KERNELS}/simd/spans.c"
@@ -64,9 +65,13 @@ class BuildCore(build_ext):
 
         def compiled(variant: tuple[tuple[str, list[str]], str]) -> list[str]:
             (level, flags), element = variant
+            folder = os.path.join(self.build_temp, f"{level}-{element}")
+            objects = self.compiler.object_filenames([SPANS], output_dir=folder)
+            if not (self.force or newer_group([SPANS, *HEADERS, __file__], objects[0])):
+                return objects
             return self.compiler.compile(
                 [SPANS],
-                output_dir=os.path.join(self.build_temp, f"{level}-{element}"),
+                output_dir=folder,
                 macros=[
                     ("FASTBN_TABLE", f"fastbn_spans_{level}_{element}"),
                     (f"FASTBN_{level.upper()}", "1"),
@@ -89,8 +94,11 @@ class BuildCore(build_ext):
         else:
             candidates = [(["-fopenmp"], ["-fopenmp"])]
         for compile_args, link_args in candidates:
-            if self.builds("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }",
-                           compile_args, link_args):
+            if self.builds(
+                "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }",
+                compile_args,
+                link_args,
+            ):
                 return compile_args, link_args
         self.warn("this compiler has no OpenMP: fastbn is built to run on one thread")
         return [], []
@@ -134,6 +142,7 @@ setup(
         "fastbn.data",
         "fastbn.export",
         "fastbn.export.fold",
+        "fastbn.export.patterns",
         "fastbn.functional",
         "fastbn.kernels",
         "fastbn.models",

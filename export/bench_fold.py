@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,7 @@ def _row(
         row.failure = one_line(error)
         return row
     row.bn_left, affine, row.nodes_left = counts(result)
-    row.affine_left = max(affine - before_affine, 0)
+    row.affine_left = (affine - before_affine).total()
     try:
         found = compare(model, result, seeds=3)
     except Exception as error:
@@ -173,8 +174,8 @@ def _row(
     return row
 
 
-def counts(model: onnx.ModelProto) -> tuple[int, int, int]:
-    """Return the numbers of BatchNormalizations, affine nodes, and nodes without constants."""
+def counts(model: onnx.ModelProto) -> tuple[int, Counter[str], int]:
+    """Count BatchNormalizations, affine nodes by operator, and nodes that are not constant."""
     holder = ir.from_proto(model)
     constants = Constants(holder)
     context = Context(holder, constants, holder.opset_imports.get("", 1))

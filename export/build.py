@@ -19,6 +19,8 @@ INPUT, OUTPUT = "input", "output"
 LAYOUTS = ("NCHW", "NHWC")
 OLDEST_OPSET = 7
 OLDEST_IR = 8
+# Prediction and runtime compute the same sums in different orders: relative to max|f64|.
+PREDICT_TOLERANCE = 1e-4
 
 # Mean and standard deviation, one number or one for every channel.
 Normalization = tuple[ArrayLike, ArrayLike]
@@ -46,7 +48,7 @@ class BuiltModel:
         if self.normalization is not None:
             mean, std = (np.asarray(part, dtype=np.float32) for part in self.normalization)
             x = (x - mean) / std
-        y = net.predict(x.astype(net.dtype or x.dtype, copy=False))
+        y: NDArray[Any] = net.predict(x.astype(net.dtype or x.dtype, copy=False))
         if self.softmax:
             exp = np.exp(y - y.max(axis=-1, keepdims=True))
             y = exp / exp.sum(axis=-1, keepdims=True)

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fastbn import __version__, nn
-from fastbn.export.build import INPUT, BuiltModel, Normalization, build_model
+from fastbn.export.build import INPUT, PREDICT_TOLERANCE, BuiltModel, Normalization, build_model
 from fastbn.export.errors import MismatchError, one_line
 from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.fold.api import fold_once
@@ -30,9 +30,6 @@ from fastbn.export.precision import (
 from fastbn.export.predictions import PredictionReport, compare_built
 from fastbn.export.report import Report
 from fastbn.export.validate import ValidationReport, compare, require_agreement
-
-# Prediction and runtime compute the same sums in different orders: relative to max|f64|.
-PREDICT_TOLERANCE = 1e-4
 
 
 @dataclass(slots=True)

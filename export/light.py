@@ -7,6 +7,7 @@ Their weights are constant-filled to keep the files small, which would hide any 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,7 +90,7 @@ def _draw(
 ) -> NDArray[np.float32]:
     fan_in = max(int(np.prod(shape[1:])), 1)
     if operator == "Conv" and index == 1:
-        values = rng.standard_normal(shape) * np.sqrt(2.0 / fan_in)
+        values: NDArray[Any] = rng.standard_normal(shape) * np.sqrt(2.0 / fan_in)
     elif operator == "Gemm" and index == 1:
         values = rng.standard_normal(shape) * 0.01  # the logits stay small, Softmax informative
     elif operator == "BatchNormalization" and index == 1:
@@ -99,4 +100,4 @@ def _draw(
         values = rng.uniform(0.5, 1.5, shape)
     else:
         values = rng.standard_normal(shape) * 0.2
-    return values.astype(np.float32)
+    return np.asarray(values, dtype=np.float32)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import io
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -37,20 +39,30 @@ def _onnxruntime(level: str) -> Fold:
             ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-            return onnx.load(options.optimized_model_filepath)
+            return _without_idle_inputs(onnx.load(options.optimized_model_filepath))
 
     return fold
 
 
+def _without_idle_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop inputs nobody reads: of an old file, weights that were inputs too are left as such."""
+    used = {name for node in model.graph.node for name in node.input}
+    known = {tensor.name for tensor in model.graph.initializer}
+    kept = [v for v in model.graph.input if v.name in used or v.name in known]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    return model
+
+
 def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxsim
+    onnxsim: Any = importlib.import_module("onnxsim")
 
     simplified, _ = onnxsim.simplify(model)
     return simplified  # type: ignore[no-any-return]
 
 
 def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxslim
+    onnxslim: Any = importlib.import_module("onnxslim")
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -58,7 +70,7 @@ def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _onnxoptimizer(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxoptimizer
+    onnxoptimizer: Any = importlib.import_module("onnxoptimizer")
 
     passes = onnxoptimizer.get_fuse_and_elimination_passes()
     return onnxoptimizer.optimize(model, passes)  # type: ignore[no-any-return]
@@ -67,11 +79,14 @@ def _onnxoptimizer(model: onnx.ModelProto) -> onnx.ModelProto:
 def _onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
     """Run constant folding and the default rewrite rules, which fold BatchNorm."""
     import onnx_ir as ir
-    from onnxscript import optimizer, rewriter
+
+    optimizer: Any = importlib.import_module("onnxscript.optimizer")
+    rewriter: Any = importlib.import_module("onnxscript.rewriter")
 
     holder = ir.from_proto(model)
     optimizer.optimize(holder)
-    return ir.to_proto(rewriter.rewrite(holder))
+    rewritten: ir.Model = rewriter.rewrite(holder)
+    return ir.to_proto(rewritten)
 
 
 PEERS: dict[str, tuple[str, Fold]] = {

@@ -9,6 +9,7 @@ nothing changes: a fold can make room for another.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -130,7 +131,7 @@ def fold_in_place(
     settle_constants(context, model)
     report.bn_left = len(inside) + sum(is_batch_norm(n) for g in graphs_of(model) for n in g)
     report.nodes_after = count_nodes(model)
-    report.affine_left = max(count_affine(model, context) - affine_before, 0)
+    report.affine_left = (count_affine(model, context) - affine_before).total()
     return report, _copied(context, shared)
 
 
@@ -270,9 +271,14 @@ def count_nodes(model: ir.Model) -> int:
     return sum(len(graph) for graph in graphs_of(model))
 
 
-def count_affine(model: ir.Model, context: Context) -> int:
-    """Nodes that are nothing but a scale or a shift by a constant."""
-    return sum(_is_affine(node, context) for graph in graphs_of(model) for node in graph)
+def count_affine(model: ir.Model, context: Context) -> Counter[str]:
+    """Count, by operator, the nodes that are nothing but a scale or a shift by a constant."""
+    return Counter(
+        f"{node.domain}:{node.op_type}"
+        for graph in graphs_of(model)
+        for node in graph
+        if _is_affine(node, context)
+    )
 
 
 # The default domain, and the one onnxruntime's own layout of blocked channels lives in, where it

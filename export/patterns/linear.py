@@ -33,7 +33,7 @@ pattern("conv-3d-bn", 0)(_convolution(rank=3))
 pattern("conv-grouped-bn", 0)(_convolution(group=2, bias=True))
 pattern("conv-depthwise-bn", 0)(_convolution(group=6, out=6))
 pattern("conv-float16-bn", 0, dtype="float16")(_convolution(bias=True))
-for _opset in (7, 9, 11, 13, 15, 21):
+for _opset in (7, 9, 11, 13, 15, 21, 24, 26):
     pattern(f"conv-bn-opset-{_opset}", 0, opset=_opset)(_convolution())
 pattern("conv-bn-ir-3", 0, opset=8, ir_version=3)(_convolution())
 

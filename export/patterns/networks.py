@@ -62,7 +62,7 @@ def dense_block_caffe(g: Sketch) -> onnx.ModelProto:
         h = g.op("Mul", [h, g.constant(g.rng.uniform(0.5, 1.5, (c, 1, 1)))])
         return g.op("Add", [h, g.constant(g.normal(c, 1, 1, scale=0.3))])
 
-    g.bn = bn  # type: ignore[method-assign, assignment]
+    g.bn = bn  # type: ignore[method-assign]
     return _dense_block(g, "mixed")
 
 

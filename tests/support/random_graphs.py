@@ -47,7 +47,8 @@ class Drawer:
             self.norm, self.norm, self.norm, self.conv, self.conv, self.conv_padded, self.relu,
             self.relu, self.clip, self.leaky, self.maxpool, self.avgpool, self.add, self.concat,
             self.scale, self.shift, self.head, self.transposed, self.residual, self.split,
-            self.reshape, self.sigmoid, self.permute, self.sum_constant,
+            self.reshape, self.sigmoid, self.permute, self.sum_constant, self.branches,
+            self.pooled,
         ]  # fmt: skip
         made = table[operation % len(table)](v)
         if made is not None:
@@ -118,6 +119,34 @@ class Drawer:
             count_include_pad=include,
         )  # fmt: skip
         return Value(name, v.channels, v.size)
+
+    def branches(self, v: Value) -> Value | None:
+        """Two convolutions joined, with a BatchNorm behind that only both together can take in."""
+        if v.size is None:
+            return None
+        self.g.channels[v.name] = v.channels
+        left, right = self.g.conv(v.name, 4, 1), self.g.conv(v.name, 4, 3, pad=1, bias=True)
+        if self.rng.random() < 0.4:
+            left = self.g.relu(left)
+        operator = ("Concat", "Sub", "Add", "Sum")[int(self.rng.integers(4))]
+        if operator == "Concat":
+            return self.norm(Value(self.g.op("Concat", [left, right], axis=1), 8, v.size))
+        return self.norm(Value(self.g.op(operator, [left, right]), 4, v.size))
+
+    def pooled(self, v: Value) -> Value | None:
+        """A convolution, something that takes part of an affine, a BatchNorm, a convolution."""
+        if v.size is None or v.size < 3:
+            return None
+        self.g.channels[v.name] = v.channels
+        h = self.g.conv(v.name, 4, 3, pad=1)
+        if self.rng.random() < 0.5:
+            h = self.g.op("MaxPool", [h], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        else:
+            h = self.g.op("LeakyRelu", [h], alpha=0.3)
+        made = self.norm(Value(h, 4, v.size))
+        self.g.channels[made.name] = 4
+        pad = int(self.rng.integers(2))
+        return Value(self.g.conv(made.name, 4, 3, pad=pad), 4, v.size - 2 + 2 * pad)
 
     def _partner(self, v: Value, *, same_channels: bool) -> Value:
         for other in reversed(self.values[:-1]):

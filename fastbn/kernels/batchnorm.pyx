@@ -43,7 +43,7 @@ cdef enum:
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
     RUN_BYTES = 2048       # runs from this length on can be streamed
-    AHEAD_BYTES = 131072   # channels up to this size are fetched ahead
+    AHEAD_BYTES = 262144   # what a sweep reads of a channel is fetched ahead up to this size
     BLOCK_BYTES = 65536    # rows of a tile that are taken together
     CHUNK_BYTES = 262144   # what a chunk of rows is at least
     MOST_CHUNKS = 64
@@ -249,7 +249,7 @@ cdef void backward_channel(const layout_t *l, const tensors_t *t, const void *we
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef double sum_d = 0.0, sum_dx = 0.0
     cdef int64_t at = c * l.inner * l.itemsize, step = l.inner * l.itemsize
-    cdef bint ahead = l.outer * step <= AHEAD_BYTES
+    cdef bint ahead = 2 * l.outer * step <= AHEAD_BYTES
     cdef const char *residual = t.residual + at if t.residual != NULL else NULL
     cdef runs_t runs = runs_of(l)
     cdef affine_t f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),

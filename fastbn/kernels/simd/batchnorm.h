@@ -17,7 +17,7 @@
 enum { BLOCK = 4096 };              /* values in a block of a run: 16 KB of float32 */
 enum { TILE = 1024 };               /* columns that are taken at once, at most */
 enum { MAP_ROWS = 64 };             /* rows whose sums are taken in T */
-enum { ROWS = 4 };                  /* rows that share the loads of their columns' coefficients */
+enum { ROWS = 4, PAIRS = 2 };       /* rows that share the loads and stores of their sums */
 enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
 
 #define DISPATCH(CALL)                                         \
@@ -408,37 +408,32 @@ static void run_apply(const void *x_, const void *residual, void *y_, const runs
 #undef CALL
 }
 
-/* K rows of columns from j on: the coefficients are loaded once for all of them. */
-INLINE void apply_columns(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t j,
-                          V c, V a, V b, V slope, const int act, const int has_residual,
-                          int stream, const int K)
-{
-    UNROLL for (int k = 0; k < K; k++) {
-        const int64_t at = k * ld + j;
-        put(y + at,
-            normal(v_load(x + at), c, a, has_residual ? b + v_load(residual + at) : b, slope, act),
-            stream);
-    }
-}
-
-INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t n,
-                       const T *c, const T *a, const T *b, V slope, const int act,
-                       const int has_residual, int stream, const int K)
+/* One row: several at once would share the loads of the coefficients, but rows whose distance is a
+ * multiple of 4096 bytes would then wait for one another's stores. */
+INLINE void apply_row(const io_t *x, const io_t *residual, io_t *y, int64_t n, const T *c,
+                      const T *a, const T *b, V slope, const int act, const int has_residual,
+                      int stream)
 {
     int64_t j = 0;
+#define AT(j)                                                                                 \
+    normal(v_load(x + (j)), v_loadt(c + (j)), v_loadt(a + (j)),                               \
+           has_residual ? v_loadt(b + (j)) + v_load(residual + (j)) : v_loadt(b + (j)), slope, \
+           act)
+    for (; j + 4 * W <= n; j += 4 * W)
+        UNROLL for (int v = 0; v < 4; v++)
+            put(y + j + v * W, AT(j + v * W), stream);
     for (; j + W <= n; j += W)
-        apply_columns(x, residual, y, ld, j, v_loadt(c + j), v_loadt(a + j), v_loadt(b + j),
-                      slope, act, has_residual, stream, K);
+        put(y + j, AT(j), stream);
+#undef AT
     if (j < n) {
         const int part = (int)(n - j);
-        const V cj = v_loadt_part(c + j, part), aj = v_loadt_part(a + j, part);
         const V bj = v_loadt_part(b + j, part);
-        for (int k = 0; k < K; k++) {
-            const int64_t at = k * ld + j;
-            const V add = has_residual ? bj + v_load_part(residual + at, part, 0) : bj;
-            v_store_part(y + at, normal(v_load_part(x + at, part, 0), cj, aj, add, slope, act),
-                         part);
-        }
+        v_store_part(y + j,
+                     normal(v_load_part(x + j, part, 0), v_loadt_part(c + j, part),
+                            v_loadt_part(a + j, part),
+                            has_residual ? bj + v_load_part(residual + j, part, 0) : bj, slope,
+                            act),
+                     part);
     }
 }
 
@@ -458,18 +453,12 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
     stream = stream && rows_stream(y, columns, ld);
-    int64_t i = 0;
-#define SOME(A, R, K)                                                                         \
-    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, ld, columns, c, a, b, slope, A, \
-               R, stream, K)
 #define CALL(A, R)                                                                            \
-    for (; i + ROWS <= rows; i += ROWS)                                                       \
-        SOME(A, R, ROWS);                                                                     \
-    for (; i < rows; i++)                                                                     \
-        SOME(A, R, 1)
+    for (int64_t i = 0; i < rows; i++)                                                        \
+        apply_row(x + i * ld, R ? res + i * ld : NULL, y + i * ld, columns, c, a, b, slope, A, \
+                  R, stream)
     DISPATCH(CALL)
 #undef CALL
-#undef SOME
 }
 
 /* ---- gradients: the sums of d and of d * (x - centre), then dx ---- */
@@ -582,8 +571,8 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
                  A, R, s, p, K)
     int64_t i = 0;
 #define CALL(A, R)                                                                            \
-    for (; i + ROWS <= rows; i += ROWS)                                                       \
-        SOME(A, R, ROWS);                                                                     \
+    for (; i + PAIRS <= rows; i += PAIRS)                                                     \
+        SOME(A, R, PAIRS);                                                                    \
     for (; i < rows; i++)                                                                     \
         SOME(A, R, 1)
     DISPATCH(CALL)
@@ -671,42 +660,35 @@ static void run_grad_apply(const void *x_, const void *dy_, const void *residual
 #undef CALL
 }
 
-INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
-                      io_t *dresidual, int64_t ld, int64_t n, const T *c_, const T *a_,
-                      const T *b_, const T *k0_, const T *k1_, V keep, V slope, const int act,
-                      const int has_residual, int stream, const int K)
+INLINE void grad_row(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
+                     io_t *dresidual, int64_t n, const T *c, const T *a, const T *b, const T *k0,
+                     const T *k1, V keep, V slope, const int act, const int has_residual,
+                     int stream)
 {
     int64_t j = 0;
     for (; j + W <= n; j += W) {
-        const V c = v_loadt(c_ + j), a = v_loadt(a_ + j), b = v_loadt(b_ + j);
-        const V k0 = v_loadt(k0_ + j), k1 = v_loadt(k1_ + j);
-        UNROLL for (int k = 0; k < K; k++) {
-            const int64_t at = k * ld + j;
-            const V xc = v_load(x + at) - c;
-            const V d = gradient(xc, v_load(dy + at), a,
-                                 has_residual ? b + v_load(residual + at) : b, slope, act);
-            if (dresidual)
-                v_store(dresidual + at, d);
-            if (dx)
-                put(dx + at, input_gradient(xc, d, a, k0, k1, keep), stream);
-        }
+        const V xc = v_load(x + j) - v_loadt(c + j), aj = v_loadt(a + j), bj = v_loadt(b + j);
+        const V d = gradient(xc, v_load(dy + j), aj,
+                             has_residual ? bj + v_load(residual + j) : bj, slope, act);
+        if (dresidual)
+            v_store(dresidual + j, d);
+        if (dx)
+            put(dx + j, input_gradient(xc, d, aj, v_loadt(k0 + j), v_loadt(k1 + j), keep), stream);
     }
     if (j < n) {
         const int part = (int)(n - j);
-        const V c = v_loadt_part(c_ + j, part), a = v_loadt_part(a_ + j, part);
-        const V b = v_loadt_part(b_ + j, part), k0 = v_loadt_part(k0_ + j, part);
-        const V k1 = v_loadt_part(k1_ + j, part);
-        for (int k = 0; k < K; k++) {
-            const int64_t at = k * ld + j;
-            const V xc = v_load_part(x + at, part, 0) - c;
-            const V d = gradient(xc, v_load_part(dy + at, part, 0), a,
-                                 has_residual ? b + v_load_part(residual + at, part, 0) : b,
-                                 slope, act);
-            if (dresidual)
-                v_store_part(dresidual + at, d, part);
-            if (dx)
-                v_store_part(dx + at, input_gradient(xc, d, a, k0, k1, keep), part);
-        }
+        const V aj = v_loadt_part(a + j, part), bj = v_loadt_part(b + j, part);
+        const V xc = v_load_part(x + j, part, 0) - v_loadt_part(c + j, part);
+        const V d = gradient(xc, v_load_part(dy + j, part, 0), aj,
+                             has_residual ? bj + v_load_part(residual + j, part, 0) : bj, slope,
+                             act);
+        if (dresidual)
+            v_store_part(dresidual + j, d, part);
+        if (dx)
+            v_store_part(dx + j,
+                         input_gradient(xc, d, aj, v_loadt_part(k0 + j, part),
+                                        v_loadt_part(k1 + j, part), keep),
+                         part);
     }
 }
 
@@ -717,18 +699,12 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
     const io_t *x = x_, *dy = dy_, *res = residual;
     io_t *dx = dx_, *dres = dresidual_;
     const V slope = v_set((T)act->slope), keep = v_all(!frozen);
-    int64_t i = 0;
     stream = stream && dx && rows_stream(dx, columns, ld);
-#define SOME(A, R, K)                                                                         \
-    grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
-              dres ? dres + i * ld : NULL, ld, columns, f->centre, f->a, f->b, f->k0, f->k1,  \
-              keep, slope, A, R, stream, K)
 #define CALL(A, R)                                                                            \
-    for (; i + ROWS <= rows; i += ROWS)                                                       \
-        SOME(A, R, ROWS);                                                                     \
-    for (; i < rows; i++)                                                                     \
-        SOME(A, R, 1)
+    for (int64_t i = 0; i < rows; i++)                                                        \
+        grad_row(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,   \
+                 dres ? dres + i * ld : NULL, columns, f->centre, f->a, f->b, f->k0, f->k1,   \
+                 keep, slope, A, R, stream)
     DISPATCH(CALL)
 #undef CALL
-#undef SOME
 }

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fastbn.bench.load import undisturbed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -58,17 +60,23 @@ def calls_in(call: Call, seconds: float = SAMPLE_SECONDS) -> int:
 def sample(call: Call, calls: int) -> float:
     """Seconds of one call, the mean of so many; some calls before them bring arrays and threads in.
 
+    A sample that other programs disturbed is taken anew.
+
     Examples
     --------
     >>> 0.002 <= sample(lambda: time.sleep(0.002), 2) < 1
     True
     """
-    for _ in range(1 + calls // 8):
-        call()
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+
+    def once() -> float:
+        for _ in range(1 + calls // 8):
+            call()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls
+
+    return undisturbed(once, lambda each: each * calls)
 
 
 class Local:

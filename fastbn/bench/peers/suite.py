@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastbn.bench.load import undisturbed
 from fastbn.bench.timing import Call, Local, no_collection
 
 WARM_STEPS = 2
@@ -73,6 +74,11 @@ class Training(ABC):
 
     def turn(self, steps: int) -> dict[str, Any]:
         """Time some steps from the beginning; return their losses and page faults as well."""
+        return undisturbed(
+            lambda: self._turn(steps), lambda reply: float(reply["times"]["step"] * steps)
+        )
+
+    def _turn(self, steps: int) -> dict[str, Any]:
         assert self._reset is not None
         assert self._step is not None
         self._reset()

@@ -1,0 +1,29 @@
+"""A training step of every network that ``fastbn bench train`` measures against PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastbn.bench.networks import NETWORKS
+from fastbn.nn import CrossEntropyLoss
+
+STEPS = [(name, batch) for name, network in NETWORKS.items() for batch in network.batches]
+
+
+@pytest.mark.parametrize(("name", "batch"), STEPS)
+def test_step(benchmark: Any, name: str, batch: int, threads: int) -> None:
+    network = NETWORKS[name]
+    net, loss = network.make(), CrossEntropyLoss()
+    optimizer = network.make_optimizer(net)
+    x, labels = network.data(batch)[0]
+
+    def step() -> None:
+        _, dlogits = loss(net(x), labels)
+        net.backward(dlogits)
+        optimizer.step()
+
+    benchmark.group = f"{name}, batch {batch}, threads {threads}"
+    benchmark.extra_info["threads"] = threads
+    benchmark(step)

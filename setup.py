@@ -65,7 +65,7 @@ class BuildCore(build_ext):
 
         def compiled(variant: tuple[tuple[str, list[str]], str]) -> list[str]:
             (level, flags), element = variant
-            folder = os.path.join(self.build_temp, f"{level}-{element}")
+            folder = str(Path(self.build_temp) / f"{level}-{element}")
             objects = self.compiler.object_filenames([SPANS], output_dir=folder)
             if not (self.force or newer_group([SPANS, *HEADERS, __file__], objects[0])):
                 return objects

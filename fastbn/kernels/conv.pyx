@@ -54,6 +54,7 @@ cdef struct rows_t:
     char *dst                             # (N, DH, DW, DC): pixel (i * skip_h + first_h, ...)
     int64_t DH, DW, DC, skip_h, skip_w, first_h, first_w
     int64_t taps, depth, n                # n columns of each group
+    int64_t run                           # taps that see neighbouring pixels
     const int64_t *off_h                  # of every tap
     const int64_t *off_w
     const char *packed                    # [group][panel][tap][depth][nr]
@@ -64,52 +65,96 @@ cdef struct rows_t:
     int element, itemsize
 
 
+cdef struct place_t:  # of a row in the grid; walked, because divisions are slow
+    int64_t n, i, j
+
+
+cdef inline place_t place_of(const rows_t *p, int64_t row) noexcept nogil:
+    cdef place_t at
+    at.n = row // (p.GH * p.GW)
+    row -= at.n * (p.GH * p.GW)
+    at.i = row // p.GW
+    at.j = row - at.i * p.GW
+    return at
+
+
+cdef inline void step_to_next(const rows_t *p, place_t *at) noexcept nogil:
+    at.j += 1
+    if at.j == p.GW:
+        at.j = 0
+        at.i += 1
+        if at.i == p.GH:
+            at.i = 0
+            at.n += 1
+
+
+cdef inline const char *source(const rows_t *p, const place_t *at, int64_t tap,
+                               int64_t channel) noexcept nogil:
+    """What a row sees under a tap: a pixel's channels from this one on, or zeros."""
+    cdef int64_t h = at.i * p.step_h + p.off_h[tap], w = at.j * p.step_w + p.off_w[tap]
+    if 0 <= h < p.SH and 0 <= w < p.SW:
+        return p.src + (((at.n * p.SH + h) * p.SW + w) * p.SC + channel) * p.itemsize
+    return p.zeros
+
+
 cdef void row_pointers(const rows_t *p, int64_t first, int64_t last, int64_t channel, int mr,
                        const void **rows) noexcept nogil:
-    """rows[tile][tap][i] for the rows from first to last; the source pixel's group of channels."""
-    cdef int64_t row, tap, i, j, n, h, w, tile, k
-    cdef int64_t rest
-    for row in range(first, last):
-        n = row // (p.GH * p.GW)
-        rest = row - n * (p.GH * p.GW)
-        i = rest // p.GW
-        j = rest - i * p.GW
-        tile = (row - first) // mr
-        k = tile * p.taps * mr + (row - first - tile * mr)
+    """rows[tile][tap][i] for the rows from first to last."""
+    cdef place_t at = place_of(p, first)
+    cdef int64_t row = first, tap, m = 0
+    while row < last:
         for tap in range(p.taps):
-            h = i * p.step_h + p.off_h[tap]
-            w = j * p.step_w + p.off_w[tap]
-            if 0 <= h < p.SH and 0 <= w < p.SW:
-                rows[k + tap * mr] = p.src + (((n * p.SH + h) * p.SW + w) * p.SC + channel) \
-                    * p.itemsize
+            rows[tap * mr + m] = source(p, &at, tap, channel)
+        step_to_next(p, &at)
+        m += 1
+        if m == mr:
+            m = 0
+            rows += p.taps * mr
+        row += 1
+
+
+cdef void tap_pointers(const rows_t *p, int64_t first, int64_t last, int64_t tap, int64_t channel,
+                       const void **rows) noexcept nogil:
+    """rows[i] for one tap."""
+    cdef place_t at = place_of(p, first)
+    cdef int64_t row
+    for row in range(last - first):
+        rows[row] = source(p, &at, tap, channel)
+        step_to_next(p, &at)
+
+
+cdef void unfold_rows(const rows_t *p, int64_t first, int64_t last, int64_t channel,
+                      const void **rows, char *to) noexcept nogil:
+    """Copy what all taps of a row see together; rows[i] points at the copies.
+
+    Taps next to each other see pixels next to each other: p.run of them are copied at once.
+    """
+    cdef place_t at = place_of(p, first)
+    cdef int64_t row, tap, h, w, k, size = p.depth * p.itemsize
+    for row in range(last - first):
+        rows[row] = to
+        tap = 0
+        while tap < p.taps:
+            h = at.i * p.step_h + p.off_h[tap]
+            w = at.j * p.step_w + p.off_w[tap]
+            if 0 <= h < p.SH and 0 <= w and w + p.run <= p.SW:
+                memcpy(to, p.src + (((at.n * p.SH + h) * p.SW + w) * p.SC + channel) * p.itemsize,
+                       p.run * size)
             else:
-                rows[k + tap * mr] = p.zeros
-
-
-cdef void unfold_rows(const rows_t *p, int64_t count, int mr, const void **rows,
-                      char *unfolded) noexcept nogil:
-    """Copy what rows[tile][tap][i] point at together, and point rows[tile][i] at the copies."""
-    cdef int64_t row, tap, tile, k, size = p.depth * p.itemsize
-    cdef char *to = unfolded
-    for row in range(count):
-        tile = row // mr
-        k = tile * p.taps * mr + (row - tile * mr)
-        for tap in range(p.taps):
-            memcpy(to, rows[k + tap * mr], size)
-            to += size
-    for row in range(count):
-        rows[row] = unfolded + row * p.taps * size
+                for k in range(p.run):
+                    memcpy(to + k * size, source(p, &at, tap + k, channel), size)
+            to += p.run * size
+            tap += p.run
+        step_to_next(p, &at)
 
 
 cdef void destinations(const rows_t *p, int64_t first, int64_t last, void **c) noexcept nogil:
-    cdef int64_t row, n, i, j, rest
-    for row in range(first, last):
-        n = row // (p.GH * p.GW)
-        rest = row - n * (p.GH * p.GW)
-        i = rest // p.GW
-        j = rest - i * p.GW
-        c[row - first] = p.dst + ((n * p.DH + i * p.skip_h + p.first_h) * p.DW + j * p.skip_w
-                                  + p.first_w) * p.DC * p.itemsize
+    cdef place_t at = place_of(p, first)
+    cdef int64_t row
+    for row in range(last - first):
+        c[row] = p.dst + ((at.n * p.DH + at.i * p.skip_h + p.first_h) * p.DW + at.j * p.skip_w
+                          + p.first_w) * p.DC * p.itemsize
+        step_to_next(p, &at)
 
 
 cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
@@ -125,13 +170,14 @@ cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
     cdef void **c = <void **>(rows + block * p.taps)
     cdef const char *b
     cdef const char *bias = NULL
-    row_pointers(p, first, last, group * p.depth, mr, rows)
     destinations(p, first, last, c)
     if p.unfold:
-        unfold_rows(p, last - first, mr, rows,
+        unfold_rows(p, first, last, group * p.depth, rows,
                     <char *>scratch(2, block * taps * depth * p.itemsize))
         depth = taps * depth
         taps = 1
+    else:
+        row_pointers(p, first, last, group * p.depth, mr, rows)
     panel_bytes = taps * depth * spans.nr * p.itemsize
     for panel in range(panels):
         b = p.packed + (group * panels + panel) * panel_bytes
@@ -189,6 +235,23 @@ cdef int64_t packed_bytes(const matmul_spans_t *spans, int64_t taps, int64_t dep
     return (n + spans.nr - 1) // spans.nr * spans.nr * groups * taps * depth * itemsize
 
 
+cdef rows_t forward_geometry(const conv_t *v, const char *x, int64_t *off,
+                             const char *zeros) noexcept nogil:
+    """Output pixels as rows, and what their taps see; `off` has room for two numbers a tap."""
+    cdef rows_t r
+    cdef int64_t tap, taps = v.kh * v.kw
+    for tap in range(taps):
+        off[tap] = tap // v.kw * v.dh - v.ph
+        off[taps + tap] = tap % v.kw * v.dw - v.pw
+    r.N, r.GH, r.GW = v.N, v.OH, v.OW
+    r.src, r.SH, r.SW, r.SC, r.step_h, r.step_w = x, v.H, v.W, v.C, v.sh, v.sw
+    r.taps, r.depth, r.off_h, r.off_w = taps, v.C // v.groups, off, off + taps
+    r.run = v.kw if v.dw == 1 and v.groups == 1 else 1
+    r.unfold = r.depth < FEW_CHANNELS and taps > 1
+    r.zeros, r.groups, r.element, r.itemsize = zeros, v.groups, v.element, v.itemsize
+    return r
+
+
 cdef int forward_rows(const conv_t *v, const char *x, const char *w, const int64_t *sw,
                       const char *bias, char *y) noexcept nogil:
     """y = conv(x, w) + bias; sw are the strides of w (O, I, kh, kw) in elements."""
@@ -205,22 +268,16 @@ cdef int forward_rows(const conv_t *v, const char *x, const char *w, const int64
         return -1
     memset(zeros, 0, depth * v.itemsize)
     for tap in range(taps):
-        off[tap] = tap // v.kw * v.dh - v.ph
-        off[taps + tap] = tap % v.kw * v.dw - v.pw
         off[2 * taps + tap] = tap // v.kw * sw[2] + tap % v.kw * sw[3]
     k.w, k.taps, k.depth, k.n, k.groups = w, taps, depth, n, v.groups
     k.sg, k.sk, k.sn, k.off, k.packed = n * sw[0], sw[1], sw[0], off + 2 * taps, memory
     k.element, k.itemsize = v.element, v.itemsize
     run_packing(&k)
-    r.N, r.GH, r.GW = v.N, v.OH, v.OW
-    r.src, r.SH, r.SW, r.SC, r.step_h, r.step_w = x, v.H, v.W, v.C, v.sh, v.sw
+    r = forward_geometry(v, x, off, zeros)
     r.dst, r.DH, r.DW, r.DC = y, v.OH, v.OW, v.K
     r.skip_h = r.skip_w = 1
     r.first_h = r.first_w = 0
-    r.taps, r.depth, r.n, r.off_h, r.off_w = taps, depth, n, off, off + taps
-    r.packed, r.bias, r.zeros, r.groups = memory, bias, zeros, v.groups
-    r.unfold = depth < FEW_CHANNELS and taps > 1
-    r.element, r.itemsize = v.element, v.itemsize
+    r.n, r.packed, r.bias = n, memory, bias
     run_rows(&r)
     return 0
 
@@ -271,6 +328,7 @@ cdef int backward_rows(const conv_t *v, const char *dy, const char *w, const int
             r.GW = (v.W - first_w + v.sw - 1) // v.sw
             r.first_h, r.first_w = first_h, first_w
             r.unfold = depth < FEW_CHANNELS and r.taps > 1
+            r.run = 1
             run_rows(&r)
     return 0
 
@@ -279,44 +337,10 @@ cdef int backward_rows(const conv_t *v, const char *dy, const char *w, const int
 
 cdef struct weights_t:
     const conv_t *v
-    const char *x
+    rows_t rows          # output pixels, and what their taps see
     const char *dy
-    const char *zeros
     char *parts          # [chunk][kh][kw][C / groups][K]
     int64_t chunks, pieces, tiles, row_tiles
-    bint unfold
-
-
-cdef void tap_pointers(const weights_t *p, int64_t tap, int64_t first, int64_t count,
-                       int64_t channel, const void **a) noexcept nogil:
-    """The input pixel under a tap, for output pixels from first on."""
-    cdef const conv_t *v = p.v
-    cdef int64_t k, n, i, j, h, w, row, rest
-    cdef int64_t off_h = tap // v.kw * v.dh - v.ph, off_w = tap % v.kw * v.dw - v.pw
-    for k in range(count):
-        row = first + k
-        n = row // (v.OH * v.OW)
-        rest = row - n * (v.OH * v.OW)
-        i = rest // v.OW
-        j = rest - i * v.OW
-        h = i * v.sh + off_h
-        w = j * v.sw + off_w
-        if 0 <= h < v.H and 0 <= w < v.W:
-            a[k] = p.x + (((n * v.H + h) * v.W + w) * v.C + channel) * v.itemsize
-        else:
-            a[k] = p.zeros
-
-
-cdef void unfold_pixels(const weights_t *p, int64_t first, int64_t count, int64_t channel,
-                        const void **a, char *unfolded) noexcept nogil:
-    cdef const conv_t *v = p.v
-    cdef int64_t taps = v.kh * v.kw, size = v.C // v.groups * v.itemsize, tap, k
-    for tap in range(taps):
-        tap_pointers(p, tap, first, count, channel, a)
-        for k in range(count):
-            memcpy(unfolded + (k * taps + tap) * size, a[k], size)
-    for k in range(count):
-        a[k] = unfolded + k * taps * size
 
 
 cdef void weights_task(const weights_t *p, int64_t task) noexcept nogil:
@@ -333,7 +357,7 @@ cdef void weights_task(const weights_t *p, int64_t task) noexcept nogil:
     cdef const void *a[PIXELS]
     cdef char *unfolded = NULL
     cdef int m
-    if p.unfold:
+    if p.rows.unfold:
         unfolded = <char *>scratch(2, PIXELS * taps * depth * v.itemsize)
         depth = taps * depth
         taps = 1
@@ -346,10 +370,10 @@ cdef void weights_task(const weights_t *p, int64_t task) noexcept nogil:
             row = tile % p.row_tiles * spans.mr
             if group * taps + tap != current:
                 current = group * taps + tap
-                if p.unfold:
-                    unfold_pixels(p, start, count, group * (v.C // v.groups), a, unfolded)
+                if p.rows.unfold:
+                    unfold_rows(&p.rows, start, start + count, group * p.rows.depth, a, unfolded)
                 else:
-                    tap_pointers(p, tap, start, count, group * depth, a)
+                    tap_pointers(&p.rows, start, start + count, tap, group * depth, a)
             m = <int>min(<int64_t>spans.mr, depth - row)
             column = 0
             while column < n:
@@ -386,21 +410,25 @@ cdef int backward_weights(const conv_t *v, const char *x, const char *dy,
     cdef int threads
     cdef weights_t p
     cdef char *memory
-    p.v, p.x, p.dy = v, x, dy
+    cdef char *zeros
+    cdef int64_t *off
+    p.v, p.dy = v, dy
     p.chunks = max(1, min(<int64_t>MOST_CHUNKS, pixels // CHUNK_PIXELS, PARTIAL_BYTES // size))
-    p.unfold = depth < FEW_CHANNELS and taps > 1
-    if p.unfold:
+    memory = <char *>scratch(0, (size if p.chunks > 1 else 0) * p.chunks
+                             + (2 * taps + 1) * sizeof(int64_t) + depth * v.itemsize)
+    if memory == NULL:
+        return -1
+    off = <int64_t *>(memory + ((size * p.chunks if p.chunks > 1 else 0) + 7) // 8 * 8)
+    zeros = <char *>(off + 2 * taps)
+    memset(zeros, 0, depth * v.itemsize)
+    p.rows = forward_geometry(v, x, off, zeros)
+    if p.rows.unfold:
         p.row_tiles = (taps * depth + spans.mr - 1) // spans.mr
         p.tiles = p.row_tiles * v.groups
     else:
         p.row_tiles = (depth + spans.mr - 1) // spans.mr
         p.tiles = p.row_tiles * taps * v.groups
     p.pieces = min(p.tiles, (MOST_CHUNKS + p.chunks - 1) // p.chunks)
-    memory = <char *>scratch(0, (size if p.chunks > 1 else 0) * p.chunks + depth * v.itemsize)
-    if memory == NULL:
-        return -1
-    p.zeros = memory + (size * p.chunks if p.chunks > 1 else 0)
-    memset(<char *>p.zeros, 0, depth * v.itemsize)
     p.parts = memory if p.chunks > 1 else dweight
     threads = team(<double>pixels * taps * depth * v.K // v.groups)
     for task in prange(p.chunks * p.pieces, schedule="dynamic", num_threads=threads):

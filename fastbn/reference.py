@@ -447,6 +447,21 @@ def flatten_backward(dy: ArrayLike, saved: Saved) -> Array:
     return _f64(dy).reshape(saved)
 
 
+def dropout_keep(seed: int, count: int, p: float) -> NDArray[np.bool_]:
+    """Return which of `count` elements dropout keeps, by the rule of ``kernels/dropout.pyx``.
+
+    Elements 2 k and 2 k + 1 take the halves of the k-th number of SplitMix64 (Steele, Lea & Flood,
+    "Fast splittable pseudorandom number generators", 2014); those that reach p * 2**32 are kept.
+    """
+    k = np.arange(1, (count + 1) // 2 + 1, dtype=np.uint64)
+    z = np.uint64(seed) + k * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    halves = np.stack([z & np.uint64(0xFFFFFFFF), z >> np.uint64(32)], axis=1).ravel()[:count]
+    return np.asarray(halves >= np.uint64(int(p * 2.0**32 + 0.5)))
+
+
 def dropout(
     x: ArrayLike,
     p: float = 0.5,
@@ -457,12 +472,14 @@ def dropout(
     """Return x with a share p of it zeroed and the rest divided by 1 - p.
 
     Srivastava et al. (2014), with the scaling in training: inference is the identity. The mask
-    is this function's own; ``functional`` draws another one from the same generator.
+    follows from one 64-bit number of the generator.
     """
     x = _f64(x)
     if not training or p == 0.0:
         return x.copy(), (np.ones_like(x),)
-    kept = (np.random.default_rng() if rng is None else rng).random(x.shape) >= p
+    generator = np.random.default_rng() if rng is None else rng
+    seed = int(generator.integers(0, 1 << 64, dtype=np.uint64))
+    kept = dropout_keep(seed, x.size, p).reshape(x.shape)
     scale = np.where(kept, 1.0 / (1.0 - p), 0.0) if p < 1.0 else np.zeros_like(x)
     return x * scale, (scale,)
 

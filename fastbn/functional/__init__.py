@@ -21,6 +21,8 @@ from fastbn.functional.batchnorm import batch_norm as batch_norm
 from fastbn.functional.batchnorm import batch_norm_backward as batch_norm_backward
 from fastbn.functional.conv import conv2d as conv2d
 from fastbn.functional.conv import conv2d_backward as conv2d_backward
+from fastbn.functional.dropout import dropout as dropout
+from fastbn.functional.dropout import dropout_backward as dropout_backward
 from fastbn.functional.linear import linear as linear
 from fastbn.functional.linear import linear_backward as linear_backward
 from fastbn.functional.loss import cross_entropy as cross_entropy

@@ -1,4 +1,4 @@
-"""dropout: its own mask, so its statistics, its scale and its repeatability are tested."""
+"""dropout: the reference's mask, its statistics, its scale and its repeatability."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from checks import LAYOUTS
 
 from fastbn import functional as F
+from fastbn import reference as R
 
 DTYPES = [np.float32, np.float64]
 
@@ -29,6 +30,20 @@ def test_share_and_scale(p: float, dtype: Any) -> None:
     assert abs(neighbours) < 5 / np.sqrt(x.size)
     dy = np.full_like(x, 3)
     np.testing.assert_array_equal(F.dropout_backward(dy, saved), 3 * y)
+
+
+@pytest.mark.parametrize("shape", [(1,), (15, 17), (16385,), (3, 33, 512), (0, 4)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mask_is_the_references(
+    shape: tuple[int, ...], dtype: Any, rng: np.random.Generator
+) -> None:
+    x, dy = rng.standard_normal((2, *shape)).astype(dtype)
+    y, saved = F.dropout(x, 0.3, rng=np.random.default_rng(5))
+    expected, expected_saved = R.dropout(x, 0.3, rng=np.random.default_rng(5))
+    np.testing.assert_allclose(y, expected, rtol=4 * np.finfo(dtype).eps)
+    dx = F.dropout_backward(dy, saved, out=dy.copy())
+    expected_dx = R.dropout_backward(dy, expected_saved)
+    np.testing.assert_allclose(dx, expected_dx, rtol=4 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))

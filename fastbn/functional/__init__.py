@@ -29,5 +29,11 @@ from fastbn.functional.loss import cross_entropy as cross_entropy
 from fastbn.functional.loss import cross_entropy_backward as cross_entropy_backward
 from fastbn.functional.loss import mse_loss as mse_loss
 from fastbn.functional.loss import mse_loss_backward as mse_loss_backward
+from fastbn.functional.pooling import avg_pool2d as avg_pool2d
+from fastbn.functional.pooling import avg_pool2d_backward as avg_pool2d_backward
+from fastbn.functional.pooling import global_avg_pool2d as global_avg_pool2d
+from fastbn.functional.pooling import global_avg_pool2d_backward as global_avg_pool2d_backward
+from fastbn.functional.pooling import max_pool2d as max_pool2d
+from fastbn.functional.pooling import max_pool2d_backward as max_pool2d_backward
 from fastbn.functional.shape import flatten as flatten
 from fastbn.functional.shape import flatten_backward as flatten_backward

@@ -22,6 +22,13 @@ cdef int product_element(cnp.ndarray x, str what) except -1
 # A weight of x's dtype, aligned, whose strides are whole elements.
 cdef cnp.ndarray weight_of(object weight, cnp.ndarray x, str what, int ndim)
 
+# Refuse an array of another shape or type.
+cdef int check_is(cnp.ndarray array, int ndim, const cnp.npy_intp *shape, int typenum,
+                  str what) except -1
+
+# An output of this shape and type; made where `out` is None.
+cdef cnp.ndarray output_of(object out, int ndim, const cnp.npy_intp *shape, int typenum, str what)
+
 # dy of x's dtype and this shape, as dense returns it.
 cdef cnp.ndarray gradient_of(object dy, cnp.ndarray x, str what)
 

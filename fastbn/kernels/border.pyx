@@ -101,6 +101,34 @@ cdef cnp.ndarray weight_of(object weight, cnp.ndarray x, str what, int ndim):
     return w
 
 
+cdef int check_is(cnp.ndarray array, int ndim, const cnp.npy_intp *shape, int typenum,
+                  str what) except -1:
+    cdef int i
+    cdef bint same = cnp.PyArray_NDIM(array) == ndim
+    if cnp.PyArray_TYPE(array) != typenum:
+        expected = cnp.PyArray_DescrFromType(typenum)
+        raise TypeError(f"{what}: expected {expected}, got {array.dtype}")
+    for i in range(ndim if same else 0):
+        same = same and cnp.PyArray_DIM(array, i) == shape[i]
+    if not same:
+        wanted = tuple([shape[i] for i in range(ndim)])
+        raise ValueError(f"{what}: expected shape {wanted}, got {np.shape(array)}")
+    return 0
+
+
+cdef cnp.ndarray output_of(object out, int ndim, const cnp.npy_intp *shape, int typenum,
+                           str what):
+    if out is None:
+        return cnp.PyArray_EMPTY(ndim, <cnp.npy_intp *>shape, typenum, 0)
+    if not isinstance(out, cnp.ndarray):
+        raise TypeError(f"{what}: expected a numpy.ndarray, got {type(out).__name__}")
+    cdef cnp.ndarray array = <cnp.ndarray>out
+    check_is(array, ndim, shape, typenum, what)
+    if not cnp.PyArray_ISCARRAY(array):
+        raise ValueError(f"{what} must be C-contiguous, aligned and writeable")
+    return array
+
+
 cdef cnp.ndarray gradient_of(object dy, cnp.ndarray x, str what):
     cdef cnp.ndarray array = dense(dy, what)
     if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(x):

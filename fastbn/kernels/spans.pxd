@@ -1,5 +1,5 @@
 # The tables of simd/table.h, as Cython sees them.
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 
 cdef extern from "table.h" nogil:
@@ -82,6 +82,33 @@ cdef extern from "table.h" nogil:
         void (*difference)(const void *p, const void *t, void *dp, int64_t n, double factor,
                            int stream) noexcept nogil
 
+    ctypedef struct reach_t:
+        const int32_t *first
+        const int32_t *out
+        const int32_t *tap
+        const int32_t *count
+
+    ctypedef struct pool_t:
+        int64_t in_h, in_w, channels, out_h, out_w
+        int64_t kh, kw, sh, sw, ph, pw, dh, dw
+        reach_t rows
+        reach_t columns
+        int wide
+        int stream
+
+    ctypedef struct pool_spans_t:
+        void (*max_row)(const pool_t *g, const void *x, void *y, void *winners,
+                        int64_t out) noexcept nogil
+        void (*max_grad_row)(const pool_t *g, const void *dy, const void *winners, void *dx,
+                             int64_t row) noexcept nogil
+        void (*avg_row)(const pool_t *g, const void *x, void *y, int64_t out) noexcept nogil
+        void (*avg_grad_row)(const pool_t *g, const void *dy, void *dx,
+                             int64_t row) noexcept nogil
+        void (*pixel_means)(const void *x, void *y, int64_t pixels, int64_t channels,
+                            int64_t ld) noexcept nogil
+        void (*pixel_shares)(const void *dy, void *dx, int64_t pixels, int64_t channels,
+                             int64_t total, int stream) noexcept nogil
+
     ctypedef struct bn_spans_t:
         void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2) noexcept nogil
         void (*run_apply)(const void *x, const void *residual, void *y, const runs_t *r,
@@ -138,6 +165,7 @@ cdef extern from "table.h" nogil:
         optim_spans_t optim
         activation_spans_t activation
         loss_spans_t loss
+        pool_spans_t pool
         memory_spans_t memory
         peak_spans_t peak
 

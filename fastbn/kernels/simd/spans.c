@@ -6,6 +6,7 @@
 #include "activation.h"
 #include "loss.h"
 #include "optim.h"
+#include "pooling.h"
 #include "batchnorm.h"
 #include "matmul.h"
 #include "memory.h"
@@ -21,6 +22,7 @@ const spans_t FASTBN_TABLE = {
     .optim = {sgd, adam},
     .activation = {map, map_grad, softmax_rows, softmax_grad_rows},
     .loss = {ce_rows, ce_grad_rows, squares, difference},
+    .pool = {max_row, max_grad_row, avg_row, avg_grad_row, pixel_means, pixel_shares},
 #endif
 #if defined(FASTBN_F32)
     .memory = {stream_copy, triad},

@@ -80,6 +80,32 @@ typedef struct {
                        int stream);
 } loss_spans_t; /* float and double only */
 
+/* Along one axis: the windows that see input i are out[first[i]] ... out[first[i + 1] - 1], at
+ * their taps tap[...]. count[o] is how many places of window o a mean divides by. */
+typedef struct {
+    const int32_t *first, *out, *tap, *count;
+} reach_t;
+
+/* Windows over x (N, in_h, in_w, channels), y (N, out_h, out_w, channels). */
+typedef struct {
+    int64_t in_h, in_w, channels, out_h, out_w;
+    int64_t kh, kw, sh, sw, ph, pw, dh, dw; /* kernel, stride, padding, dilation */
+    reach_t rows, columns;                  /* first, out and tap: in backward */
+    int wide;                               /* winners are int32, not uint8 */
+    int stream;
+} pool_t;
+
+typedef struct {
+    void (*max_row)(const pool_t *g, const void *x, void *y, void *winners, int64_t out);
+    void (*max_grad_row)(const pool_t *g, const void *dy, const void *winners, void *dx,
+                         int64_t row);
+    void (*avg_row)(const pool_t *g, const void *x, void *y, int64_t out);
+    void (*avg_grad_row)(const pool_t *g, const void *dy, void *dx, int64_t row);
+    void (*pixel_means)(const void *x, void *y, int64_t pixels, int64_t channels, int64_t ld);
+    void (*pixel_shares)(const void *dy, void *dx, int64_t pixels, int64_t channels,
+                         int64_t total, int stream);
+} pool_spans_t; /* float and double only */
+
 typedef struct {
     /* One channel, whose values lie in runs (NCHW). */
     void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2);
@@ -138,6 +164,7 @@ typedef struct {
     optim_spans_t optim;
     activation_spans_t activation;
     loss_spans_t loss;
+    pool_spans_t pool;
     memory_spans_t memory;
     peak_spans_t peak;
 } spans_t;

@@ -15,12 +15,17 @@ MARKERS = {"nchw": "o", "nhwc": "s", "nc": "^"}
 LIMITS = {"copy": "-", "triad": "--"}
 
 
+def megabytes(row: Row) -> float:
+    """Size of a row's tensor."""
+    return prod(row.shape) * dtype_of(row.dtype).itemsize / 1e6
+
+
 def curve(rows: Iterable[Row]) -> tuple[list[float], list[float]]:
     """Sizes of the tensors in MB, rising, and the mean GB/s at each."""
     found: dict[float, list[float]] = defaultdict(list)
     for row in rows:
         if row.gbps is not None:
-            found[prod(row.shape) * dtype_of(row.dtype).itemsize / 1e6].append(row.gbps)
+            found[megabytes(row)].append(row.gbps)
     sizes = sorted(found)
     return sizes, [sum(found[size]) / len(found[size]) for size in sizes]
 
@@ -60,14 +65,14 @@ def roofline(rows: Sequence[Row], path: str | os.PathLike[str], title: str = "")
             axes.plot(*curve(row for row in own if row.op == op), style, color="black", label=op)
         for op, color in SHOWN.items():
             for layout, marker in MARKERS.items():
-                points = curve(row for row in own if (row.op, row.layout) == (op, layout))
-                if points[0]:
-                    axes.plot(
-                        *points, marker, color=color, alpha=0.8, label=f"{op}, {layout.upper()}"
-                    )
+                group = [row for row in own if (row.op, row.layout) == (op, layout)]
+                if group:
+                    sizes, speeds = [megabytes(row) for row in group], [row.gbps for row in group]
+                    label = f"{op}, {layout.upper()}"
+                    axes.plot(sizes, speeds, marker, color=color, alpha=0.8, label=label)
         axes.set(title=f"threads: {number}", xlabel="tensor (MB)", xscale="log")
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
+    panels[0].set_ylim(bottom=0)  # of all: they share it
     panels[0].set_ylabel("GB/s that have to move at the least")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
     figure.suptitle(title)

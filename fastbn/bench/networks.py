@@ -109,8 +109,8 @@ def normalised(
 
 NETWORKS = {
     "mlp": Network(mlp, (28, 28, 1), (32, 256), "adam", 1e-3, steps=20),
-    "convnet4": Network(convnet4, (28, 28, 1), (64,), "sgd", 0.01),
-    "resnet20": Network(resnet20, (32, 32, 3), (64,), "sgd", 0.01, momentum=0.9),
+    "convnet4": Network(convnet4, (28, 28, 1), (64,), "sgd", 1e-3),
+    "resnet20": Network(resnet20, (32, 32, 3), (64,), "sgd", 1e-3, momentum=0.9),
 }
 
 

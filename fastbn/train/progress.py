@@ -37,13 +37,14 @@ class Bar:
         """Show the numbers of the whole epoch."""
         numbers = _numbers(epoch.loss, epoch.accuracy, epoch.images_per_second)
         if epoch.val_accuracy is not None:
-            numbers += f"  validation {epoch.val_accuracy:.4f}"
+            numbers += f" val {epoch.val_accuracy:.4f}"
         self._progress.update(self._task, completed=epoch.steps, numbers=numbers)
 
 
 def _numbers(loss: float, accuracy: float | None, rate: float) -> str:
-    shown = "" if accuracy is None else f"  accuracy {accuracy:.4f}"
-    return f"loss {loss:.4f}{shown}  {rate:,.0f} images/s"
+    # Short, so that a line of 80 columns has room for the bar and the time left.
+    shown = "" if accuracy is None else f" accuracy {accuracy:.4f}"
+    return f"loss {loss:.4f}{shown} {rate:,.0f} images/s"
 
 
 class Display:
@@ -79,7 +80,7 @@ def display(wanted: bool | None) -> Iterator[Display | None]:
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield Display(progress)

@@ -14,8 +14,6 @@ from fastbn import reference
 
 DTYPES = [np.float32, np.float64]
 LOSSES = {"cross_entropy", "mse_loss"}
-# functional draws another mask than the oracle: tests/functional/test_dropout.py
-WITH_ORACLE = [c for c in CASES if str(c) != "dropout[training]"]
 WITH_OUT = [c for c in CASES if c.op not in LOSSES | {"flatten"}]
 
 
@@ -33,7 +31,7 @@ def test_functional_and_reference_have_the_same_operations() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", WITH_ORACLE, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_reference(case: Case, dtype: type, rng: np.random.Generator) -> None:
     arrays = case.arrays(dtype)
     y, saved = case.forward(F, arrays)

@@ -41,7 +41,7 @@ def run(arguments: list[str], **environment: str) -> str:
 def test_every_level_is_right_and_independent_of_threads(isa_level: str) -> None:
     seen = json.loads(run([str(BATTERY)], FASTBN_ISA=isa_level))
     assert seen["isa"] == isa_level
-    assert len(seen["errors"]) == 2 * len([c for c in LARGE if c.op != "dropout"])
+    assert len(seen["errors"]) == 2 * len(LARGE)
     assert not seen["different"], "other bits for another number of threads"
     wrong = {
         name: found
@@ -100,7 +100,7 @@ weight = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
 def work(_):
     y, saved = F.batch_norm(x, None, None, training=True)
     dx, _, _ = F.batch_norm_backward(x, saved)
-    z = F.linear(x, weight)[0] if hasattr(F, "linear") else x
+    z, _ = F.linear(x, weight)
     return y.tobytes(), dx.tobytes(), z.tobytes(), fastbn.get_num_threads()
 
 before = work(0)                                # the pool is running now

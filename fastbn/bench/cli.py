@@ -132,7 +132,9 @@ def train(
         int | None, typer.Option(help="Images in a step; each network's own by default.", min=2)
     ] = None,
     threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
-    peers: Annotated[str, typer.Option(help="none, or torch; by default if installed.")] = "all",
+    peers: Annotated[
+        str, typer.Option(help="none, or out of torch,jax; all that are installed.")
+    ] = "all",
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show the operations of a step, too.")
@@ -141,7 +143,7 @@ def train(
         Path | None, typer.Option("--json", help="Write the rows to this file.")
     ] = None,
 ) -> int:
-    """Training steps, against the best of PyTorch's ways to do them."""
+    """Training steps, against the best of the peers' ways to do them."""
     from rich.console import Console
 
     from fastbn.bench import networks, rows, table

@@ -1,4 +1,4 @@
-"""Training steps: this library's against PyTorch's, every variant in a process of its own."""
+"""Training steps: this library's against the peers', every variant in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastbn.bench.timing import ROUNDS, in_turns, medians
 
 LOSS_TOLERANCE = 1e-4
 
-# What of PyTorch is measured; the fastest counts. "fused" is the optimizer.
+# What of a peer is measured; the fastest counts. "fused" is the optimizer.
 VARIANTS = {
     "torch": (
         "eager",
@@ -22,7 +22,8 @@ VARIANTS = {
         "eager channels_last fused",
         "compile fused",
         "compile channels_last fused",
-    )
+    ),
+    "jax": ("jit",),
 }
 
 
@@ -113,7 +114,7 @@ def measure(
         TrainRow(
             name=network,
             shape=(batch, *recipe.input_shape),
-            layout="nchw" if side != "fastbn" and "channels_last" not in side else "nhwc",
+            layout="nchw" if is_nchw(side) else "nhwc",
             op="train" if side == "fastbn" else f"train: {side}",
             dtype="float32",
             threads=threads,
@@ -130,6 +131,11 @@ def measure(
         if theirs:
             setattr(rows[0], f"x_{peer}", min(theirs) / rows[0].us)
     found.rows += rows
+
+
+def is_nchw(side: str) -> bool:
+    """Tell which sides have the channels in front of the pixels."""
+    return side.startswith("torch") and "channels_last" not in side
 
 
 def same_losses(side: str, ours: Sequence[float], theirs: Sequence[float]) -> None:

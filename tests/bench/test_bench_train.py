@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from fastbn.bench.networks import NETWORKS, choose
 from fastbn.bench.peers import installed
 from fastbn.bench.peers.client import PeerError, Worker
 from fastbn.bench.peers.fastbn_train import Suite
-from fastbn.bench.peers.suite import WARM_STEPS, Training
+from fastbn.bench.peers.suite import WARM_STEPS
 from fastbn.bench.peers.worker import answer
 from fastbn.bench.profile import Profile, arrays
 
@@ -168,7 +167,8 @@ def test_table_of_steps(tmp_path: Path) -> None:
 
 def test_variants_without_images_have_one_layout() -> None:
     assert not any("channels_last" in variant for _, variant in train.variants("mlp", ["torch"]))
-    assert len(train.variants("convnet4", ["torch", "jax"])) == len(train.VARIANTS["torch"])
+    assert len(train.variants("convnet4", ["torch"])) == len(train.VARIANTS["torch"])
+    assert train.variants("mlp", ["tensorflow", "jax"]) == [("jax", "jit")]
     assert train.variants("convnet4", []) == []
 
 
@@ -206,16 +206,14 @@ def test_command_without_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found["images_per_second"] > 0
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_pytorch_trains_the_same(torch: ModuleType, suite: Suite, name: str) -> None:
-    from fastbn.bench.peers.torch_train import Suite as Theirs
-
-    assert "torch" in installed()
-    theirs = Theirs.__new__(Theirs)  # the number of threads is the session's
-    theirs.torch = torch
-    Training.__init__(theirs)
-    suite.open(name, 8, "")
-    ours = suite.turn(3)["losses"]
-    for variant in ("eager", "eager channels_last fused"):
-        theirs.open(name, 8, variant)
-        train.same_losses(variant, ours, theirs.turn(3)["losses"])
+@pytest.mark.parametrize("peer", [peer for peer in installed() if peer in train.VARIANTS])
+def test_a_peer_trains_the_same(suite: Suite, peer: str) -> None:
+    with Worker(peer, "train", 1) as worker:
+        for name in NETWORKS:
+            suite.open(name, 4, "")
+            ours = suite.turn(1)["losses"]
+            for _, variant in train.variants(name, [peer]):
+                if "compile" not in variant:  # a minute each
+                    worker.ask("open", network=name, batch=4, variant=variant)
+                    theirs = worker.ask("turn", steps=1)["losses"]
+                    train.same_losses(f"{peer} {variant}", ours, theirs)

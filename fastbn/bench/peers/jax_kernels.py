@@ -21,17 +21,23 @@ from fastbn.bench.timing import Call
 EPS, MOMENTUM = 1e-5, 0.1
 
 
+def import_jax(threads: int) -> Any:
+    """Import JAX on so many cores: its pool takes as many threads as there are cores to run on."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    elif threads != os.cpu_count():
+        raise RuntimeError("JAX takes all cores, and this system cannot keep it off any")
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_platforms", "cpu")
+    return jax
+
+
 class Suite(Kernels):
-    """JAX on so many cores: its pool takes as many threads as there are cores to run on."""
+    """JAX on so many cores."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-        elif threads != os.cpu_count():
-            raise RuntimeError("JAX takes all cores, and this system cannot keep it off any")
-        self.jax: Any = importlib.import_module("jax")
-        self.jax.config.update("jax_platforms", "cpu")
+        self.jax: Any = import_jax(threads)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``jax.jit``, for type checkers."""

@@ -180,7 +180,7 @@ def test_progress_shows_loss_accuracy_and_rate(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stderr", screen)
     Trainer(net()).fit(blobs(), 2, 32, blobs(50, 1), rng=0, progress=True)
     shown = screen.getvalue()
-    for part in ("epoch 1", "epoch 2", "10/10", "loss ", "accuracy ", "images/s", "validation "):
+    for part in ("epoch 1", "epoch 2", "10/10", "loss ", "accuracy ", "images/s", "val "):
         assert part in shown
 
 

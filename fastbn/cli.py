@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from fastbn.bench.cli import bench_app
+from fastbn.table import show
 
 DONE, DIFFERENT, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -84,6 +85,9 @@ def train(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate; 0.001, of sgd (momentum 0.9) 0.05.")
     ] = None,
+    final_lr: Annotated[
+        float | None, typer.Option(help="Learning rate of the last epoch; the same by default.")
+    ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="Weight decay; the optimizer's default.", min=0)
     ] = None,
@@ -106,6 +110,7 @@ def train(
         batch_size=batch_size,
         optimizer=optimizer.value,
         lr=lr,
+        final_lr=final_lr,
         weight_decay=weight_decay,
         seed=seed,
     )
@@ -214,42 +219,6 @@ def fetch(
         folder = data.fetch(name, root, base_url=base_url, progress=bar)
     print(f"{folder}: {data.load(folder)}")
     return DONE
-
-
-def show(title: str, values: Mapping[str, object]) -> None:
-    """Print names and values as a table of two columns."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in values.items():
-        table.add_row(name, readable(value))
-    Console().print(table)
-
-
-def readable(value: object) -> str:
-    """Text of a value in a table: four digits of a float, nothing for nothing.
-
-    >>> readable(0.000123456), readable(60000), readable(None), readable(["a", "b"])
-    ('0.0001235', '60,000', '-', 'a, b')
-    >>> readable({"l1": 32, "l2": None})
-    'l1 32, l2 -'
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {readable(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(readable, value)) or "-"
-    return str(value)
 
 
 def one_line(error: Exception) -> str:

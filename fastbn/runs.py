@@ -39,6 +39,7 @@ def train(
     batch_size: int = 64,
     optimizer: str = "adam",
     lr: float | None = None,
+    final_lr: float | None = None,
     weight_decay: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -59,6 +60,9 @@ def train(
         SGD has a momentum of 0.9.
     lr : float, optional
         Learning rate; by default 0.001, of SGD 0.05.
+    final_lr : float, optional
+        Learning rate of the last epoch; it falls by the same factor from epoch to epoch. By
+        default it stays the same.
     weight_decay : float, optional
         By default the optimizer's own.
     seed : int
@@ -83,11 +87,22 @@ def train(
     }
     net = factory(model)(**arguments, rng=rng)
     rate = LEARNING_RATES[optimizer] if lr is None else lr
-    trainer = Trainer(net, CrossEntropyLoss(), _optimizer(net, optimizer, rate, weight_decay))
+    if final_lr is not None and not (rate > 0.0 and final_lr > 0.0):
+        raise ValueError(
+            f"With final_lr, learning rates should be above 0, got {rate} and {final_lr}"
+        )
+    stepper = _optimizer(net, optimizer, rate, weight_decay)
+    trainer = Trainer(net, CrossEntropyLoss(), stepper)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
 
-    history = trainer.fit(images, epochs, batch_size, validation=images, rng=rng)
+    if final_lr is None:
+        trainer.fit(images, epochs, batch_size, validation=images, rng=rng)
+    else:
+        for epoch_rate in np.geomspace(rate, final_lr, epochs):
+            stepper.lr = float(epoch_rate)
+            trainer.fit(images, 1, batch_size, validation=images, rng=rng)
+    history = trainer.history
 
     path = folder / WEIGHTS
     if model in models.names():
@@ -102,6 +117,7 @@ def train(
         "batch_size": batch_size,
         "optimizer": optimizer,
         "lr": rate,
+        "final_lr": rate if final_lr is None else final_lr,
         "seed": seed,
         "test_loss": evaluation.loss,
         "test_accuracy": evaluation.accuracy,

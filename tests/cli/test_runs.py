@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from fastbn import nn, runs, train
+from fastbn import nn, optim, runs, train
 
 Run = Callable[..., int]
 
@@ -90,6 +90,27 @@ def test_learning_rate_is_passed_on(run: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     initial = runs.factory("mlp")(input_shape=(8, 8, 1), classes=10, rng=rng).state_dict()
     np.testing.assert_array_equal(state["1.weight"], initial["1.weight"])
+
+
+def test_learning_rate_falls_to_the_final_one(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lrs = []
+
+    class Recorder(optim.Adam):
+        def step(self) -> None:
+            lrs.append(self.lr)
+            super().step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optim, "Adam", Recorder)
+        options = ("--epochs", "3", "--lr", "0.01", "--final-lr", "0.0001")
+        assert train_digits(run, "mlp", *options) == 0
+    np.testing.assert_allclose(sorted(set(lrs), reverse=True), [1e-2, 1e-3, 1e-4])
+    report = json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))
+    assert [row["epoch"] for row in report["history"]] == [1, 2, 3]
+    assert train_digits(run, "mlp", "--final-lr", "0") == 2
+    assert "above 0" in capsys.readouterr().err
 
 
 def test_export_knows_the_network(run: Run, tmp_path: Path) -> None:

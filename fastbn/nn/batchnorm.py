@@ -114,7 +114,6 @@ class BatchNorm(Module):
         self,
         x: Array,
         save: bool,
-        *,
         activation: str | None = None,
         negative_slope: float = 0.01,
         residual: Array | None = None,

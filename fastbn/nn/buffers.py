@@ -65,13 +65,16 @@ def _entry(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Entry:
     return view.base, view
 
 
-def _counts(entry: Entry) -> tuple[int, int]:
-    return getrefcount(entry[0]), getrefcount(entry[1])
+def _counts(entries: list[Entry]) -> tuple[int, int]:
+    """Count as `Pool.take` does."""
+    for memory, view in entries:
+        return getrefcount(memory), getrefcount(view)
+    raise ValueError("there is nothing to count")
 
 
 # What the two counts are while only the pool holds an entry. Interpreters differ in what they
 # count on the way into getrefcount, so this one is asked.
-_MEMORY_FREE, _VIEW_FREE = _counts(_entry((1,), np.dtype(np.float32)))
+_MEMORY_FREE, _VIEW_FREE = _counts([_entry((1,), np.dtype(np.float32))])
 
 
 class Pool:
@@ -109,11 +112,10 @@ class Pool:
         self._takes += 1
         entries = self._buffers.get((shape, dtype))
         if entries is not None:
-            for entry in entries:
-                if (
-                    getrefcount(entry[1]) == _VIEW_FREE and getrefcount(entry[0]) == _MEMORY_FREE
-                ):  # the second asks for views of the view
-                    return entry[1]
+            for memory, view in entries:
+                # the memory's count tells of other views than this one
+                if getrefcount(view) == _VIEW_FREE and getrefcount(memory) == _MEMORY_FREE:
+                    return view
         return self._allocate(shape, dtype)
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

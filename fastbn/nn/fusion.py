@@ -55,9 +55,25 @@ class Normalised:
         if activation is not None:
             self.kind, self.slope = kind_of(activation)
 
-    def forward(self, x: Array, save: bool) -> Array:
-        """Return act(norm(weighted(x)))."""
-        return self.forward_residual(x, save, None, self.kind, self.slope)
+    def forward(
+        self,
+        x: Array,
+        save: bool,
+        residual: Array | None = None,
+        kind: str | None = None,
+        slope: float = 0.01,
+    ) -> Array:
+        """Return act(norm(weighted(x)) + residual); `kind` says act where there is none inside."""
+        weighted, norm = self.weighted, self.norm
+        left_out = None
+        if weighted is not None:
+            bias = weighted.bias
+            if bias is not None and norm.uses_batch_statistics:
+                left_out = bias.data
+            x = weighted.forward(x, save, left_out is None)
+        if self.kind is not None:
+            kind, slope = self.kind, self.slope
+        return norm.forward(x, save, kind, slope, residual, left_out)
 
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         """Return dx of the first of the layers."""
@@ -66,26 +82,6 @@ class Normalised:
         dx = self.norm.backward(dy)
         assert dx is not None
         return self.weighted.backward(dx, need_dx)
-
-    def forward_residual(
-        self, x: Array, save: bool, residual: Array | None, kind: str | None, slope: float
-    ) -> Array:
-        """Return act(norm(weighted(x)) + residual)."""
-        weighted, norm = self.weighted, self.norm
-        left_out = None
-        if weighted is not None:
-            bias = weighted.bias
-            if bias is not None and norm.uses_batch_statistics:
-                left_out = bias.data
-            x = weighted.forward(x, save, left_out is None)
-        return norm.forward(
-            x,
-            save,
-            activation=kind,
-            negative_slope=slope,
-            residual=residual,
-            left_out_bias=left_out,
-        )
 
     def backward_residual(
         self, dy: Array, need_dx: bool, need_dresidual: bool
@@ -160,7 +156,7 @@ class Plan:
         assert self.tail is not None
         for step in self.steps[:-1]:
             x = step.forward(x, save)
-        return self.tail.forward_residual(x, save, residual, kind, slope)
+        return self.tail.forward(x, save, residual, kind, slope)
 
     def backward_residual(
         self, dy: Array, need_dx: bool, need_dresidual: bool

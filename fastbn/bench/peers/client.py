@@ -35,7 +35,7 @@ class Worker:
         self.title = TITLES.get(peer, peer)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fastbn.bench.peers.worker", peer, suite, str(threads)],
+            [sys.executable, "-P", "-m", "fastbn.bench.peers.worker", peer, suite, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 class DropoutSaved:
     seed: int
     p: float
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
 
 def forward(
     x: NDArray[Any],

@@ -1,19 +1,20 @@
 """Pooling of channels-last images, forward and backward: who does what.
 
-Rows of pixels are shared by the threads: rows of y in forward, rows of dx in backward, where every
-input pixel gathers what the windows that see it hand to it. So each value is written by one thread
-and added up in one order. Loops over windows and numbers are in simd/pooling.h.
+Rows of pixels are shared by the threads: rows of y in forward, rows of dx in backward, to which the
+windows that see them add in one order. So each value is written by one thread and is the same for
+every number of threads. Loops over windows and numbers are in simd/pooling.h.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cython.parallel cimport prange
 from libc.stdint cimport INT32_MAX, int32_t, int64_t
+from libc.string cimport memset
 
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport check_apart, check_is, data, dense, float_of, output_of
-from fastbn.kernels.runtime cimport spans_of, streams, team
-from fastbn.kernels.spans cimport pool_spans_t, pool_t, reach_t
+from fastbn.kernels.runtime cimport F32, scratch, spans_of, streams, team
+from fastbn.kernels.spans cimport pool_spans_t, pool_t
 
 cnp.import_array()
 
@@ -37,11 +38,13 @@ cdef class PoolSaved:
     cdef cnp.npy_intp y_shape[4]
     cdef int element, typenum, itemsize
     cdef void *winners
-    cdef int32_t *tables
+    cdef int32_t *counts
+    cdef int32_t *lists
 
     def __dealloc__(self):
         PyMem_Free(self.winners)
-        PyMem_Free(self.tables)
+        PyMem_Free(self.counts)
+        PyMem_Free(self.lists)
 
 
 cdef int take_pair(object value, str what, int64_t *first, int64_t *second) except -1:
@@ -113,63 +116,66 @@ cdef PoolSaved window_of(cnp.ndarray x, object kernel_size, object stride, objec
     if g.out_h == 0 or g.out_w == 0:
         raise ValueError(f"Given input size: ({g.channels}x{g.in_h}x{g.in_w}). Calculated output "
                          f"size: ({g.channels}x{g.out_h}x{g.out_w}). Output size is too small")
-    if max(g.in_h, g.in_w, g.out_h * g.kh, g.out_w * g.kw, g.kh * g.kw) >= INT32_MAX:
+    if max(g.in_h, g.in_w, g.out_h * g.kh, g.out_w, g.kh * g.kw) >= INT32_MAX:
         raise ValueError(f"x is too large for pooling: shape {(<object>x).shape}")
     saved.y_shape[1], saved.y_shape[2] = g.out_h, g.out_w
     g.wide = g.kh * g.kw >= NARROW_TAPS
-    g.stream = False
     return saved
 
 
-cdef int64_t table_size(int64_t size, int64_t outs, int64_t taps) noexcept:
-    return size + 1 + 2 * outs * taps + outs
-
-
-cdef reach_t reach_of(int32_t *table, int64_t size, int64_t outs, int64_t taps, int64_t stride,
-                      int64_t padding, int64_t dilation, bint include_pad) noexcept:
-    """Fill the table, which is zero, of one axis: which windows see each input."""
-    cdef reach_t reach
-    cdef int32_t *first = table
-    cdef int32_t *out = table + size + 1
-    cdef int32_t *tap = out + outs * taps
-    cdef int32_t *count = tap + outs * taps
-    cdef int64_t o, k, i, end
-    reach.first, reach.out, reach.tap, reach.count = first, out, tap, count
+cdef void count_places(int32_t *count, int64_t size, int64_t outs, int64_t taps, int64_t stride,
+                       int64_t padding, bint include_pad) noexcept:
+    """How many of the places of each window along an axis a mean divides by."""
+    cdef int64_t margin = padding if include_pad else 0, o, start
     for o in range(outs):
-        for k in range(taps):
-            i = o * stride - padding + k * dilation
-            if 0 <= i < size:
+        start = o * stride - padding
+        count[o] = <int32_t>(min(start + taps, size + margin) - max(start, -margin))
+
+
+cdef void list_rows(int32_t *first, int32_t *out, int32_t *tap, const pool_t *g) noexcept:
+    """Which windows see each row of x; `first` is zero."""
+    cdef int64_t o, k, i
+    for o in range(g.out_h):
+        for k in range(g.kh):
+            i = o * g.sh - g.ph + k * g.dh
+            if 0 <= i < g.in_h:
                 first[i + 1] += 1
-                count[o] += 1
-        if include_pad:
-            end = min(o * stride - padding + taps, size + padding)
-            count[o] = <int32_t>(end - (o * stride - padding))
-    for i in range(size):
+    for i in range(g.in_h):
         first[i + 1] += first[i]
-    for o in range(outs):  # first[i] moves to the end of i's windows, where i + 1's begin
-        for k in range(taps):
-            i = o * stride - padding + k * dilation
-            if 0 <= i < size:
+    for o in range(g.out_h):  # first[i] moves to the end of i's windows, where i + 1's begin
+        for k in range(g.kh):
+            i = o * g.sh - g.ph + k * g.dh
+            if 0 <= i < g.in_h:
                 out[first[i]], tap[first[i]] = <int32_t>o, <int32_t>k
                 first[i] += 1
-    for i in range(size, 0, -1):
+    for i in range(g.in_h, 0, -1):
         first[i] = first[i - 1]
     first[0] = 0
-    return reach
 
 
-cdef int build_tables(PoolSaved saved, bint include_pad) except -1:
+cdef int build_counts(PoolSaved saved, bint include_pad) except -1:
     cdef pool_t *g = &saved.g
-    cdef int64_t rows = table_size(g.in_h, g.out_h, g.kh)
-    if saved.tables != NULL:
-        return 0
-    saved.tables = <int32_t *>PyMem_Calloc(rows + table_size(g.in_w, g.out_w, g.kw),
-                                           sizeof(int32_t))
-    if saved.tables == NULL:
+    saved.counts = <int32_t *>PyMem_Malloc((g.out_h + g.out_w) * sizeof(int32_t))
+    if saved.counts == NULL:
         raise MemoryError
-    g.rows = reach_of(saved.tables, g.in_h, g.out_h, g.kh, g.sh, g.ph, g.dh, include_pad)
-    g.columns = reach_of(saved.tables + rows, g.in_w, g.out_w, g.kw, g.sw, g.pw, g.dw,
-                         include_pad)
+    g.row_count, g.column_count = saved.counts, saved.counts + g.out_h
+    count_places(saved.counts, g.in_h, g.out_h, g.kh, g.sh, g.ph, include_pad)
+    count_places(saved.counts + g.out_h, g.in_w, g.out_w, g.kw, g.sw, g.pw, include_pad)
+    return 0
+
+
+cdef int build_lists(PoolSaved saved) except -1:
+    cdef pool_t *g = &saved.g
+    cdef int64_t pairs = g.out_h * g.kh
+    if saved.lists != NULL:
+        return 0
+    saved.lists = <int32_t *>PyMem_Calloc(g.in_h + 1 + 2 * pairs, sizeof(int32_t))
+    if saved.lists == NULL:
+        raise MemoryError
+    g.first = saved.lists
+    g.out = saved.lists + g.in_h + 1
+    g.tap = saved.lists + g.in_h + 1 + pairs
+    list_rows(saved.lists, saved.lists + g.in_h + 1, saved.lists + g.in_h + 1 + pairs, g)
     return 0
 
 
@@ -182,6 +188,7 @@ cdef struct work_t:
     char *y              # or dx
     char *winners        # NULL: a mean
     bint backward
+    bint stream
     int64_t rows         # of all images: those of y, or of dx
     int64_t rows_each
     int64_t step         # rows in a chunk
@@ -192,20 +199,29 @@ cdef void run_chunk(const work_t *w, int64_t chunk) noexcept nogil:
     cdef int64_t k, n, row
     cdef const char *x
     cdef char *y
+    cdef char *near = <char *>scratch(3, w.y_row) if w.stream else NULL
     for k in range(chunk * w.step, min(w.rows, (chunk + 1) * w.step)):
         n = k // w.rows_each
         row = k - n * w.rows_each
         x = w.x + n * w.x_image
         y = w.y + k * w.y_row
-        if w.winners == NULL and w.backward:
+        if not w.backward:
+            if w.winners == NULL:
+                w.spans.avg_row(w.g, x, y, row)
+            else:
+                w.spans.max_row(w.g, x, y, w.winners + k * w.winners_row, row)
+            continue
+        # What is added to stays in the cache, and leaves it once.
+        if near != NULL:
+            y = near
+        memset(y, 0, w.y_row)
+        if w.winners == NULL:
             w.spans.avg_grad_row(w.g, x, y, row)
-        elif w.winners == NULL:
-            w.spans.avg_row(w.g, x, y, row)
-        elif w.backward:
-            w.spans.max_grad_row(w.g, x, w.winners + n * w.winners_image, y, row)
         else:
-            w.spans.max_row(w.g, x, y, w.winners + k * w.winners_row, row)
-    if w.g.stream:
+            w.spans.max_grad_row(w.g, x, w.winners + n * w.winners_image, y, row)
+        if near != NULL:
+            spans_of(F32).memory.stream_copy(near, w.y + k * w.y_row, w.y_row)
+    if near != NULL:
         store_fence()
 
 
@@ -230,9 +246,7 @@ cdef void run(PoolSaved saved, cnp.ndarray x, cnp.ndarray y, bint backward) noex
     w.winners_row = g.out_w * g.channels * winners_size
     w.winners_image = w.winners_row * g.out_h
     w.step = max(1, CHUNK_BYTES // (in_row if backward else in_row * g.sh))
-    # Streamed vectors must lie on their own lines.
-    g.stream = (backward and streams(<double>cnp.PyArray_NBYTES(y))
-                and g.channels * saved.itemsize % 64 == 0 and <size_t>w.y % 64 == 0)
+    w.stream = backward and streams(<double>cnp.PyArray_NBYTES(y))
     chunks = (w.rows + w.step - 1) // w.step
     if threads == 1:
         with nogil:
@@ -259,7 +273,7 @@ cdef cnp.ndarray backward(object dy_, PoolSaved saved, str operation, object out
     dx = output_of(out, 4, saved.x_shape, saved.typenum, "out")
     if out is not None:
         check_apart(dx, dy, "dy", False)
-    build_tables(saved, False)
+    build_lists(saved)
     run(saved, dy, dx, True)
     return dx
 
@@ -288,7 +302,7 @@ def avg_pool2d(object x_, object kernel_size, object stride, object padding, bin
     """Compute ``functional.avg_pool2d``."""
     cdef cnp.ndarray x = dense(x_, "x")
     cdef PoolSaved saved = window_of(x, kernel_size, stride, padding, 1, ceil_mode, "avg_pool2d")
-    build_tables(saved, count_include_pad)
+    build_counts(saved, count_include_pad)
     return forward(x, saved, out)
 
 

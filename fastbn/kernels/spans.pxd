@@ -1,5 +1,5 @@
 # The tables of simd/table.h, as Cython sees them.
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
 cdef extern from "table.h" nogil:
@@ -64,6 +64,8 @@ cdef extern from "table.h" nogil:
                     int stream) noexcept nogil
         void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
                          int stream) noexcept nogil
+        void (*dropout)(const void *x, void *y, int64_t first, int64_t n, uint64_t seed,
+                        uint64_t threshold, double scale, int stream) noexcept nogil
         void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns) noexcept nogil
         void (*softmax_grad_rows)(const void *y, const void *dy, void *dx, int64_t rows,
                                   int64_t columns) noexcept nogil
@@ -82,19 +84,15 @@ cdef extern from "table.h" nogil:
         void (*difference)(const void *p, const void *t, void *dp, int64_t n, double factor,
                            int stream) noexcept nogil
 
-    ctypedef struct reach_t:
-        const int32_t *first
-        const int32_t *out
-        const int32_t *tap
-        const int32_t *count
-
     ctypedef struct pool_t:
         int64_t in_h, in_w, channels, out_h, out_w
         int64_t kh, kw, sh, sw, ph, pw, dh, dw
-        reach_t rows
-        reach_t columns
+        const int32_t *first
+        const int32_t *out
+        const int32_t *tap
+        const int32_t *row_count
+        const int32_t *column_count
         int wide
-        int stream
 
     ctypedef struct pool_spans_t:
         void (*max_row)(const pool_t *g, const void *x, void *y, void *winners,

@@ -1,8 +1,8 @@
 /* Pooling, channels-last: a row of pixels at a time, vectors of channels.
  *
- * Forward walks over the windows. Backward gathers: an input pixel adds up what the windows that
- * see it hand to it (reach_t lists them), always in one order, and is written once. The maximum's
- * place is kept as the number of its tap, a byte where the window has fewer than 255 taps.
+ * Both ways walk over the windows: forward over those of a row of y, backward over those that see
+ * a row of dx, which add to it in one order while it is in the cache.
+ * The maximum's place is kept as the number of its tap, a byte where there are fewer than 255.
  */
 #if !defined(FASTBN_BF16)
 
@@ -24,8 +24,6 @@
     do {                                                           \
         if (part)                                                  \
             v_storet_part((p), (value), part);                     \
-        else if (stream)                                           \
-            v_stream((io_t *)(p) + (v) * W, (value));              \
         else                                                       \
             v_storet((p) + (v) * W, (value));                      \
     } while (0)
@@ -35,7 +33,18 @@
 #if FASTBN_VECTORS
 typedef uint8_t VB __attribute__((vector_size(W)));
 INLINE VI tap_set(int64_t tap) { return (TI)tap - (VI){0}; }
-INLINE VI tap_where(VI test, VI p, VI q) { return (test & p) | (~test & q); }
+/* v_where in one instruction: compilers do not find it. */
+INLINE V pick(VI test, V p, V q)
+{
+#if VBYTES == 32 && defined(__AVX2__)
+    return (V)_mm256_blendv_epi8((__m256i)q, (__m256i)p, (__m256i)test);
+#elif VBYTES == 16 && defined(__SSE4_1__)
+    return (V)_mm_blendv_epi8((__m128i)q, (__m128i)p, (__m128i)test);
+#else
+    return v_where(test, p, q);
+#endif
+}
+INLINE VI tap_pick(VI test, VI p, VI q) { return (VI)pick(test, (V)p, (V)q); }
 INLINE V value_where(VI test, V value) { return (V)(test & (VI)value); } /* elsewhere 0 */
 /* Where value takes the place of best: NaN does, but for another NaN. */
 INLINE VI wins(V value, V best) { return ~(value <= best) & (best == best); }
@@ -122,17 +131,16 @@ INLINE VI taps_load(const void *p, int64_t at, const int wide, const int part)
     return taps;
 }
 #else
-typedef int VI;
-INLINE VI tap_set(int64_t tap) { return (int)tap; }
-INLINE VI tap_where(VI test, VI p, VI q) { return test ? p : q; }
+INLINE VI tap_set(int64_t tap) { return (VI)tap; }
+INLINE V pick(VI test, V p, V q) { return test ? p : q; }
+INLINE VI tap_pick(VI test, VI p, VI q) { return test ? p : q; }
 INLINE V value_where(VI test, V value) { return test ? value : 0; }
-INLINE V v_where(VI test, V p, V q) { return test ? p : q; }
 INLINE VI wins(V value, V best) { return !(value <= best) && best == best; }
 INLINE void taps_store(void *p, int64_t at, VI taps, int wide, int part)
 {
     (void)part;
     if (wide)
-        ((int32_t *)p)[at] = taps;
+        ((int32_t *)p)[at] = (int32_t)taps;
     else
         ((uint8_t *)p)[at] = (uint8_t)taps;
 }
@@ -154,15 +162,13 @@ INLINE taps_t taps_inside(int64_t out, int64_t size, int64_t taps, int64_t strid
                           int64_t padding, int64_t dilation)
 {
     const int64_t start = out * stride - padding;
-    taps_t t = {0, 0, start};
+    taps_t t = {0, taps, start};
     if (start < 0) {
         t.first = (dilation - 1 - start) / dilation;
         t.at = start + t.first * dilation;
     }
-    if (start < size)
-        t.end = (size - 1 - start) / dilation + 1;
-    if (t.end > taps)
-        t.end = taps;
+    if (start + (taps - 1) * dilation >= size)
+        t.end = start < size ? (size - 1 - start) / dilation + 1 : 0;
     return t;
 }
 
@@ -174,23 +180,22 @@ INLINE void max_group(const T *x, int64_t rows, int64_t row_step, int64_t column
 {
     V best[4];
     VI which[4];
-    const int stream = 0;
-    for (int v = 0; v < vectors; v++) {
+    UNROLL4 for (int v = 0; v < vectors; v++) {
         best[v] = GROUP_LOAD(x, v);
         which[v] = tap_set(tap);
     }
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) {
+        for (int64_t j = i == 0; j < columns; j++) {
             const T *p = x + i * row_step + j * column_step;
             const VI here = tap_set(tap + i * row_taps + j);
-            for (int v = 0; v < vectors; v++) {
+            UNROLL4 for (int v = 0; v < vectors; v++) {
                 const V value = GROUP_LOAD(p, v);
                 const VI test = wins(value, best[v]);
-                best[v] = v_where(test, value, best[v]);
-                which[v] = tap_where(test, here, which[v]);
+                best[v] = pick(test, value, best[v]);
+                which[v] = tap_pick(test, here, which[v]);
             }
         }
-    for (int v = 0; v < vectors; v++) {
+    UNROLL4 for (int v = 0; v < vectors; v++) {
         GROUP_STORE(y, v, best[v]);
         taps_store(winners, at + v * W, which[v], wide, part);
     }
@@ -198,8 +203,9 @@ INLINE void max_group(const T *x, int64_t rows, int64_t row_step, int64_t column
 
 /* Row `out` of y and of the winners; x is the image. A window without inputs (a dilated one
  * may be) is -inf and has no winner. */
-static void max_row(const pool_t *g, const void *x_, void *y_, void *winners, int64_t out)
+static void max_row(const pool_t *g_, const void *x_, void *y_, void *winners, int64_t out)
 {
+    const pool_t own = *g_, *g = &own; /* no store can change it */
     const T *x = x_;
     T *y = y_;
     const taps_t i = taps_inside(out, g->in_h, g->kh, g->sh, g->ph, g->dh);
@@ -234,45 +240,49 @@ static void max_row(const pool_t *g, const void *x_, void *y_, void *winners, in
     }
 }
 
-INLINE void max_grad_group(const pool_t *g, const T *dy, const void *winners, T *dx,
-                           int64_t row, int64_t column, int64_t c, const int wide,
-                           const int stream, const int vectors, const int part)
+/* Add a window's dy, where tap `tap` + j won, to pixel j of the `columns` it sees. */
+INLINE void max_grad_group(const T *dy, const void *winners, int64_t at, int64_t tap, T *dx,
+                           int64_t columns, int64_t column_step, const int wide,
+                           const int vectors, const int part)
 {
-    const reach_t *rows = &g->rows, *columns = &g->columns;
-    V sum[4];
-    for (int v = 0; v < vectors; v++)
-        sum[v] = v_set(0);
-    for (int32_t i = rows->first[row]; i < rows->first[row + 1]; i++)
-        for (int32_t j = columns->first[column]; j < columns->first[column + 1]; j++) {
-            const int64_t at =
-                ((int64_t)rows->out[i] * g->out_w + columns->out[j]) * g->channels + c;
-            const VI here = tap_set(rows->tap[i] * g->kw + columns->tap[j]);
-            for (int v = 0; v < vectors; v++)
-                sum[v] += value_where(
-                    taps_load(winners, at + v * W, wide, part) == here,
-                    GROUP_LOAD(dy + at, v));
-        }
-    for (int v = 0; v < vectors; v++)
-        GROUP_STORE(dx, v, sum[v]);
+    V d[4];
+    VI which[4];
+    UNROLL4 for (int v = 0; v < vectors; v++) {
+        d[v] = GROUP_LOAD(dy + at, v);
+        which[v] = taps_load(winners, at + v * W, wide, part);
+    }
+    for (int64_t j = 0; j < columns; j++) {
+        T *p = dx + j * column_step;
+        const VI here = tap_set(tap + j);
+        UNROLL4 for (int v = 0; v < vectors; v++)
+            GROUP_STORE(p, v, GROUP_LOAD(p, v) + value_where(which[v] == here, d[v]));
+    }
 }
 
-/* Row `row` of dx; dy and winners are the image's. */
-static void max_grad_row(const pool_t *g, const void *dy, const void *winners, void *dx_,
+/* Row `row` of dx, which begins as zeros; dy and winners are the image's. */
+static void max_grad_row(const pool_t *g_, const void *dy, const void *winners, void *dx_,
                          int64_t row)
 {
+    const pool_t own = *g_, *g = &own; /* no store can change it */
     T *dx = dx_;
-    for (int64_t column = 0; column < g->in_w; column++, dx += g->channels) {
+    for (int32_t i = g->first[row]; i < g->first[row + 1]; i++) {
+        int64_t at = g->out[i] * g->out_w * g->channels;
+        for (int64_t column = 0; column < g->out_w; column++, at += g->channels) {
+            const taps_t j = taps_inside(column, g->in_w, g->kw, g->sw, g->pw, g->dw);
+            const int64_t tap = g->tap[i] * g->kw + j.first, columns = j.end - j.first;
+            T *p = dx + j.at * g->channels;
 #define CALL(VECTORS, PART)                                                                   \
     do {                                                                                      \
         if (g->wide)                                                                          \
-            max_grad_group(g, dy, winners, dx + c, row, column, c, 1, 0, VECTORS, PART);      \
-        else if (g->stream)                                                                   \
-            max_grad_group(g, dy, winners, dx + c, row, column, c, 0, 1, VECTORS, PART);      \
+            max_grad_group(dy, winners, at + c, tap, p + c, columns, g->dw * g->channels, 1,  \
+                           VECTORS, PART);                                                    \
         else                                                                                  \
-            max_grad_group(g, dy, winners, dx + c, row, column, c, 0, 0, VECTORS, PART);      \
+            max_grad_group(dy, winners, at + c, tap, p + c, columns, g->dw * g->channels, 0,  \
+                           VECTORS, PART);                                                    \
     } while (0)
-        CHANNEL_GROUPS(g->channels, CALL);
+            CHANNEL_GROUPS(g->channels, CALL);
 #undef CALL
+        }
     }
 }
 
@@ -282,32 +292,32 @@ INLINE void avg_group(const T *x, int64_t rows, int64_t row_step, int64_t column
                       int64_t column_step, V divisor, T *y, const int vectors, const int part)
 {
     V sum[4];
-    const int stream = 0;
-    for (int v = 0; v < vectors; v++)
+    UNROLL4 for (int v = 0; v < vectors; v++)
         sum[v] = v_set(0);
     for (int64_t i = 0; i < rows; i++) {
         V line[4]; /* sums of sums: large windows lose fewer digits */
-        for (int v = 0; v < vectors; v++)
+        UNROLL4 for (int v = 0; v < vectors; v++)
             line[v] = v_set(0);
         for (int64_t j = 0; j < columns; j++)
-            for (int v = 0; v < vectors; v++)
+            UNROLL4 for (int v = 0; v < vectors; v++)
                 line[v] += GROUP_LOAD(x + i * row_step + j * column_step, v);
-        for (int v = 0; v < vectors; v++)
+        UNROLL4 for (int v = 0; v < vectors; v++)
             sum[v] += line[v];
     }
-    for (int v = 0; v < vectors; v++)
+    UNROLL4 for (int v = 0; v < vectors; v++)
         GROUP_STORE(y, v, sum[v] / divisor);
 }
 
-static void avg_row(const pool_t *g, const void *x_, void *y_, int64_t out)
+static void avg_row(const pool_t *g_, const void *x_, void *y_, int64_t out)
 {
+    const pool_t own = *g_, *g = &own; /* no store can change it */
     const T *x = x_;
     T *y = y_;
     const taps_t i = taps_inside(out, g->in_h, g->kh, g->sh, g->ph, 1);
     for (int64_t column = 0; column < g->out_w; column++, y += g->channels) {
         const taps_t j = taps_inside(column, g->in_w, g->kw, g->sw, g->pw, 1);
         const int64_t rows = i.end - i.first, columns = j.end - j.first;
-        const V divisor = v_set((T)((int64_t)g->rows.count[out] * g->columns.count[column]));
+        const V divisor = v_set((T)((int64_t)g->row_count[out] * g->column_count[column]));
         const T *p = x + (i.at * g->in_w + j.at) * g->channels;
 #define CALL(VECTORS, PART)                                                                   \
     avg_group(p + c, rows, g->in_w *g->channels, columns, g->channels, divisor, y + c,        \
@@ -317,55 +327,42 @@ static void avg_row(const pool_t *g, const void *x_, void *y_, int64_t out)
     }
 }
 
-/* What a window of `count` places hands to each of them; most windows have as many. */
-typedef struct {
-    int64_t count;
-    T share;
-} share_t;
-
-INLINE V share_of(share_t *known, int64_t count)
+INLINE void avg_grad_group(const T *dy, V share, T *dx, int64_t columns, int64_t channels,
+                           const int vectors, const int part)
 {
-    if (count != known->count) {
-        known->count = count;
-        known->share = (T)(1.0 / (double)count);
+    V d[4];
+    UNROLL4 for (int v = 0; v < vectors; v++)
+        d[v] = GROUP_LOAD(dy, v) * share;
+    for (int64_t j = 0; j < columns; j++) {
+        T *p = dx + j * channels;
+        UNROLL4 for (int v = 0; v < vectors; v++)
+            GROUP_STORE(p, v, GROUP_LOAD(p, v) + d[v]);
     }
-    return v_set(known->share);
 }
 
-INLINE void avg_grad_group(const pool_t *g, const T *dy, T *dx, int64_t row, int64_t column,
-                           int64_t c, share_t *known, const int stream, const int vectors,
-                           const int part)
+/* Row `row` of dx, which begins as zeros; dy is the image's. */
+static void avg_grad_row(const pool_t *g_, const void *dy, void *dx_, int64_t row)
 {
-    const reach_t *rows = &g->rows, *columns = &g->columns;
-    V sum[4];
-    for (int v = 0; v < vectors; v++)
-        sum[v] = v_set(0);
-    for (int32_t i = rows->first[row]; i < rows->first[row + 1]; i++)
-        for (int32_t j = columns->first[column]; j < columns->first[column + 1]; j++) {
-            const int64_t y = rows->out[i], x = columns->out[j];
-            const int64_t at = (y * g->out_w + x) * g->channels + c;
-            const V share = share_of(known, (int64_t)rows->count[y] * columns->count[x]);
-            for (int v = 0; v < vectors; v++)
-                sum[v] = v_fma(GROUP_LOAD(dy + at, v), share, sum[v]);
-        }
-    for (int v = 0; v < vectors; v++)
-        GROUP_STORE(dx, v, sum[v]);
-}
-
-static void avg_grad_row(const pool_t *g, const void *dy, void *dx_, int64_t row)
-{
+    const pool_t own = *g_, *g = &own; /* no store can change it */
     T *dx = dx_;
-    share_t known = {0, 0};
-    for (int64_t column = 0; column < g->in_w; column++, dx += g->channels) {
+    for (int32_t i = g->first[row]; i < g->first[row + 1]; i++) {
+        const int64_t out = g->out[i];
+        const T *p = (const T *)dy + out * g->out_w * g->channels;
+        int64_t count = 0;
+        V share = v_set(0);
+        for (int64_t column = 0; column < g->out_w; column++, p += g->channels) {
+            const taps_t j = taps_inside(column, g->in_w, g->kw, g->sw, g->pw, 1);
+            const int64_t places = (int64_t)g->row_count[out] * g->column_count[column];
+            T *to = dx + j.at * g->channels;
+            if (places != count) { /* most windows have as many */
+                count = places;
+                share = v_set((T)(1.0 / (double)count));
+            }
 #define CALL(VECTORS, PART)                                                                   \
-    do {                                                                                      \
-        if (g->stream)                                                                        \
-            avg_grad_group(g, dy, dx + c, row, column, c, &known, 1, VECTORS, PART);                  \
-        else                                                                                  \
-            avg_grad_group(g, dy, dx + c, row, column, c, &known, 0, VECTORS, PART);                  \
-    } while (0)
-        CHANNEL_GROUPS(g->channels, CALL);
+    avg_grad_group(p + c, share, to + c, j.end - j.first, g->channels, VECTORS, PART)
+            CHANNEL_GROUPS(g->channels, CALL);
 #undef CALL
+        }
     }
 }
 
@@ -381,12 +378,12 @@ INLINE void mean_group(const T *x, T *y, int64_t pixels, int64_t ld, const int v
     for (int64_t first = 0; first < pixels; first += PIXEL_BLOCK) {
         const int64_t end = pixels - first < PIXEL_BLOCK ? pixels : first + PIXEL_BLOCK;
         V sum[4];
-        for (int v = 0; v < vectors; v++)
+        UNROLL4 for (int v = 0; v < vectors; v++)
             sum[v] = v_set(0);
         for (int64_t i = first; i < end; i++)
-            for (int v = 0; v < vectors; v++)
+            UNROLL4 for (int v = 0; v < vectors; v++)
                 sum[v] += GROUP_LOAD(x + i * ld, v);
-        for (int v = 0; v < vectors; v++)
+        UNROLL4 for (int v = 0; v < vectors; v++)
             v_storet(lanes + v * W, sum[v]);
         for (int k = 0; k < vectors * W; k++)
             sums[k] += (double)lanes[k];

@@ -4,6 +4,7 @@
 #include "vec.h"
 
 #include "activation.h"
+#include "dropout.h"
 #include "loss.h"
 #include "optim.h"
 #include "pooling.h"
@@ -20,7 +21,7 @@ const spans_t FASTBN_TABLE = {
            col_moments, col_apply, col_grad_sums, col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},
-    .activation = {map, map_grad, softmax_rows, softmax_grad_rows},
+    .activation = {map, map_grad, dropout, softmax_rows, softmax_grad_rows},
     .loss = {ce_rows, ce_grad_rows, squares, difference},
     .pool = {max_row, max_grad_row, avg_row, avg_grad_row, pixel_means, pixel_shares},
 #endif

@@ -60,6 +60,9 @@ typedef struct {
     void (*map)(const void *x, void *y, int64_t n, int op, double slope, int stream);
     void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
                      int stream);
+    /* first: the index of x[0], an even number; see simd/dropout.h */
+    void (*dropout)(const void *x, void *y, int64_t first, int64_t n, uint64_t seed,
+                    uint64_t threshold, double scale, int stream);
     void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns);
     void (*softmax_grad_rows)(const void *y, const void *dy, void *dx, int64_t rows,
                               int64_t columns);
@@ -80,19 +83,16 @@ typedef struct {
                        int stream);
 } loss_spans_t; /* float and double only */
 
-/* Along one axis: the windows that see input i are out[first[i]] ... out[first[i + 1] - 1], at
- * their taps tap[...]. count[o] is how many places of window o a mean divides by. */
-typedef struct {
-    const int32_t *first, *out, *tap, *count;
-} reach_t;
-
 /* Windows over x (N, in_h, in_w, channels), y (N, out_h, out_w, channels). */
 typedef struct {
     int64_t in_h, in_w, channels, out_h, out_w;
     int64_t kh, kw, sh, sw, ph, pw, dh, dw; /* kernel, stride, padding, dilation */
-    reach_t rows, columns;                  /* first, out and tap: in backward */
-    int wide;                               /* winners are int32, not uint8 */
-    int stream;
+    /* Backward: row i of x is seen by the rows of y out[first[i]] ... out[first[i + 1] - 1], at
+     * the rows of their windows tap[...]. */
+    const int32_t *first, *out, *tap;
+    /* Means: how many rows and columns of a window are divided by, for every row and column of y. */
+    const int32_t *row_count, *column_count;
+    int wide; /* winners are int32, not uint8 */
 } pool_t;
 
 typedef struct {

@@ -23,7 +23,7 @@ cimport numpy as cnp
 from fastbn.kernels.border cimport check_vector, data, dense, element_of, output, overlaps
 from fastbn.kernels.runtime cimport BF16, F64, scratch, spans_of, streams, team
 from fastbn.kernels.spans cimport (
-    ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t,
+    ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t, tensors_t,
 )
 
 cnp.import_array()
@@ -34,11 +34,12 @@ cdef extern from "rounding.h" nogil:
 
 cdef enum:
     TILE = 1024            # columns that the spans take at once
-    MAP_BYTES = 1024       # runs up to this length are taken in tiles of channels
+    GROUP = 32             # channels that a sweep takes at once, at most
+    GROUP_BYTES = 4096     # what their runs are together, at most
+    PIECE_BYTES = 65536    # what inference takes of a sample at a time
+    MAP_BYTES = 128        # runs up to this length are taken in tiles of channels
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
-    RUN_BYTES = 2048       # runs from this length on can be streamed
-    AHEAD_BYTES = 262144   # what a sweep reads of a channel is fetched ahead up to this size
     BLOCK_BYTES = 65536    # rows of a tile that are taken together
     CHUNK_BYTES = 262144   # what a chunk of rows is at least
     MOST_CHUNKS = 64
@@ -56,14 +57,6 @@ cdef struct layout_t:
     int itemsize
     int64_t chunks     # columns: chunks of rows
     int threads
-
-
-cdef struct tensors_t:
-    const char *x
-    const char *dy
-    const char *residual
-    char *y            # or dx
-    char *dresidual
 
 
 cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays) noexcept:
@@ -272,8 +265,7 @@ cdef int compute_forward(const layout_t *l, cnp.ndarray x, object residual, cnp.
     with nogil:
         if l.columns:
             return forward_columns(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
-        forward_channels(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
-    return 0
+        return forward_channels(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
 
 
 cdef void move(void *running, int64_t c, int element, double factor, double value) noexcept nogil:

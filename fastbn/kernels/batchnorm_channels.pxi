@@ -1,49 +1,98 @@
 # Channels whose values are runs of contiguous numbers (NCHW): included by batchnorm.pyx.
 #
-# A thread takes whole channels: moments, then normalisation while the channel is still in cache.
-# Each sweep fetches ahead what the next one will touch. Short runs (maps of 7 x 7) are taken a tile
-# of neighbouring channels at a time, as columns whose coefficients repeat.
-
-cdef void forward_channels(const layout_t *l, const tensors_t *t, const void *weight,
-                           const void *bias, double *mean, double *invstd, double *var, double eps,
-                           bint batch, const act_t *act, bint stream) noexcept nogil:
-    """Normalise channel by channel; with `batch`, mean, var and invstd are filled first."""
-    cdef int64_t k, step = max(<int64_t>1, l.maps), tiles = (l.C + step - 1) // step
-    stream = stream and l.inner * l.itemsize * step >= RUN_BYTES
-    for k in prange(tiles, schedule="static", num_threads=l.threads):
-        if l.maps:
-            forward_maps(l, t, weight, bias, mean, invstd, var, eps, batch, act, stream, k * step)
-        else:
-            forward_channel(l, t, weight, bias, mean, invstd, var, eps, batch, act, stream, k)
-        store_fence()
-
-
-cdef void forward_channel(const layout_t *l, const tensors_t *t, const void *weight,
-                          const void *bias, double *mean, double *invstd, double *var, double eps,
-                          bint batch, const act_t *act, bint stream, int64_t c) noexcept nogil:
-    cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef affine_t f
-    cdef int64_t at = c * l.inner * l.itemsize, step = l.inner * l.itemsize
-    cdef bint ahead = l.outer * step <= AHEAD_BYTES
-    cdef runs_t runs = runs_of(l)
-    if batch:
-        if ahead and not stream:
-            runs.ahead = t.y + at
-        spans.run_moments(t.x + at, &runs, &mean[c], &var[c])
-        var[c] /= l.count
-        invstd[c] = 1.0 / sqrt(var[c] + eps)
-    f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
-                  parameter(bias, c, l.element, 0.0), l.element)
-    runs.ahead = t.x + at + step if ahead and batch and c + 1 < l.C else NULL
-    spans.run_apply(t.x + at, t.residual + at if t.residual != NULL else NULL, t.y + at, &runs,
-                    &f, act, stream)
-
+# A thread takes a range of channels, group by group: while a group is written, the next one is read
+# for its sums, so that memory is busy both ways all the time (simd/batchnorm_runs.h). Without
+# statistics to take, the array is walked as it lies. Very short runs (maps of 4 x 4) are taken a
+# tile of neighbouring channels at a time, as columns whose coefficients repeat.
 
 cdef inline runs_t runs_of(const layout_t *l) noexcept nogil:
     cdef runs_t runs
     runs.runs, runs.length, runs.stride = l.outer, l.inner, l.C * l.inner
-    runs.ahead = runs.ahead2 = NULL
     return runs
+
+
+cdef inline int64_t group_of(const layout_t *l) noexcept nogil:
+    """How many channels a sweep takes at once."""
+    return min(<int64_t>GROUP, max(<int64_t>1, GROUP_BYTES // (l.inner * l.itemsize)))
+
+
+cdef void channel_affine(const layout_t *l, affine_t *f, const void *weight, const void *bias,
+                         const double *mean, const double *invstd, int64_t c) noexcept nogil:
+    f[0] = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
+                     parameter(bias, c, l.element, 0.0), l.element)
+
+
+cdef int forward_channels(const layout_t *l, const tensors_t *t, const void *weight,
+                          const void *bias, double *mean, double *invstd, double *var, double eps,
+                          bint batch, const act_t *act, bint stream) noexcept nogil:
+    """Normalise the channels; with `batch`, mean, var and invstd are filled first."""
+    cdef int64_t k, tiles, groups
+    cdef affine_t *f
+    if l.maps:
+        tiles = (l.C + l.maps - 1) // l.maps
+        for k in prange(tiles, schedule="static", num_threads=l.threads):
+            forward_maps(l, t, weight, bias, mean, invstd, var, eps, batch, act, stream,
+                         k * l.maps)
+            store_fence()
+    elif batch:
+        groups = (l.C + group_of(l) - 1) // group_of(l)
+        for k in prange(l.threads, schedule="static", num_threads=l.threads):
+            forward_range(l, t, weight, bias, mean, invstd, var, eps, act, stream,
+                          groups * k // l.threads, groups * (k + 1) // l.threads)
+            store_fence()
+    else:
+        f = <affine_t *>scratch(0, l.C * sizeof(affine_t))
+        if f == NULL:
+            return -1
+        for k in prange(l.C, schedule="static", num_threads=l.threads if l.C > 256 else 1):
+            channel_affine(l, f + k, weight, bias, mean, invstd, k)
+        tiles = (l.C * l.inner * l.itemsize + PIECE_BYTES - 1) // PIECE_BYTES
+        tiles = min(tiles, (l.C + group_of(l) - 1) // group_of(l))
+        for k in prange(l.outer * tiles, schedule="static", num_threads=l.threads):
+            apply_piece(l, t, f, act, stream, k // tiles, k % tiles, tiles)
+            store_fence()
+    return 0
+
+
+cdef void forward_range(const layout_t *l, const tensors_t *t, const void *weight,
+                        const void *bias, double *mean, double *invstd, double *var, double eps,
+                        const act_t *act, bint stream, int64_t begin, int64_t end) noexcept nogil:
+    """Groups begin to end - 1 of the channels."""
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t size = group_of(l), first = begin * size, last = min(l.C, end * size), c
+    cdef int64_t now = 0, coming = min(size, last - first)
+    cdef runs_t runs = runs_of(l)
+    cdef affine_t f[GROUP]
+    while now > 0 or coming > 0:
+        c = first + now
+        spans.run_forward(t, &runs, first, now, f, coming, mean + c, var + c, act, stream)
+        first = c
+        for c in range(first, first + coming):
+            var[c] /= l.count
+            invstd[c] = 1.0 / sqrt(var[c] + eps)
+            channel_affine(l, &f[c - first], weight, bias, mean, invstd, c)
+        now = coming
+        coming = min(size, last - first - now)
+
+
+cdef void apply_piece(const layout_t *l, const tensors_t *t, const affine_t *f, const act_t *act,
+                      bint stream, int64_t sample, int64_t piece, int64_t pieces) noexcept nogil:
+    """Normalise a piece of a sample."""
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t size = group_of(l), groups = (l.C + size - 1) // size
+    cdef int64_t first = groups * piece // pieces * size
+    cdef int64_t last = min(l.C, groups * (piece + 1) // pieces * size)
+    cdef int64_t at = sample * l.C * l.inner * l.itemsize
+    cdef runs_t runs = runs_of(l)
+    cdef tensors_t here = t[0]
+    runs.runs = 1
+    here.x, here.y = t.x + at, t.y + at
+    if t.residual != NULL:
+        here.residual = t.residual + at
+    while first < last:
+        spans.run_forward(&here, &runs, first, min(size, last - first), f + first, 0, NULL, NULL,
+                          act, stream)
+        first = first + size
 
 
 cdef affines_t tile_affines(int itemsize) noexcept nogil:
@@ -82,16 +131,17 @@ cdef void backward_channels(const layout_t *l, const tensors_t *t, const void *w
                             const void *bias, const double *mean, const double *invstd,
                             void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
                             bint stream) noexcept nogil:
-    cdef int64_t k, step = max(<int64_t>1, l.maps), tiles = (l.C + step - 1) // step
-    stream = stream and l.inner * l.itemsize * step >= RUN_BYTES
-    for k in prange(tiles, schedule="static", num_threads=l.threads):
-        if l.maps:
+    cdef int64_t k, step = l.maps if l.maps else group_of(l), tiles = (l.C + step - 1) // step
+    if l.maps:
+        for k in prange(tiles, schedule="static", num_threads=l.threads):
             backward_maps(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, act,
                           stream, k * step)
-        else:
-            backward_channel(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, act,
-                             stream, k)
-        store_fence()
+            store_fence()
+    else:
+        for k in prange(l.threads, schedule="static", num_threads=l.threads):
+            backward_range(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, act,
+                           stream, tiles * k // l.threads, tiles * (k + 1) // l.threads)
+            store_fence()
 
 
 cdef void settle(const layout_t *l, affine_t *f, double sum_d, double sum_dx, const double *mean,
@@ -107,30 +157,35 @@ cdef void settle(const layout_t *l, affine_t *f, double sum_d, double sum_dx, co
         gradient_terms(f, mean[c], invstd[c], <double>l.count, sum_d, sum_dx)
 
 
-cdef void backward_channel(const layout_t *l, const tensors_t *t, const void *weight,
-                           const void *bias, const double *mean, const double *invstd,
-                           void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
-                           bint stream, int64_t c) noexcept nogil:
+cdef void backward_range(const layout_t *l, const tensors_t *t, const void *weight,
+                         const void *bias, const double *mean, const double *invstd,
+                         void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
+                         bint stream, int64_t begin, int64_t end) noexcept nogil:
+    """Groups begin to end - 1 of the channels. Without sums, the first sweep over a group is
+    left out; without dx and dresidual, the second one."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef double sum_d = 0.0, sum_dx = 0.0
-    cdef int64_t at = c * l.inner * l.itemsize, step = l.inner * l.itemsize
-    cdef bint ahead = 2 * l.outer * step <= AHEAD_BYTES
-    cdef const char *residual = t.residual + at if t.residual != NULL else NULL
+    cdef int64_t size = group_of(l), first = begin * size, last = min(l.C, end * size), c, k
+    cdef int64_t now = 0, coming = min(size, last - first)
+    cdef bint apply = t.y != NULL or t.dresidual != NULL
     cdef runs_t runs = runs_of(l)
-    cdef affine_t f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
-                                parameter(bias, c, l.element, 0.0), l.element)
-    if sums:
-        if ahead and not stream and t.y != NULL:
-            runs.ahead = t.y + at
-        spans.run_grad_sums(t.x + at, t.dy + at, residual, &runs, &f, act, &sum_d, &sum_dx)
-        settle(l, &f, sum_d, sum_dx, mean, invstd, dweight, dbias, frozen, c)
-    if t.y != NULL or t.dresidual != NULL:
-        ahead = ahead and sums and c + 1 < l.C
-        runs.ahead = t.x + at + step if ahead else NULL
-        runs.ahead2 = t.dy + at + step if ahead else NULL
-        spans.run_grad_apply(t.x + at, t.dy + at, residual, t.y + at if t.y != NULL else NULL,
-                             t.dresidual + at if t.dresidual != NULL else NULL, &runs, &f, act,
-                             frozen, stream)
+    cdef affine_t f[GROUP]
+    cdef affine_t g[GROUP]
+    cdef double sum_d[GROUP]
+    cdef double sum_dx[GROUP]
+    while now > 0 or coming > 0:
+        for k in range(coming):
+            channel_affine(l, &g[k], weight, bias, mean, invstd, first + now + k)
+        first = first if apply else first + now
+        spans.run_backward(t, &runs, first, now if apply else 0, f, coming if sums else 0, g,
+                           sum_d, sum_dx, act, frozen, stream)
+        first = first + now if apply else first
+        for k in range(coming):
+            f[k] = g[k]
+            if sums:
+                settle(l, &f[k], sum_d[k], sum_dx[k], mean, invstd, dweight, dbias, frozen,
+                       first + k)
+        now = coming
+        coming = min(size, last - first - now)
 
 
 cdef void backward_maps(const layout_t *l, const tensors_t *t, const void *weight,

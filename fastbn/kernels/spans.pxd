@@ -17,8 +17,13 @@ cdef extern from "table.h" nogil:
         int64_t runs
         int64_t length
         int64_t stride
-        const void *ahead
-        const void *ahead2
+
+    ctypedef struct tensors_t:
+        const char *x
+        const char *dy
+        const char *residual
+        char *y
+        char *dresidual
 
     ctypedef struct affine_t:
         double centre
@@ -108,15 +113,13 @@ cdef extern from "table.h" nogil:
                              int64_t total, int stream) noexcept nogil
 
     ctypedef struct bn_spans_t:
-        void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2) noexcept nogil
-        void (*run_apply)(const void *x, const void *residual, void *y, const runs_t *r,
-                          const affine_t *f, const act_t *act, int stream) noexcept nogil
-        void (*run_grad_sums)(const void *x, const void *dy, const void *residual, const runs_t *r,
-                              const affine_t *f, const act_t *act, double *sum_d,
-                              double *sum_dx) noexcept nogil
-        void (*run_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
-                               void *dresidual, const runs_t *r, const affine_t *f,
-                               const act_t *act, int frozen, int stream) noexcept nogil
+        void (*run_forward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
+                            const affine_t *f, int64_t coming, double *mean, double *m2,
+                            const act_t *act, int stream) noexcept nogil
+        void (*run_backward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
+                             const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
+                             double *sum_dx, const act_t *act, int frozen,
+                             int stream) noexcept nogil
         void (*map_moments)(const void *x, int64_t rows, int64_t maps, int64_t length, int64_t ld,
                             double *mean, double *m2) noexcept nogil
         void (*map_spread)(const affine_t *f, int64_t maps, int64_t length,

@@ -9,6 +9,8 @@
 #include "optim.h"
 #include "pooling.h"
 #include "batchnorm.h"
+#include "batchnorm_runs.h"
+#include "batchnorm_columns.h"
 #include "matmul.h"
 #include "memory.h"
 #include "peak.h"
@@ -17,7 +19,7 @@ extern const spans_t FASTBN_TABLE;
 const spans_t FASTBN_TABLE = {
     .width = W,
     .matmul = MATMUL_SPANS,
-    .bn = {run_moments, run_apply, run_grad_sums, run_grad_apply, map_moments, map_spread,
+    .bn = {run_forward, run_backward, map_moments, map_spread,
            col_moments, col_apply, col_grad_sums, col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},

@@ -11,12 +11,16 @@
 
 enum { ACT_NONE = 0, ACT_RELU = 1, ACT_LEAKY = 2 };
 
-/* `runs` runs of `length` contiguous values, the first values `stride` apart. What the call after
- * this one will read or write is fetched ahead: the same runs of up to two other arrays, or NULL. */
+/* `runs` runs of `length` contiguous values, the first values `stride` apart. */
 typedef struct {
     int64_t runs, length, stride;
-    const void *ahead, *ahead2;
 } runs_t;
+
+/* The arrays of a call as bytes, NULL where there is none; in backward, y is dx. */
+typedef struct {
+    const char *x, *dy, *residual;
+    char *y, *dresidual;
+} tensors_t;
 
 /* What is applied to one channel, or (as arrays of T) to many:
  *   forward   z = (x - centre) * a + b          y = act(z + residual)
@@ -107,18 +111,18 @@ typedef struct {
 } pool_spans_t; /* float and double only */
 
 typedef struct {
-    /* One channel, whose values lie in runs (NCHW). */
-    void (*run_moments)(const void *x, const runs_t *r, double *mean, double *m2);
-    void (*run_apply)(const void *x, const void *residual, void *y, const runs_t *r,
-                      const affine_t *f, const act_t *act, int stream);
-    void (*run_grad_sums)(const void *x, const void *dy, const void *residual, const runs_t *r,
-                          const affine_t *f, const act_t *act, double *sum_d, double *sum_dx);
-    void (*run_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
-                           void *dresidual, const runs_t *r, const affine_t *f, const act_t *act,
-                           int frozen, int stream);
-    /* Channels whose runs are short and lie behind one another (maps of 7 x 7): `maps` of them, each
-     * `length` values, in rows `ld` apart. Their coefficients are spread to one for every value, so
-     * that the functions for columns do the rest. */
+    /* Channels whose values lie in runs (NCHW), one run in every sample; the channels stand
+     * r->length apart. What f says is done to channels first to first + now - 1, and the moments
+     * (or sums) of the `coming` channels after these are taken. Groups have 32 channels at most. */
+    void (*run_forward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
+                        const affine_t *f, int64_t coming, double *mean, double *m2,
+                        const act_t *act, int stream);
+    void (*run_backward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
+                         const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
+                         double *sum_dx, const act_t *act, int frozen, int stream);
+    /* Channels whose runs are very short and lie behind one another (maps of 4 x 4): `maps` of
+     * them, each `length` values, in rows `ld` apart. Their coefficients are spread to one for
+     * every value, so that the functions for columns do the rest. */
     void (*map_moments)(const void *x, int64_t rows, int64_t maps, int64_t length, int64_t ld,
                         double *mean, double *m2);
     void (*map_spread)(const affine_t *f, int64_t maps, int64_t length, const affines_t *to);

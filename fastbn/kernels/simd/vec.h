@@ -195,6 +195,8 @@ INLINE double v_sum(V v)
     return lanes[0];
 }
 
+INLINE T v_get(V v) { return v[0]; }
+
 /* Lanes 0 to k - 1 are all ones, the others zero. */
 INLINE VI v_first(int k)
 {
@@ -291,6 +293,7 @@ INLINE V v_fma(V a, V b, V c) { return a * b + c; }
 INLINE V v_sqrt(V v) { return (T)sqrt((double)v); }
 INLINE V v_flush(V v, V tiny) { return v_abs(v) < tiny ? 0 : v; }
 INLINE double v_sum(V v) { return (double)v; }
+INLINE T v_get(V v) { return v; }
 INLINE V v_load_part(const io_t *p, int k, T fill) { (void)k; (void)p; return fill; }
 INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }
 INLINE void v_store_part(io_t *p, V v, int k) { (void)p; (void)v; (void)k; }
@@ -332,10 +335,12 @@ INLINE void v_stream(io_t *p, V v) { v_store(p, v); }
 #define UNROLL4 _Pragma("GCC unroll 4")
 #define UNROLL _Pragma("GCC unroll 16")
 #define PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#define PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 2)
 #else
 #define UNROLL4
 #define UNROLL
 #define PREFETCH(p) ((void)(p))
+#define PREFETCH_WRITE(p) ((void)(p))
 #endif
 
 /* Values of io_t from p to the next cache line, at most n: what is stored before streaming. */

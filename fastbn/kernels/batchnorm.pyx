@@ -16,7 +16,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
@@ -33,14 +33,15 @@ cdef extern from "rounding.h" nogil:
     double round_to_float(double value)
 
 cdef enum:
-    TILE = 1024            # columns that the spans take at once
+    TILE = 1024            # columns whose sums the spans take at once
+    APPLY_TILE = 8192      # columns that they write at once
     GROUP = 32             # channels that a sweep takes at once, at most
     GROUP_BYTES = 4096     # what their runs are together, at most
     PIECE_BYTES = 65536    # what inference takes of a sample at a time
     MAP_BYTES = 128        # runs up to this length are taken in tiles of channels
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
-    BLOCK_BYTES = 65536    # rows of a tile that are taken together
+    BLOCK_BYTES = 65536    # rows that are written together
     CHUNK_BYTES = 262144   # what a chunk of rows is at least
     MOST_CHUNKS = 64
 

@@ -16,59 +16,8 @@ cdef inline int64_t block_rows(const layout_t *l) noexcept nogil:
     return max(8, BLOCK_BYTES // (min(width_of(l), TILE) * l.itemsize))
 
 
-cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
-    """Mean and sum of squares of every column over chunk k, into parts[k]."""
-    cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), row, j, rows, columns
-    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
-    cdef double *mean = parts + 2 * k * ld
-    cdef double *m2 = mean + ld
-    memset(mean, 0, 2 * ld * sizeof(double))
-    row = first
-    while row < last:
-        rows = min(block, last - row)
-        j = 0
-        while j < ld:
-            columns = min(TILE, ld - j)
-            spans.col_moments(x + (row * ld + j) * l.itemsize, rows, columns, ld,
-                              <double>(row - first), mean + j, m2 + j)
-            j = j + columns
-        row = row + rows
-
-
-cdef void merge_moments(const layout_t *l, const double *parts, double *mean, double *var,
-                        int64_t c) noexcept nogil:
-    """Merge channel c of all chunks, and of the rows that were taken as one, in their order."""
-    cdef int64_t ld = width_of(l), k, r, j
-    cdef double n, count = 0.0, delta
-    mean[c] = var[c] = 0.0
-    for k in range(l.chunks):
-        n = <double>(first_row(l, k + 1) - first_row(l, k))
-        for r in range(l.repeat):
-            j = c + r * l.C
-            delta = parts[2 * k * ld + j] - mean[c]
-            mean[c] += delta * (n / (count + n))
-            var[c] += parts[(2 * k + 1) * ld + j] + delta * delta * (count * (n / (count + n)))
-            count += n
-    var[c] /= count
-
-
-cdef void store_affine(const layout_t *l, char *coefficients, const affine_t *f, int64_t c,
-                       int terms) noexcept nogil:
-    """Channel c's numbers into the arrays centre, a, b, k0, k1, once for every repetition."""
-    cdef int64_t ld = width_of(l), r, j
-    cdef int size = 8 if l.element == F64 else 4
-    for r in range(l.repeat):
-        j = c + r * l.C
-        put(coefficients, j, l.element, f.centre)
-        put(coefficients + ld * size, j, l.element, f.a)
-        put(coefficients + 2 * ld * size, j, l.element, f.b)
-        if terms:
-            put(coefficients + 3 * ld * size, j, l.element, f.k0)
-            put(coefficients + 4 * ld * size, j, l.element, f.k1)
-
-
-cdef affines_t affines_at(const layout_t *l, const char *coefficients, int64_t j) noexcept nogil:
+cdef affines_t affines_at(const layout_t *l, char *coefficients, int64_t j) noexcept nogil:
+    """The five coefficients of column j on."""
     cdef affines_t f
     cdef int size = 8 if l.element == F64 else 4
     cdef int64_t step = width_of(l) * size
@@ -80,7 +29,46 @@ cdef affines_t affines_at(const layout_t *l, const char *coefficients, int64_t j
     return f
 
 
-cdef void apply_chunk(const layout_t *l, const tensors_t *t, const char *coefficients,
+cdef void repeat_affines(const layout_t *l, char *coefficients) noexcept nogil:
+    """Copy the C coefficients to the columns of the rows that are taken as one."""
+    cdef int64_t i, r, n = l.C * (8 if l.element == F64 else 4)
+    for i in range(5):
+        for r in range(1, l.repeat):
+            memcpy(coefficients + (i * l.repeat + r) * n, coefficients + i * l.repeat * n, n)
+
+
+cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
+    """Mean and sum of squares of every column over chunk k, into parts[k]."""
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), j = 0, columns
+    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1)
+    cdef double *mean = parts + 2 * k * ld
+    while j < ld:
+        columns = min(TILE, ld - j)
+        spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, mean + j,
+                          mean + ld + j)
+        j = j + columns
+
+
+cdef void merge_moments(const layout_t *l, const double *parts, double *mean,
+                        double *var) noexcept nogil:
+    """Merge all chunks, and the rows that were taken as one, in their order."""
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), k, r, c
+    cdef double n, count = 0.0
+    memset(mean, 0, l.C * sizeof(double))
+    memset(var, 0, l.C * sizeof(double))
+    for k in range(l.chunks):
+        n = <double>(first_row(l, k + 1) - first_row(l, k))
+        for r in range(l.repeat):
+            spans.col_merge(count, n, parts + 2 * k * ld + r * l.C,
+                            parts + (2 * k + 1) * ld + r * l.C, l.C, mean, var)
+            count += n
+    for c in range(l.C):
+        var[c] /= count
+
+
+cdef void apply_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
                       const act_t *act, bint stream, int64_t k) noexcept nogil:
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef int64_t ld = width_of(l), row, j, rows, columns, at
@@ -91,7 +79,7 @@ cdef void apply_chunk(const layout_t *l, const tensors_t *t, const char *coeffic
         row = last - rows
         j = 0
         while j < ld:
-            columns = min(TILE, ld - j)
+            columns = min(APPLY_TILE, ld - j)
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, coefficients, j)
             spans.col_apply(t.x + at, t.residual + at if t.residual != NULL else NULL, t.y + at,
@@ -103,54 +91,61 @@ cdef void apply_chunk(const layout_t *l, const tensors_t *t, const char *coeffic
 cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weight,
                          const void *bias, double *mean, double *invstd, double *var, double eps,
                          bint batch, const act_t *act, bint stream) noexcept nogil:
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef int64_t ld = width_of(l), k, c
     cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if batch else 0
-    cdef char *memory = <char *>scratch(0, part_bytes + 3 * ld * sizeof(double))
-    cdef affine_t f
+    cdef char *memory = <char *>scratch(0, part_bytes + 5 * ld * sizeof(double))
+    cdef affines_t f
     if memory == NULL:
         return -1
     if batch:
         for k in prange(l.chunks, schedule="static", num_threads=l.threads):
             chunk_moments(l, t.x, <double *>memory, k)
-        for c in prange(l.C, schedule="static", num_threads=l.threads if l.C > 256 else 1):
-            merge_moments(l, <double *>memory, mean, var, c)
+        merge_moments(l, <double *>memory, mean, var)
+        for c in range(l.C):
             invstd[c] = 1.0 / sqrt(var[c] + eps)
-    for c in range(l.C):
-        f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
-                      parameter(bias, c, l.element, 0.0), l.element)
-        store_affine(l, memory + part_bytes, &f, c, 0)
+    f = affines_at(l, memory + part_bytes, 0)
+    spans.col_affine(l.C, mean, invstd, weight, bias, &f)
+    repeat_affines(l, memory + part_bytes)
     for k in prange(l.chunks, schedule="static", num_threads=l.threads):
         apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
         store_fence()
     return 0
 
 
-cdef void chunk_sums(const layout_t *l, const tensors_t *t, const char *coefficients,
+cdef void chunk_sums(const layout_t *l, const tensors_t *t, char *coefficients,
                      const act_t *act, double *parts, int64_t k) noexcept nogil:
     """The sums of d and d * (x - centre) of every column over chunk k, into parts[k]."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), row, j, rows, columns, at
-    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
+    cdef int64_t ld = width_of(l), j = 0, columns, at
+    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1)
     cdef double *sum_d = parts + 2 * k * ld
-    cdef double *sum_dx = sum_d + ld
     cdef affines_t f
     memset(sum_d, 0, 2 * ld * sizeof(double))
-    row = first
-    while row < last:
-        rows = min(block, last - row)
-        j = 0
-        while j < ld:
-            columns = min(TILE, ld - j)
-            at = (row * ld + j) * l.itemsize
-            f = affines_at(l, coefficients, j)
-            spans.col_grad_sums(t.x + at, t.dy + at,
-                                t.residual + at if t.residual != NULL else NULL,
-                                rows, columns, ld, &f, act, sum_d + j, sum_dx + j)
-            j = j + columns
-        row = row + rows
+    while j < ld:
+        columns = min(TILE, ld - j)
+        at = (first * ld + j) * l.itemsize
+        f = affines_at(l, coefficients, j)
+        spans.col_grad_sums(t.x + at, t.dy + at, t.residual + at if t.residual != NULL else NULL,
+                            last - first, columns, ld, &f, act, sum_d + j, sum_d + ld + j)
+        j = j + columns
 
 
-cdef void grad_chunk(const layout_t *l, const tensors_t *t, const char *coefficients,
+cdef void add_sums(const layout_t *l, double *parts) noexcept nogil:
+    """Add all chunks, and the rows that were taken as one, to the sums of the first C columns."""
+    cdef int64_t ld = width_of(l), k, r, c, i
+    cdef double *part
+    for k in range(l.chunks):
+        for r in range(l.repeat):
+            part = parts + 2 * k * ld + r * l.C
+            if k + r:
+                for c in range(l.C):
+                    parts[c] += part[c]
+                for c in range(l.C):
+                    parts[ld + c] += part[ld + c]
+
+
+cdef void grad_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
                      const act_t *act, bint frozen, bint stream, int64_t k) noexcept nogil:
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef int64_t ld = width_of(l), row, j, rows, columns, at
@@ -161,7 +156,7 @@ cdef void grad_chunk(const layout_t *l, const tensors_t *t, const char *coeffici
         row = last - rows
         j = 0
         while j < ld:
-            columns = min(TILE, ld - j)
+            columns = min(APPLY_TILE, ld - j)
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, coefficients, j)
             spans.col_grad_apply(t.x + at, t.dy + at,
@@ -177,34 +172,26 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
                           const void *bias, const double *mean, const double *invstd,
                           void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
                           bint stream) noexcept nogil:
-    cdef int64_t ld = width_of(l), k, c, r, j
-    cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if sums else 0
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), k
+    cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double)
     cdef char *memory = <char *>scratch(0, part_bytes + 5 * ld * sizeof(double))
     cdef char *coefficients = memory + part_bytes
     cdef double *parts = <double *>memory
-    cdef double sum_d, sum_dx
-    cdef affine_t f
+    cdef affines_t f
     if memory == NULL:
         return -1
-    for c in range(l.C):
-        f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
-                      parameter(bias, c, l.element, 0.0), l.element)
-        store_affine(l, coefficients, &f, c, 1)
+    f = affines_at(l, coefficients, 0)
+    spans.col_affine(l.C, mean, invstd, weight, bias, &f)
+    memset(<void *>f.k0, 0, 2 * ld * (8 if l.element == F64 else 4))
+    repeat_affines(l, coefficients)
     if sums:
         for k in prange(l.chunks, schedule="static", num_threads=l.threads):
             chunk_sums(l, t, coefficients, act, parts, k)
-        for c in range(l.C):
-            sum_d = sum_dx = 0.0
-            for k in range(l.chunks):
-                for r in range(l.repeat):
-                    j = c + r * l.C
-                    sum_d = sum_d + parts[2 * k * ld + j]
-                    sum_dx = sum_dx + parts[(2 * k + 1) * ld + j]
-            f = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
-                          parameter(bias, c, l.element, 0.0), l.element)
-            settle(l, &f, sum_d, sum_dx, mean, invstd, dweight, dbias, frozen, c)
-            if not frozen:
-                store_affine(l, coefficients, &f, c, 1)
+        add_sums(l, parts)
+        spans.col_terms(l.C, <double>l.count, mean, invstd, parts, parts + ld, &f, dweight, dbias,
+                        frozen)
+        repeat_affines(l, coefficients)
     if t.y != NULL or t.dresidual != NULL:
         for k in prange(l.chunks, schedule="static", num_threads=l.threads):
             grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)

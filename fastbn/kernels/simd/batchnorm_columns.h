@@ -3,7 +3,14 @@
  * vectors, and are added to float64 where rows end.
  */
 
-/* Add K rows to the sums of their columns. The sums are T, padded to whole vectors. */
+/* Ask for the K rows behind K rows, a cache line of each. */
+INLINE void ask_for_rows(const io_t *x, int64_t ld, const int K)
+{
+    UNROLL for (int k = K; k < 2 * K; k++)
+        PREFETCH(x + k * ld);
+}
+
+/* Add K rows to the sums of their columns. */
 INLINE void add_rows(const io_t *x, int64_t ld, int64_t columns, T *sum, const int K)
 {
     for (int64_t j = 0; j < columns; j += W) {
@@ -20,67 +27,98 @@ INLINE void add_moments(const io_t *x, int64_t ld, int64_t columns, const T *shi
                         T *square, const int K)
 {
     int64_t j = 0;
-    for (; j + W <= columns; j += W) {
-        const V c = v_loadt(shift + j);
-        V s = v_loadt(sum + j), q = v_loadt(square + j);
-        UNROLL for (int k = 0; k < K; k++) {
-            const V d = v_load(x + k * ld + j) - c;
-            s += d;
-            q = v_fma(d, d, q);
-        }
-        v_storet(sum + j, s);
-        v_storet(square + j, q);
+#define ADD(LOAD)                                                                             \
+    do {                                                                                      \
+        const V c = v_loadt(shift + j);                                                       \
+        V s = v_loadt(sum + j), q = v_loadt(square + j);                                      \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            const V d = LOAD(x + k * ld + j) - c;                                             \
+            s += d;                                                                           \
+            q = v_fma(d, d, q);                                                               \
+        }                                                                                     \
+        v_storet(sum + j, s);                                                                 \
+        v_storet(square + j, q);                                                              \
+    } while (0)
+#define LOAD_PART(p) v_load_part(p, (int)(columns - j), 0)
+    while (j + LINE <= columns) {
+        ask_for_rows(x + j, ld, K);
+        UNROLL for (int v = 0; v < LINE; v += W, j += W)
+            ADD(v_load);
     }
-    if (j < columns) { /* the lanes beyond gather numbers that nobody reads */
-        const V c = v_loadt(shift + j);
-        V s = v_loadt(sum + j), q = v_loadt(square + j);
-        UNROLL for (int k = 0; k < K; k++) {
-            const V d = v_load_part(x + k * ld + j, (int)(columns - j), 0) - c;
-            s += d;
-            q = v_fma(d, d, q);
-        }
-        v_storet(sum + j, s);
-        v_storet(square + j, q);
-    }
+    for (; j + W <= columns; j += W)
+        ADD(v_load);
+    if (j < columns) /* the lanes beyond gather numbers that nobody reads */
+        ADD(LOAD_PART);
+#undef ADD
+#undef LOAD_PART
 }
 
-/* Merge the moments of `rows` further rows into those of the `count` before. columns <= TILE. */
-static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, double count,
-                        double *mean, double *m2)
+INLINE void add_to_doubles(double *to, const T *from, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        to[j] += (double)from[j];
+}
+
+INLINE void fill(T *to, int64_t n, T value)
+{
+    for (int64_t j = 0; j < n; j++)
+        to[j] = value;
+}
+
+/* Mean and sum of squares of every column. columns <= TILE. */
+static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, double *mean,
+                        double *m2)
 {
     const io_t *x = x_;
     T shift[TILE + W], s[TILE + W], q[TILE + W];
     const int64_t sample = (rows + 7) / 8, padded = (columns + W - 1) / W * W;
+    const double n = (double)rows, share = 1.0 / n;
     int64_t i = 0, j;
-    for (j = 0; j < padded; j++)
-        shift[j] = s[j] = q[j] = 0;
+    int safe = 1;
+    fill(shift, padded, 0);
     for (; i + ROWS <= sample; i += ROWS)
         add_rows(x + i * ld, ld, columns, shift, ROWS);
     for (; i < sample; i++)
         add_rows(x + i * ld, ld, columns, shift, 1);
     for (j = 0; j < padded; j++)
         shift[j] *= (T)(1.0 / (double)sample);
-    for (i = 0; i + ROWS <= rows; i += ROWS)
-        add_moments(x + i * ld, ld, columns, shift, s, q, ROWS);
-    for (; i < rows; i++)
-        add_moments(x + i * ld, ld, columns, shift, s, q, 1);
-    const double n = (double)rows, share = 1.0 / n, weight = n / (count + n);
-    int safe = 1;
     for (j = 0; j < columns; j++)
-        safe &= squares_are_safe(q[j]) | ((q[j] == 0) & (s[j] == 0));
-    if (safe) {
-        for (j = 0; j < columns; j++) {
-            double d = (double)s[j] * share, delta = (double)shift[j] + d - mean[j];
-            mean[j] += delta * weight;
-            m2[j] += (double)q[j] - (double)s[j] * d + delta * delta * (count * weight);
-        }
-        return;
+        mean[j] = m2[j] = 0.0;
+    for (int64_t first = 0; first < rows; first += SUM_ROWS) {
+        const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
+        fill(s, padded, 0);
+        fill(q, padded, 0);
+        for (i = first; i + ROWS <= last; i += ROWS)
+            add_moments(x + i * ld, ld, columns, shift, s, q, ROWS);
+        for (; i < last; i++)
+            add_moments(x + i * ld, ld, columns, shift, s, q, 1);
+        add_to_doubles(mean, s, columns);
+        add_to_doubles(m2, q, columns);
     }
     for (j = 0; j < columns; j++) {
-        runs_t column = {rows, 1, ld};
-        double before = count, block_mean, block_m2;
-        careful_moments(x + j, &column, &block_mean, &block_m2);
-        merge(&before, &mean[j], &m2[j], n, block_mean, block_m2);
+        const double sum = mean[j], square = m2[j];
+        q[j] = (T)square;
+        s[j] = sum == 0 && square == 0; /* all values are the shift */
+        safe &= squares_are_safe(q[j]) | (s[j] != 0);
+        mean[j] = (double)shift[j] + sum * share;
+        m2[j] = square - sum * (sum * share);
+    }
+    for (j = 0; j < columns && !safe; j++) {
+        const runs_t column = {rows, 1, ld};
+        if (!squares_are_safe(q[j]) && s[j] == 0)
+            careful_moments(x + j, &column, &mean[j], &m2[j]);
+    }
+}
+
+/* Merge the moments of n further values of every column into those of the `count` before. */
+static void col_merge(double count, double n, const double *part_mean, const double *part_m2,
+                      int64_t columns, double *mean, double *m2)
+{
+    const double weight = n / (count + n), both = count * weight;
+    for (int64_t j = 0; j < columns; j++) {
+        const double delta = part_mean[j] - mean[j];
+        mean[j] += delta * weight;
+        m2[j] += part_m2[j] + delta * delta * both;
     }
 }
 
@@ -100,12 +138,6 @@ INLINE double sum_of(const T *p, int64_t n)
     return v_sum(s0 + s1);
 }
 
-INLINE void fill(T *to, int64_t n, T value)
-{
-    for (int64_t j = 0; j < n; j++)
-        to[j] = value;
-}
-
 /* Moments of `maps` channels, whose values lie `length` together. maps * length <= TILE. */
 static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t length, int64_t ld,
                         double *mean, double *m2)
@@ -113,9 +145,9 @@ static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t leng
     T shift[TILE + W], s[TILE + W], q[TILE + W];
     const int64_t columns = maps * length, padded = (columns + W - 1) / W * W;
     double before = 0.0;
-    for (int64_t first = 0; first < rows; first += MAP_ROWS) {
+    for (int64_t first = 0; first < rows; first += SUM_ROWS) {
         const io_t *x = (const io_t *)x_ + first * ld;
-        const int64_t count = rows - first < MAP_ROWS ? rows - first : MAP_ROWS;
+        const int64_t count = rows - first < SUM_ROWS ? rows - first : SUM_ROWS;
         const int64_t sample = (count + 7) / 8;
         const double n = (double)(count * length);
         int64_t i = 0;
@@ -219,29 +251,42 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
 
 /* ---- gradients ---- */
 
-INLINE void sums_of_rows(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld,
-                         int64_t n, const T *centre, const T *a_, const T *b_, V slope,
-                         const int act, const int has_residual, T *sum_d, T *sum_dx, const int K)
+/* Add the sums of K rows: of d, and of d * (x - centre). */
+INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld, int64_t n,
+                     const T *centre, const T *a_, const T *b_, V slope, const int act,
+                     const int has_residual, T *sum_d, T *sum_dx, const int K)
 {
-    for (int64_t j = 0; j < n; j += W) {
-        const int part = n - j < W ? (int)(n - j) : 0;
-#define EITHER(q) (part ? v_load_part((q) + at, part, 0) : v_load((q) + at))
-#define EITHERT(q) (part ? v_loadt_part((q) + j, part) : v_loadt((q) + j))
-        const V c = EITHERT(centre), a = EITHERT(a_), b = EITHERT(b_);
-        V s = v_loadt(sum_d + j), p = v_loadt(sum_dx + j);
-        UNROLL for (int k = 0; k < K; k++) {
-            const int64_t at = k * ld + j;
-            const V xc = EITHER(x) - c;
-            const V d = gradient(xc, EITHER(dy), a, has_residual ? b + EITHER(residual) : b,
-                                 slope, act);
-            s += d;
-            p = v_fma(d, xc, p);
-        }
-        v_storet(sum_d + j, s);
-        v_storet(sum_dx + j, p);
-#undef EITHER
-#undef EITHERT
+    int64_t j = 0;
+#define ADD(LOAD, LOADT)                                                                      \
+    do {                                                                                      \
+        const V c = LOADT(centre + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                  \
+        V s = v_loadt(sum_d + j), p = v_loadt(sum_dx + j);                                    \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            const int64_t at = k * ld + j;                                                    \
+            const V xc = LOAD(x + at) - c;                                                    \
+            const V d = gradient(xc, LOAD(dy + at), a,                                        \
+                                 has_residual ? b + LOAD(residual + at) : b, slope, act);     \
+            s += d;                                                                           \
+            p = v_fma(d, xc, p);                                                              \
+        }                                                                                     \
+        v_storet(sum_d + j, s);                                                               \
+        v_storet(sum_dx + j, p);                                                              \
+    } while (0)
+#define LOAD_PART(p) v_load_part(p, (int)(n - j), 0)
+#define LOADT_PART(p) v_loadt_part(p, (int)(n - j))
+    while (j + LINE <= n) {
+        ask_for_rows(x + j, ld, K);
+        ask_for_rows(dy + j, ld, K);
+        UNROLL for (int v = 0; v < LINE; v += W, j += W)
+            ADD(v_load, v_loadt);
     }
+    for (; j + W <= n; j += W)
+        ADD(v_load, v_loadt);
+    if (j < n)
+        ADD(LOAD_PART, LOADT_PART);
+#undef ADD
+#undef LOAD_PART
+#undef LOADT_PART
 }
 
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
@@ -252,24 +297,26 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
     const io_t *x = x_, *dy = dy_, *res = residual;
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
+    const int64_t padded = (columns + W - 1) / W * W;
     T s[TILE + W], p[TILE + W];
-    for (int64_t j = 0; j < (columns + W - 1) / W * W; j++)
-        s[j] = p[j] = 0;
+    for (int64_t first = 0; first < rows; first += SUM_ROWS) {
+        const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
+        int64_t i = first;
+        fill(s, padded, 0);
+        fill(p, padded, 0);
 #define SOME(A, R, K)                                                                         \
-    sums_of_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, ld, columns, c, a, b, slope, \
-                 A, R, s, p, K)
-    int64_t i = 0;
+    add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, ld, columns, c, a, b, slope, A, \
+             R, s, p, K)
 #define CALL(A, R)                                                                            \
-    for (; i + PAIRS <= rows; i += PAIRS)                                                     \
-        SOME(A, R, PAIRS);                                                                    \
-    for (; i < rows; i++)                                                                     \
+    for (; i + ROWS <= last; i += ROWS)                                                       \
+        SOME(A, R, ROWS);                                                                     \
+    for (; i < last; i++)                                                                     \
         SOME(A, R, 1)
-    DISPATCH(CALL)
+        DISPATCH(CALL)
 #undef CALL
 #undef SOME
-    for (int64_t j = 0; j < columns; j++) {
-        sum_d[j] += (double)s[j];
-        sum_dx[j] += (double)p[j];
+        add_to_doubles(sum_d, s, columns);
+        add_to_doubles(sum_dx, p, columns);
     }
 }
 
@@ -320,4 +367,50 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
                  keep, slope, A, R, stream)
     DISPATCH(CALL)
 #undef CALL
+}
+
+/* ---- coefficients of columns ---- */
+
+/* y = (x - mean) * invstd * weight + bias about the rounded mean; weight and bias may be NULL. */
+static void col_affine(int64_t n, const double *mean, const double *invstd, const void *weight_,
+                       const void *bias_, const affines_t *f)
+{
+    const T *weight = weight_, *bias = bias_;
+    T *centre = (T *)f->centre, *a = (T *)f->a, *b = (T *)f->b;
+    for (int64_t j = 0; j < n; j++)
+        centre[j] = (T)mean[j];
+    if (weight)
+        for (int64_t j = 0; j < n; j++)
+            a[j] = (T)((double)weight[j] * invstd[j]);
+    else
+        for (int64_t j = 0; j < n; j++)
+            a[j] = (T)invstd[j];
+    for (int64_t j = 0; j < n; j++) /* what the rounding of the mean lost goes into b */
+        b[j] = (T)((bias ? (double)bias[j] : 0.0) + ((double)centre[j] - mean[j]) * (double)a[j]);
+}
+
+/* The terms of dx = a * (d - mean(d) - xhat * mean(d * xhat)), with the sum of d * (x - centre),
+ * and the gradients of weight and bias where they are not NULL. */
+static void col_terms(int64_t n, double count, const double *mean, const double *invstd,
+                      const double *sum_d, const double *sum_dx, const affines_t *f,
+                      void *dweight_, void *dbias_, int frozen)
+{
+    T *dweight = dweight_, *dbias = dbias_;
+    const T *centre = f->centre, *a = f->a;
+    T *k0 = (T *)f->k0, *k1 = (T *)f->k1;
+    const double share = 1.0 / count;
+    for (int64_t j = 0; j < n; j++) {
+        const double off = (double)centre[j] - mean[j], sum = sum_dx[j] + off * sum_d[j];
+        if (dweight)
+            dweight[j] = (T)(sum * invstd[j]);
+        if (!frozen) {
+            const double slope = -(double)a[j] * invstd[j] * invstd[j] * (sum * share);
+            k1[j] = (T)slope;
+            k0[j] = (T)(slope * off - (double)a[j] * (sum_d[j] * share));
+        } else {
+            k0[j] = k1[j] = 0;
+        }
+    }
+    for (int64_t j = 0; j < n && dbias; j++)
+        dbias[j] = (T)sum_d[j];
 }

@@ -34,15 +34,17 @@ INLINE void ask_to_write(const io_t *p)
 }
 
 /* What the sweep over run k of a group's sample i asks for, from the group's first value on: a run
- * further on in the order of the sweep, and the next group's first runs in the end. */
-INLINE int64_t ask_from(const runs_t *r, int64_t channels, int64_t i, int64_t k)
+ * `step` further on in the order of the sweep, and the next group's first runs in the end. */
+INLINE int64_t ask_from(const runs_t *r, int64_t step, int64_t channels, int64_t i, int64_t k)
 {
-    if (r->length >= AHEAD)
+    if (!step)
         return i * r->stride + k * r->length + AHEAD;
-    k += AHEAD / r->length;
-    if (k < channels)
-        return i * r->stride + k * r->length;
-    return i + 1 < r->runs ? (i + 1) * r->stride + (k - channels) * r->length : k * r->length;
+    k += step;
+    if (k >= channels && i + 1 < r->runs)
+        i += 1, k -= channels;
+    else if (k >= channels)
+        i = 0;
+    return i * r->stride + k * r->length;
 }
 
 /* Which of a run's n values are written in whole vectors, from `head` to `end`: those before belong
@@ -57,11 +59,9 @@ INLINE extent_t extent_of(const io_t *to, int64_t n, int first, int last)
 {
     extent_t e = {0, n, first, last};
     const int64_t line = to_line(to, n);
-    e.head = first ? line : line % W;
-    if (last && n > line)
-        e.end = n - (n - line) % LINE;
-    else if (last)
-        e.end = e.head;
+    e.head = first ? line : line & (W - 1);
+    if (last)
+        e.end = n > line ? n - ((n - line) & (LINE - 1)) : e.head;
     return e;
 }
 
@@ -189,6 +189,7 @@ INLINE void forward_group(const tensors_t *t, const runs_t *r, int64_t first, in
 {
     const int64_t length = r->length, most = now > coming ? now : coming;
     const int64_t rows = length < BLOCK ? BLOCK / length : 1; /* of a block */
+    const int64_t step = AHEAD / length;
     const io_t *x = (const io_t *)t->x + first * length, *next = x + now * length;
     const io_t *residual = has_residual ? (const io_t *)t->residual + first * length : NULL;
     io_t *y = (io_t *)t->y + first * length;
@@ -217,8 +218,8 @@ INLINE void forward_group(const tensors_t *t, const runs_t *r, int64_t first, in
 #define RUN(MOMENTS, APPLY)                                                                   \
     forward_run(next + p, shift[k], &m[k], x + p, has_residual ? residual + p : NULL, y + p,  \
                 &f[k], slope, n, extent_of(y + p, n, k == 0, k == now - 1), stream,           \
-                next + j + ask_from(r, coming, i, k), y + j + ask_from(r, now, i, k), act,    \
-                has_residual, MOMENTS, APPLY)
+                next + j + ask_from(r, step, coming, i, k), y + j + ask_from(r, step, now, i, k), \
+                act, has_residual, MOMENTS, APPLY)
                     if (k < now && k < coming)
                         RUN(1, 1);
                     else if (k < now)
@@ -260,7 +261,7 @@ INLINE terms_t terms_of(const affine_t *f)
  * f[0], and with f[1] where the next channel begins, as far as they are not NULL (where APPLY). */
 INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, sums_t *sums,
                          int64_t at, const terms_t *f_, V keep, V slope, int64_t n, extent_t e,
-                         int stream, const int64_t ask, const int64_t ask_dx, const int act,
+                         int stream, const int64_t ask, const int64_t ask_now, const int act,
                          const int has_residual, const int take, const int apply)
 {
     const io_t *x = (const io_t *)t->x, *dy = (const io_t *)t->dy;
@@ -321,8 +322,10 @@ INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, su
             TAKE(j + W, a1, b1);
         }
         if (apply) {
+            ask_for(x + ask_now + j);
+            ask_for(dy + ask_now + j);
             if (!stream && dx)
-                ask_to_write(dx + ask_dx + j);
+                ask_to_write((io_t *)t->y + ask_now + j);
             APPLY(head + j);
             APPLY(head + j + W);
         }
@@ -376,6 +379,7 @@ INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, i
 {
     const int64_t length = r->length, most = now > coming ? now : coming;
     const int64_t rows = length < BLOCK ? BLOCK / length : 1; /* of a block */
+    const int64_t step = AHEAD / length;
     const int64_t from = first * length, next = from + now * length;
     const io_t *to = (const io_t *)(t->y ? t->y : t->dresidual) + from; /* what is aligned */
     const V slope = v_set((T)act_->slope), keep = v_all(!frozen);
@@ -400,8 +404,8 @@ INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, i
 #define RUN(TAKE, APPLY)                                                                      \
     backward_run(t, next + p, &g[k], &s[k], from + p, &f[k], keep, slope, n,                  \
                  extent_of(to + p, n, k == 0, k == now - 1), stream,                          \
-                 next + j + ask_from(r, coming, i, k), j + ask_from(r, now, i, k) - p, act,   \
-                 has_residual, TAKE, APPLY)
+                 next + j + ask_from(r, step, coming, i, k), from + j + ask_from(r, step, now, i, k), \
+                 act, has_residual, TAKE, APPLY)
                     if (k < now && k < coming)
                         RUN(1, 1);
                     else if (k < now)

@@ -127,8 +127,15 @@ typedef struct {
                         double *mean, double *m2);
     void (*map_spread)(const affine_t *f, int64_t maps, int64_t length, const affines_t *to);
     /* Many channels side by side (channels-last): `columns` of them in rows `ld` apart. */
-    void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double count,
-                        double *mean, double *m2);
+    void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double *mean,
+                        double *m2);
+    void (*col_merge)(double count, double n, const double *part_mean, const double *part_m2,
+                      int64_t columns, double *mean, double *m2);
+    void (*col_affine)(int64_t n, const double *mean, const double *invstd, const void *weight,
+                       const void *bias, const affines_t *f);
+    void (*col_terms)(int64_t n, double count, const double *mean, const double *invstd,
+                      const double *sum_d, const double *sum_dx, const affines_t *f,
+                      void *dweight, void *dbias, int frozen);
     void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows, int64_t columns,
                       int64_t ld, const affines_t *f, const act_t *act, int stream);
     void (*col_grad_sums)(const void *x, const void *dy, const void *residual, int64_t rows,

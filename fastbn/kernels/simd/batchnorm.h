@@ -17,7 +17,6 @@
 enum { BLOCK = 2048 };              /* values of a block, whose sums are taken in T */
 enum { TILE = 1024 };               /* columns that are taken at once, at most */
 enum { SUM_ROWS = 64 };             /* rows whose sums are taken in T */
-enum { ROWS = 4 };                  /* rows that share the loads and stores of their sums */
 enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
 
 #define DISPATCH(CALL)                                         \

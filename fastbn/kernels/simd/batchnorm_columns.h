@@ -3,11 +3,15 @@
  * vectors, and are added to float64 where rows end.
  */
 
-/* Ask for the K rows behind K rows, a cache line of each. */
-INLINE void ask_for_rows(const io_t *x, int64_t ld, const int K)
+/* Narrow rows are taken two at a time, and memory is asked for ahead; wide ones, which are pages
+ * long, are better fetched by the machine itself, and share the loads and stores of their sums. */
+enum { NARROW = 2, WIDE = 4 };
+
+INLINE void ask_ahead(const io_t *x, int64_t ld, const int K)
 {
-    UNROLL for (int k = K; k < 2 * K; k++)
-        PREFETCH(x + k * ld);
+    if (K == NARROW)
+        UNROLL for (int k = 0; k < K; k++)
+            PREFETCH(x + k * ld + 2048 / sizeof(io_t));
 }
 
 /* Add K rows to the sums of their columns. */
@@ -41,7 +45,7 @@ INLINE void add_moments(const io_t *x, int64_t ld, int64_t columns, const T *shi
     } while (0)
 #define LOAD_PART(p) v_load_part(p, (int)(columns - j), 0)
     while (j + LINE <= columns) {
-        ask_for_rows(x + j, ld, K);
+        ask_ahead(x + j, ld, K);
         UNROLL for (int v = 0; v < LINE; v += W, j += W)
             ADD(v_load);
     }
@@ -76,8 +80,8 @@ static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t l
     int64_t i = 0, j;
     int safe = 1;
     fill(shift, padded, 0);
-    for (; i + ROWS <= sample; i += ROWS)
-        add_rows(x + i * ld, ld, columns, shift, ROWS);
+    for (; i + WIDE <= sample; i += WIDE)
+        add_rows(x + i * ld, ld, columns, shift, WIDE);
     for (; i < sample; i++)
         add_rows(x + i * ld, ld, columns, shift, 1);
     for (j = 0; j < padded; j++)
@@ -88,8 +92,11 @@ static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t l
         const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
         fill(s, padded, 0);
         fill(q, padded, 0);
-        for (i = first; i + ROWS <= last; i += ROWS)
-            add_moments(x + i * ld, ld, columns, shift, s, q, ROWS);
+        i = first;
+        for (; columns == TILE && i + WIDE <= last; i += WIDE)
+            add_moments(x + i * ld, ld, columns, shift, s, q, WIDE);
+        for (; i + NARROW <= last; i += NARROW)
+            add_moments(x + i * ld, ld, columns, shift, s, q, NARROW);
         for (; i < last; i++)
             add_moments(x + i * ld, ld, columns, shift, s, q, 1);
         add_to_doubles(mean, s, columns);
@@ -160,8 +167,8 @@ static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t leng
                  (T)(sum_of(s + k * length, length) / (double)(sample * length)));
         fill(shift + columns, padded - columns, 0);
         fill(s, padded, 0);
-        for (i = 0; i + ROWS <= count; i += ROWS)
-            add_moments(x + i * ld, ld, columns, shift, s, q, ROWS);
+        for (i = 0; i + WIDE <= count; i += WIDE)
+            add_moments(x + i * ld, ld, columns, shift, s, q, WIDE);
         for (; i < count; i++)
             add_moments(x + i * ld, ld, columns, shift, s, q, 1);
         for (int64_t k = 0; k < maps; k++) {
@@ -275,8 +282,8 @@ INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_
 #define LOAD_PART(p) v_load_part(p, (int)(n - j), 0)
 #define LOADT_PART(p) v_loadt_part(p, (int)(n - j))
     while (j + LINE <= n) {
-        ask_for_rows(x + j, ld, K);
-        ask_for_rows(dy + j, ld, K);
+        ask_ahead(x + j, ld, K);
+        ask_ahead(dy + j, ld, K);
         UNROLL for (int v = 0; v < LINE; v += W, j += W)
             ADD(v_load, v_loadt);
     }
@@ -308,8 +315,10 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
     add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, ld, columns, c, a, b, slope, A, \
              R, s, p, K)
 #define CALL(A, R)                                                                            \
-    for (; i + ROWS <= last; i += ROWS)                                                       \
-        SOME(A, R, ROWS);                                                                     \
+    for (; columns == TILE && i + WIDE <= last; i += WIDE)                                    \
+        SOME(A, R, WIDE);                                                                     \
+    for (; i + NARROW <= last; i += NARROW)                                                   \
+        SOME(A, R, NARROW);                                                                   \
     for (; i < last; i++)                                                                     \
         SOME(A, R, 1)
         DISPATCH(CALL)

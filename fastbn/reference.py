@@ -24,7 +24,7 @@ array([[0., 0.],
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,71 @@ def batch_norm_backward(
     if not has_residual:
         return dx, dweight, dbias
     return dx, dweight, dbias, np.moveaxis(dz, -1, axis) if need_dresidual else None
+
+
+def batch_moments(x: ArrayLike, axis: int = -1) -> tuple[tuple[int, Array, Array], Saved]:
+    """Return (count, mean, sum of squares about the mean) of every channel."""
+    xc = np.moveaxis(_f64(x), axis, -1)  # (..., C)
+    over = tuple(range(xc.ndim - 1))
+    count = xc.size // xc.shape[-1]
+    mean = xc.mean(axis=over)
+    return (count, mean, np.square(xc - mean).sum(axis=over)), (xc - mean, count, axis)
+
+
+def batch_moments_backward(dmean: ArrayLike, dvar: ArrayLike, saved: Saved) -> Array:
+    """Return dx = (dmean + 2 * (x - mean) * dvar) / count; dvar is of the biased variance."""
+    centred, count, axis = saved
+    dx = (_f64(dmean) + 2.0 * centred * _f64(dvar)) / count
+    return np.moveaxis(dx, -1, axis)
+
+
+def merge_moments(parts: Iterable[tuple[int, ArrayLike, ArrayLike]]) -> tuple[int, Array, Array]:
+    """Return the (count, mean, m2) of all values, from those of their parts."""
+    counts, means, m2s = (np.array(column, np.float64) for column in zip(*parts, strict=True))
+    n = counts[:, None]
+    mean = (n * means).sum(axis=0) / n.sum()
+    m2 = (m2s + n * np.square(means - mean)).sum(axis=0)
+    return int(counts.sum()), mean, m2
+
+
+def scale_shift(
+    x: ArrayLike,
+    scale: ArrayLike | None,
+    shift: ArrayLike | None,
+    centre: ArrayLike | None = None,
+    *,
+    axis: int = -1,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: ArrayLike | None = None,
+) -> tuple[Array, Saved]:
+    """Return ``act((x - centre) * scale + shift + residual)``, channel by channel."""
+    C = np.shape(x)[axis]
+    return batch_norm(
+        x, scale, shift, np.zeros(C) if centre is None else _f64(centre), np.ones(C),
+        training=False, eps=0.0, axis=axis, activation=activation, negative_slope=negative_slope,
+        residual=residual,
+    )  # fmt: skip
+
+
+def scale_shift_backward(
+    dy: ArrayLike,
+    saved: Saved,
+    *,
+    need_dx: bool = True,
+    need_dscale: bool = True,
+    need_dshift: bool = True,
+    need_dresidual: bool = True,
+) -> tuple[Array | None, ...]:
+    """Return dx = d * scale, dscale = sum(d * (x - centre)), dshift = sum(d) and dresidual = d."""
+    return batch_norm_backward(
+        dy,
+        saved,
+        need_dx=need_dx,
+        need_dweight=need_dscale,
+        need_dbias=need_dshift,
+        need_dresidual=need_dresidual,
+    )
 
 
 # --- linear and convolution -----------------------------------------------------------------

@@ -29,6 +29,12 @@ from fastbn.functional.loss import cross_entropy as cross_entropy
 from fastbn.functional.loss import cross_entropy_backward as cross_entropy_backward
 from fastbn.functional.loss import mse_loss as mse_loss
 from fastbn.functional.loss import mse_loss_backward as mse_loss_backward
+from fastbn.functional.moments import Moments as Moments
+from fastbn.functional.moments import batch_moments as batch_moments
+from fastbn.functional.moments import batch_moments_backward as batch_moments_backward
+from fastbn.functional.moments import merge_moments as merge_moments
+from fastbn.functional.moments import scale_shift as scale_shift
+from fastbn.functional.moments import scale_shift_backward as scale_shift_backward
 from fastbn.functional.pooling import avg_pool2d as avg_pool2d
 from fastbn.functional.pooling import avg_pool2d_backward as avg_pool2d_backward
 from fastbn.functional.pooling import global_avg_pool2d as global_avg_pool2d

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.functional._vectors import dense
 from fastbn.kernels import batchnorm as _kernels
 from fastbn.kernels.batchnorm import BatchNormSaved
 
@@ -76,14 +75,19 @@ def batch_norm(
     num_batches_tracked : int64 array of shape () or None
         Incremented when training.
     out : array or None
-        Where y goes. In inference it may be x or `residual`; backward is then refused.
+        Where y goes. In inference it may be x or `residual`; backward is then refused. In
+        training it may be x where y tells what x was: without a residual, without an activation
+        or with a leaky ReLU of positive slope, in float32 or float64, and if no |weight| is below
+        1e-30 or |bias| / 1024. Backward then takes one more pass to find x, with an error of up to
+        |bias / weight| roundings of y.
 
     Returns
     -------
     y : array
         Shape and dtype of x.
     saved : BatchNormSaved
-        For :func:`batch_norm_backward`. It refers to x and `residual` and does not copy them.
+        For :func:`batch_norm_backward`. It refers to x (or the y in its place) and `residual` and
+        does not copy them.
 
     Raises
     ------
@@ -100,7 +104,6 @@ def batch_norm(
     array([[0., 0.],
            [1., 1.]])
     """
-    weight, bias = dense(weight), dense(bias)
     if num_batches_tracked is not None and training:
         _check_count(num_batches_tracked)
     return _kernels.forward(

@@ -10,6 +10,7 @@ class BatchNormSaved:
     bias: NDArray[Any] | None
     training: bool
     overwritten: str | None
+    in_place: bool
 
 def forward(
     x: NDArray[Any],
@@ -39,3 +40,15 @@ def backward(
     dbias: NDArray[Any] | None,
     dresidual: NDArray[Any] | None,
 ) -> tuple[NDArray[Any] | None, ...]: ...
+def moments(x: NDArray[Any], axis: int) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]: ...
+def scale_shift(
+    x: NDArray[Any],
+    scale: NDArray[Any] | None,
+    shift: NDArray[Any] | None,
+    centre: NDArray[np.float64] | None,
+    axis: int,
+    activation: str | None,
+    negative_slope: float,
+    residual: NDArray[Any] | None,
+    out: NDArray[Any] | None,
+) -> tuple[NDArray[Any], BatchNormSaved]: ...

@@ -14,17 +14,21 @@ bit for every number of threads. Loops over numbers are in simd/batchnorm.h.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cython.parallel cimport prange
-from libc.math cimport sqrt
+from libc.math cimport fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from fastbn.kernels.border cimport check_vector, data, dense, element_of, output, overlaps
+from fastbn.kernels.border cimport (
+    check_vector, data, dense, dense_vector, element_of, output, overlaps,
+)
 from fastbn.kernels.runtime cimport BF16, F64, scratch, spans_of, streams, team
 from fastbn.kernels.spans cimport (
     ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t, tensors_t,
 )
+
+from fastbn.kernels.activation import leaky_relu
 
 cnp.import_array()
 
@@ -41,9 +45,13 @@ cdef enum:
     MAP_BYTES = 128        # runs up to this length are taken in tiles of channels
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
+    MOST_BIAS = 1024       # times the weight, for a y from which x can be found
     BLOCK_BYTES = 65536    # rows that are written together
     CHUNK_BYTES = 262144   # what a chunk of rows is at least
     MOST_CHUNKS = 64
+
+
+cdef double TINY_WEIGHT = 1e-30  # its inverse is finite in float32
 
 
 cdef struct layout_t:
@@ -128,6 +136,7 @@ cdef void gradient_terms(affine_t *f, double mean, double invstd, double count, 
 
 include "batchnorm_channels.pxi"
 include "batchnorm_columns.pxi"
+include "batchnorm_parts.pxi"
 
 
 # ---- the border: arguments in, arrays out ----
@@ -138,6 +147,7 @@ cdef class BatchNormSaved:
     cdef readonly object x, residual, weight, bias
     cdef readonly bint training
     cdef readonly str overwritten  # the argument that `out` replaced, so that backward cannot run
+    cdef readonly bint in_place    # x holds y: backward finds x from it
     cdef int axis
     cdef act_t act
     cdef double *mean
@@ -181,31 +191,53 @@ cdef tuple size_of(cnp.ndarray x):
     return (<object>x).shape
 
 
+cdef BatchNormSaved saved_of(cnp.ndarray x, object weight, object bias, object residual, int axis,
+                             act_t act, bint training):
+    """With room for 3 C numbers: mean, 1 / standard deviation, and what forward needs."""
+    cdef BatchNormSaved saved = BatchNormSaved.__new__(BatchNormSaved)
+    saved.x, saved.residual, saved.weight, saved.bias = x, residual, weight, bias
+    saved.axis, saved.act, saved.training = axis, act, training
+    saved.C = cnp.PyArray_DIM(x, axis)
+    saved.mean = <double *>PyMem_Malloc(max(1, 3 * saved.C * sizeof(double)))
+    if saved.mean == NULL:
+        raise MemoryError
+    saved.invstd = saved.mean + saved.C
+    return saved
+
+
+cdef cnp.ndarray residual_of(object residual_, cnp.ndarray x):
+    """The residual, checked; None where there is none."""
+    if residual_ is None:
+        return None
+    cdef cnp.ndarray residual = dense(residual_, "residual")
+    if not cnp.PyArray_SAMESHAPE(residual, x):
+        raise ValueError(f"residual: expected shape {size_of(x)}, got {size_of(residual)}")
+    if cnp.PyArray_TYPE(residual) != cnp.PyArray_TYPE(x):
+        raise TypeError(f"residual: expected {x.dtype}, got {residual.dtype}")
+    return residual
+
+
 def forward(object x_, object weight, object bias, object running_mean, object running_var,
             bint training, object momentum, double eps, object axis_, object activation,
             object negative_slope, object residual_, object tracked, object out):
     """Check the arguments of ``functional.batch_norm``, then compute it."""
-    cdef cnp.ndarray x = dense(x_, "x"), residual = None, y
+    cdef cnp.ndarray x = dense(x_, "x"), residual, y
     cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
     cdef act_t act = activation_of(activation, negative_slope)
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
-    cdef int64_t C = cnp.PyArray_DIM(x, axis), c
+    cdef int64_t C = cnp.PyArray_DIM(x, axis)
     cdef double factor = 0.0, unbias = 1.0
     cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3)
     cdef bint tracks = running_mean is not None and running_var is not None
+    cdef const bn_spans_t *spans = &spans_of(element).bn
     cdef BatchNormSaved saved
     cdef double *var
     cdef int status
-    check_vector(weight, "weight", C, number)
-    check_vector(bias, "bias", C, number)
+    weight = dense_vector(weight, "weight", C, number)
+    bias = dense_vector(bias, "bias", C, number)
     check_vector(running_mean, "running_mean", C, number)
     check_vector(running_var, "running_var", C, number)
-    if residual_ is not None:
-        residual = dense(residual_, "residual")
-        if not cnp.PyArray_SAMESHAPE(residual, x):
-            raise ValueError(f"residual: expected shape {size_of(x)}, got {size_of(residual)}")
-        if cnp.PyArray_TYPE(residual) != cnp.PyArray_TYPE(x):
-            raise TypeError(f"residual: expected {x.dtype}, got {residual.dtype}")
+    residual = residual_of(residual_, x)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: give both or neither")
     if tracks and overlaps(running_mean, running_var):
@@ -225,20 +257,12 @@ def forward(object x_, object weight, object bias, object running_mean, object r
         raise ValueError("Expected running_mean and running_var to be defined when training=False")
     y = output(out, x, "out")
 
-    saved = BatchNormSaved.__new__(BatchNormSaved)
-    saved.x, saved.residual, saved.weight, saved.bias = x, residual, weight, bias
-    saved.axis, saved.act, saved.training, saved.C = axis, act, training, C
+    saved = saved_of(x, weight, bias, residual, axis, act, training)
     if out is not None:
         check_in_place(saved, y, training)
-    saved.mean = <double *>PyMem_Malloc(max(1, 3 * C * sizeof(double)))
-    if saved.mean == NULL:
-        raise MemoryError
-    saved.invstd = saved.mean + C
     var = saved.mean + 2 * C
     if not training:
-        for c in range(C):
-            saved.mean[c] = parameter(data(running_mean), c, element, 0.0)
-            saved.invstd[c] = 1.0 / sqrt(parameter(data(running_var), c, element, 1.0) + eps)
+        spans.col_running(C, eps, data(running_mean), data(running_var), saved.mean, saved.invstd)
     if cnp.PyArray_SIZE(x):
         status = compute_forward(&l, x, residual, y, data(weight), data(bias), saved.mean,
                                  saved.invstd, var, eps, training, &act)
@@ -246,9 +270,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
             raise MemoryError
     if training and tracks:
         unbias = l.count / (l.count - 1.0)
-        for c in range(C):
-            move(data(running_mean), c, element, factor, saved.mean[c])
-            move(data(running_var), c, element, factor, var[c] * unbias)
+        spans.col_move(C, factor, 1.0, saved.mean, data(running_mean))
+        spans.col_move(C, factor, unbias, var, data(running_var))
     if training and tracked is not None:
         tracked += 1
     return y, saved
@@ -269,11 +292,6 @@ cdef int compute_forward(const layout_t *l, cnp.ndarray x, object residual, cnp.
         return forward_channels(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
 
 
-cdef void move(void *running, int64_t c, int element, double factor, double value) noexcept nogil:
-    put(running, c, element,
-        (1.0 - factor) * parameter(running, c, element, 0.0) + factor * value)
-
-
 cdef double next_factor(object momentum, object tracked) except? -1.0:
     """The share of this batch in the running statistics."""
     if momentum is not None:
@@ -290,10 +308,67 @@ cdef int check_in_place(BatchNormSaved saved, cnp.ndarray out, bint training) ex
             continue
         if data(out) != data(other):
             raise ValueError(f"out overlaps {name} in part: use the same array or another one")
-        if training:
-            raise ValueError(f"out may be {name} in inference only: backward needs {name}")
-        saved.overwritten = name
+        if not training:
+            saved.overwritten = name
+        elif name == "residual":
+            raise ValueError("out may be residual in inference only: backward needs residual")
+        else:
+            check_invertible(saved)
+            saved.in_place = True
     return 0
+
+
+cdef int check_invertible(BatchNormSaved saved) except -1:
+    """ValueError unless backward can find x from y."""
+    cdef int element = element_of(saved.x, "x")
+    cdef void *weight = data(saved.weight)
+    cdef void *bias = data(saved.bias)
+    cdef double w
+    cdef int64_t c
+    if saved.act.kind == ACT_RELU or (saved.act.kind == ACT_LEAKY and not saved.act.slope > 0):
+        raise ValueError("out may be x in training without an activation or with a leaky ReLU of "
+                         "positive slope only: backward needs x, and ReLU cannot be undone")
+    if saved.residual is not None:
+        raise ValueError("out may be x in training without a residual only: backward needs x")
+    if element == BF16:
+        raise ValueError("out may not be x in training in bfloat16: backward needs x, and y holds "
+                         "too few of its digits")
+    for c in range(saved.C):
+        w = fabs(parameter(weight, c, element, 1.0))
+        if not (w > TINY_WEIGHT and w * MOST_BIAS >= fabs(parameter(bias, c, element, 0.0))):
+            raise ValueError(f"out may not be x in training: weight[{c}] is too small against "
+                             f"bias[{c}] to find x from y")
+    return 0
+
+
+cdef object rebuilt(BatchNormSaved saved, const layout_t *l, object dx):
+    """x minus its mean, from the y that took its place: into dx, or a new array where it is None.
+
+    y = act(a * (x - mean) + bias), and a leaky ReLU is undone by one of slope 1 / slope.
+    """
+    cdef cnp.ndarray y = saved.x, xc = output(dx, y, "out")
+    cdef double *spare = saved.mean + 2 * saved.C
+    cdef double *scale = <double *>PyMem_Malloc(saved.C * sizeof(double))
+    cdef void *weight = data(saved.weight)
+    cdef void *bias = data(saved.bias)
+    cdef act_t none
+    cdef int64_t c
+    cdef int status
+    none.kind, none.slope = ACT_NONE, 0.0
+    if scale == NULL:
+        raise MemoryError
+    if saved.act.kind == ACT_LEAKY:
+        leaky_relu(y, 1.0 / saved.act.slope, xc)
+        y = xc
+    for c in range(saved.C):
+        spare[c] = parameter(bias, c, l.element, 0.0)
+        scale[c] = 1.0 / (parameter(weight, c, l.element, 1.0) * saved.invstd[c])
+    status = compute_forward(l, y, None, xc, NULL, NULL, spare, scale, NULL, 0.0, False, &none)
+    PyMem_Free(scale)
+    if status:
+        raise MemoryError
+    memset(spare, 0, saved.C * sizeof(double))
+    return xc
 
 
 def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
@@ -307,6 +382,7 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     cdef bint frozen = not saved.training, stream, sums
     cdef void *weight = data(saved.weight)
     cdef void *bias = data(saved.bias)
+    cdef double *mean = saved.mean
     cdef int status = 0
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
@@ -324,26 +400,30 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     dresidual = output(dresidual, x, "dresidual") if has_residual and need_dresidual else None
     check_aliases(saved, dy, dx, dresidual)
 
+    if saved.in_place:
+        x = rebuilt(saved, &l, dx if data(dx) != data(dy) else None)
+        mean = saved.mean + 2 * saved.C
     t.x, t.dy, t.residual = <char *>data(x), <char *>data(dy), <char *>data(saved.residual)
     t.y, t.dresidual = <char *>data(dx), <char *>data(dresidual)
     sums = need_dweight or need_dbias or (need_dx and not frozen)
-    stream = streams(<double>cnp.PyArray_NBYTES(x)) and data(dx) != data(dy)
+    stream = (streams(<double>cnp.PyArray_NBYTES(x)) and data(dx) != data(dy)
+              and data(dx) != data(x))
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):
             if array is not None:
                 array[...] = 0
     else:
-        status = compute_backward(&l, &t, weight, bias, saved, data(dweight), data(dbias), sums,
-                                  frozen, stream)
+        status = compute_backward(&l, &t, weight, bias, mean, saved, data(dweight), data(dbias),
+                                  sums, frozen, stream)
     if status:
         raise MemoryError
     return (dx, dweight, dbias, dresidual) if has_residual else (dx, dweight, dbias)
 
 
 cdef int compute_backward(const layout_t *l, const tensors_t *t, const void *weight,
-                          const void *bias, BatchNormSaved saved, void *dweight, void *dbias,
-                          bint sums, bint frozen, bint stream) noexcept:
-    cdef double *mean = saved.mean
+                          const void *bias, const double *mean, BatchNormSaved saved,
+                          void *dweight, void *dbias, bint sums, bint frozen,
+                          bint stream) noexcept:
     cdef double *invstd = saved.invstd
     cdef act_t act = saved.act
     with nogil:

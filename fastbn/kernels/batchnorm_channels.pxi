@@ -67,9 +67,8 @@ cdef void forward_range(const layout_t *l, const tensors_t *t, const void *weigh
         c = first + now
         spans.run_forward(t, &runs, first, now, f, coming, mean + c, var + c, act, stream)
         first = c
+        spans.col_invstd(coming, <double>l.count, eps, var + first, invstd + first)
         for c in range(first, first + coming):
-            var[c] /= l.count
-            invstd[c] = 1.0 / sqrt(var[c] + eps)
             channel_affine(l, &f[c - first], weight, bias, mean, invstd, c)
         now = coming
         coming = min(size, last - first - now)
@@ -115,10 +114,8 @@ cdef void forward_maps(const layout_t *l, const tensors_t *t, const void *weight
     cdef affines_t columns = tile_affines(8)
     if batch:
         spans.map_moments(t.x + at, l.outer, maps, l.inner, ld, mean + first, var + first)
+        spans.col_invstd(maps, <double>l.count, eps, var + first, invstd + first)
     for c in range(first, first + maps):
-        if batch:
-            var[c] /= l.count
-            invstd[c] = 1.0 / sqrt(var[c] + eps)
         f[c - first] = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
                                  parameter(bias, c, l.element, 0.0), l.element)
     columns.k0 = columns.k1 = NULL

@@ -2,7 +2,8 @@
 #
 # Rows are cut into chunks, whose moments are merged in the order of the chunks; then the chunks are
 # normalised, the last one first, because the end of the array is what the caches still hold. With
-# few channels, several rows are taken as one.
+# few channels, several rows are taken as one. One thread starts no team: that costs as much as a
+# small array.
 
 cdef inline int64_t width_of(const layout_t *l) noexcept nogil:
     return l.C * l.repeat
@@ -51,21 +52,19 @@ cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t
 
 
 cdef void merge_moments(const layout_t *l, const double *parts, double *mean,
-                        double *var) noexcept nogil:
+                        double *m2) noexcept nogil:
     """Merge all chunks, and the rows that were taken as one, in their order."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), k, r, c
+    cdef int64_t ld = width_of(l), k, r
     cdef double n, count = 0.0
     memset(mean, 0, l.C * sizeof(double))
-    memset(var, 0, l.C * sizeof(double))
+    memset(m2, 0, l.C * sizeof(double))
     for k in range(l.chunks):
         n = <double>(first_row(l, k + 1) - first_row(l, k))
         for r in range(l.repeat):
             spans.col_merge(count, n, parts + 2 * k * ld + r * l.C,
-                            parts + (2 * k + 1) * ld + r * l.C, l.C, mean, var)
+                            parts + (2 * k + 1) * ld + r * l.C, l.C, mean, m2)
             count += n
-    for c in range(l.C):
-        var[c] /= count
 
 
 cdef void apply_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
@@ -92,24 +91,32 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
                          const void *bias, double *mean, double *invstd, double *var, double eps,
                          bint batch, const act_t *act, bint stream) noexcept nogil:
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), k, c
+    cdef int64_t ld = width_of(l), k
     cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if batch else 0
     cdef char *memory = <char *>scratch(0, part_bytes + 5 * ld * sizeof(double))
     cdef affines_t f
     if memory == NULL:
         return -1
     if batch:
-        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-            chunk_moments(l, t.x, <double *>memory, k)
+        if l.threads == 1:
+            for k in range(l.chunks):
+                chunk_moments(l, t.x, <double *>memory, k)
+        else:
+            for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+                chunk_moments(l, t.x, <double *>memory, k)
         merge_moments(l, <double *>memory, mean, var)
-        for c in range(l.C):
-            invstd[c] = 1.0 / sqrt(var[c] + eps)
+        spans.col_invstd(l.C, <double>l.count, eps, var, invstd)
     f = affines_at(l, memory + part_bytes, 0)
     spans.col_affine(l.C, mean, invstd, weight, bias, &f)
     repeat_affines(l, memory + part_bytes)
-    for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-        apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
-        store_fence()
+    if l.threads == 1:
+        for k in range(l.chunks):
+            apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
+            store_fence()
+    else:
+        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+            apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
+            store_fence()
     return 0
 
 
@@ -133,7 +140,7 @@ cdef void chunk_sums(const layout_t *l, const tensors_t *t, char *coefficients,
 
 cdef void add_sums(const layout_t *l, double *parts) noexcept nogil:
     """Add all chunks, and the rows that were taken as one, to the sums of the first C columns."""
-    cdef int64_t ld = width_of(l), k, r, c, i
+    cdef int64_t ld = width_of(l), k, r, c
     cdef double *part
     for k in range(l.chunks):
         for r in range(l.repeat):
@@ -186,14 +193,23 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
     memset(<void *>f.k0, 0, 2 * ld * (8 if l.element == F64 else 4))
     repeat_affines(l, coefficients)
     if sums:
-        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-            chunk_sums(l, t, coefficients, act, parts, k)
+        if l.threads == 1:
+            for k in range(l.chunks):
+                chunk_sums(l, t, coefficients, act, parts, k)
+        else:
+            for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+                chunk_sums(l, t, coefficients, act, parts, k)
         add_sums(l, parts)
         spans.col_terms(l.C, <double>l.count, mean, invstd, parts, parts + ld, &f, dweight, dbias,
                         frozen)
         repeat_affines(l, coefficients)
     if t.y != NULL or t.dresidual != NULL:
-        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-            grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
-            store_fence()
+        if l.threads == 1:
+            for k in range(l.chunks):
+                grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
+                store_fence()
+        else:
+            for k in prange(l.chunks, schedule="static", num_threads=l.threads):
+                grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
+                store_fence()
     return 0

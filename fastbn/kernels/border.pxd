@@ -13,6 +13,9 @@ cdef cnp.ndarray dense(object x, str what)
 # A contiguous one-dimensional array of n values of this type number, or None.
 cdef int check_vector(object p, str what, Py_ssize_t n, int typenum) except -1
 
+# The same of an array that may be strided: itself, or a contiguous copy.
+cdef object dense_vector(object p, str what, Py_ssize_t n, int typenum)
+
 # An output: same shape and type as `like`, contiguous, writable; made where `out` is None.
 cdef cnp.ndarray output(object out, cnp.ndarray like, str what)
 

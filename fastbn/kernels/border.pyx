@@ -61,6 +61,13 @@ cdef int check_vector(object p, str what, Py_ssize_t n, int typenum) except -1:
     return 0
 
 
+cdef object dense_vector(object p, str what, Py_ssize_t n, int typenum):
+    if isinstance(p, cnp.ndarray) and not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>p):
+        p = np.require(p, requirements=["C", "A"])
+    check_vector(p, what, n, typenum)
+    return p
+
+
 cdef cnp.ndarray output(object out, cnp.ndarray like, str what):
     cdef int i
     if out is None:

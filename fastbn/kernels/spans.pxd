@@ -128,10 +128,17 @@ cdef extern from "table.h" nogil:
                             double *mean, double *m2) noexcept nogil
         void (*col_merge)(double count, double n, const double *part_mean, const double *part_m2,
                           int64_t columns, double *mean, double *m2) noexcept nogil
+        void (*col_invstd)(int64_t n, double count, double eps, double *var,
+                           double *invstd) noexcept nogil
+        void (*col_move)(int64_t n, double momentum, double scale, const double *batch,
+                         void *running) noexcept nogil
+        void (*col_running)(int64_t n, double eps, const void *running_mean,
+                            const void *running_var, double *mean,
+                            double *invstd) noexcept nogil
         void (*col_affine)(int64_t n, const double *mean, const double *invstd,
                            const void *weight, const void *bias, const affines_t *f) noexcept nogil
         void (*col_terms)(int64_t n, double count, const double *mean, const double *invstd,
-                          const double *sum_d, const double *sum_dx, const affines_t *f,
+                          const double *sum_d, double *sum_dx, const affines_t *f,
                           void *dweight, void *dbias, int frozen) noexcept nogil
         void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows,
                           int64_t columns, int64_t ld, const affines_t *f, const act_t *act,

@@ -378,9 +378,38 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
 #undef CALL
 }
 
-/* ---- coefficients of columns ---- */
+/* ---- statistics and coefficients of columns ---- */
 
-/* y = (x - mean) * invstd * weight + bias about the rounded mean; weight and bias may be NULL. */
+/* From the sums of squares about the mean: the variance, and 1 / sqrt(var + eps). */
+static void col_invstd(int64_t n, double count, double eps, double *var, double *invstd)
+{
+    for (int64_t j = 0; j < n; j++) {
+        var[j] /= count;
+        invstd[j] = 1.0 / sqrt(var[j] + eps);
+    }
+}
+
+/* running = (1 - momentum) * running + momentum * (scale * batch) */
+static void col_move(int64_t n, double momentum, double scale, const double *batch, void *running_)
+{
+    T *running = running_;
+    for (int64_t j = 0; j < n; j++)
+        running[j] = (T)((1.0 - momentum) * (double)running[j] + momentum * (batch[j] * scale));
+}
+
+/* The statistics of inference: running ones, in float64. */
+static void col_running(int64_t n, double eps, const void *running_mean, const void *running_var,
+                        double *mean, double *invstd)
+{
+    const T *from = running_mean, *var = running_var;
+    for (int64_t j = 0; j < n; j++)
+        mean[j] = (double)from[j];
+    for (int64_t j = 0; j < n; j++)
+        invstd[j] = 1.0 / sqrt((double)var[j] + eps);
+}
+
+/* y = (x - mean) * invstd * weight + bias about the rounded mean; weight and bias may be NULL.
+ * What does not change in a loop is asked before it, so that every loop is one of vectors. */
 static void col_affine(int64_t n, const double *mean, const double *invstd, const void *weight_,
                        const void *bias_, const affines_t *f)
 {
@@ -394,32 +423,41 @@ static void col_affine(int64_t n, const double *mean, const double *invstd, cons
     else
         for (int64_t j = 0; j < n; j++)
             a[j] = (T)invstd[j];
-    for (int64_t j = 0; j < n; j++) /* what the rounding of the mean lost goes into b */
-        b[j] = (T)((bias ? (double)bias[j] : 0.0) + ((double)centre[j] - mean[j]) * (double)a[j]);
+    /* what the rounding of the mean lost goes into b */
+    if (bias)
+        for (int64_t j = 0; j < n; j++)
+            b[j] = (T)((double)bias[j] + ((double)centre[j] - mean[j]) * (double)a[j]);
+    else
+        for (int64_t j = 0; j < n; j++)
+            b[j] = (T)(((double)centre[j] - mean[j]) * (double)a[j]);
 }
 
-/* The terms of dx = a * (d - mean(d) - xhat * mean(d * xhat)), with the sum of d * (x - centre),
- * and the gradients of weight and bias where they are not NULL. */
+/* The terms of dx = a * (d - mean(d) - xhat * mean(d * xhat)), with the sums of d and of
+ * d * (x - centre), and the gradients of weight and bias where they are not NULL. */
 static void col_terms(int64_t n, double count, const double *mean, const double *invstd,
-                      const double *sum_d, const double *sum_dx, const affines_t *f,
-                      void *dweight_, void *dbias_, int frozen)
+                      const double *sum_d, double *sum_dx, const affines_t *f, void *dweight_,
+                      void *dbias_, int frozen)
 {
     T *dweight = dweight_, *dbias = dbias_;
     const T *centre = f->centre, *a = f->a;
     T *k0 = (T *)f->k0, *k1 = (T *)f->k1;
     const double share = 1.0 / count;
-    for (int64_t j = 0; j < n; j++) {
-        const double off = (double)centre[j] - mean[j], sum = sum_dx[j] + off * sum_d[j];
-        if (dweight)
-            dweight[j] = (T)(sum * invstd[j]);
-        if (!frozen) {
-            const double slope = -(double)a[j] * invstd[j] * invstd[j] * (sum * share);
-            k1[j] = (T)slope;
-            k0[j] = (T)(slope * off - (double)a[j] * (sum_d[j] * share));
-        } else {
-            k0[j] = k1[j] = 0;
-        }
+    for (int64_t j = 0; j < n; j++)
+        sum_dx[j] += ((double)centre[j] - mean[j]) * sum_d[j];
+    if (dweight)
+        for (int64_t j = 0; j < n; j++)
+            dweight[j] = (T)(sum_dx[j] * invstd[j]);
+    if (dbias)
+        for (int64_t j = 0; j < n; j++)
+            dbias[j] = (T)sum_d[j];
+    if (frozen) {
+        fill(k0, n, 0);
+        fill(k1, n, 0);
+        return;
     }
-    for (int64_t j = 0; j < n && dbias; j++)
-        dbias[j] = (T)sum_d[j];
+    for (int64_t j = 0; j < n; j++) {
+        const double aj = (double)a[j], slope = -aj * invstd[j] * invstd[j] * (sum_dx[j] * share);
+        k1[j] = (T)slope;
+        k0[j] = (T)(slope * ((double)centre[j] - mean[j]) - aj * (sum_d[j] * share));
+    }
 }

@@ -19,8 +19,9 @@ extern const spans_t FASTBN_TABLE;
 const spans_t FASTBN_TABLE = {
     .width = W,
     .matmul = MATMUL_SPANS,
-    .bn = {run_forward, run_backward, map_moments, map_spread,
-           col_moments, col_merge, col_affine, col_terms, col_apply, col_grad_sums, col_grad_apply},
+    .bn = {run_forward, run_backward, map_moments, map_spread, col_moments, col_merge, col_invstd,
+           col_move, col_running, col_affine, col_terms, col_apply, col_grad_sums,
+           col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},
     .activation = {map, map_grad, dropout, softmax_rows, softmax_grad_rows},

@@ -138,8 +138,8 @@ def merge_moments(parts: Iterable[Moments]) -> Moments:
     count = 0
     mean: Doubles = np.zeros(0)
     m2: Doubles = np.zeros(0)
-    for number, (n, part_mean, part_m2) in enumerate(parts):
-        part_mean, part_m2 = np.asarray(part_mean, np.float64), np.asarray(part_m2, np.float64)
+    for number, (n, *arrays) in enumerate(parts):
+        part_mean, part_m2 = (np.asarray(array, np.float64) for array in arrays)
         if part_mean.ndim != 1 or part_mean.shape != part_m2.shape:
             raise ValueError(
                 f"part {number}: expected mean and m2 of shape (C,), "

@@ -37,3 +37,4 @@ from fastbn.nn.parameter import Parameter as Parameter
 from fastbn.nn.pooling import AvgPool2d as AvgPool2d
 from fastbn.nn.pooling import GlobalAvgPool2d as GlobalAvgPool2d
 from fastbn.nn.pooling import MaxPool2d as MaxPool2d
+from fastbn.nn.population import population_statistics as population_statistics

@@ -247,6 +247,23 @@ def summary(table: FoldTable) -> list[str]:
     return lines
 
 
+def details(table: FoldTable) -> list[str]:
+    """Return one line for every model and tool: what is left, how exact and how fast it is."""
+    lines = ["model tool bn+affine nodes max|error|/max|f64| us-before us-after ratio"]
+    for row in table.rows:
+        if row.left is None:
+            lines.append(f"{row.name} {row.tool} failed: {row.failure}")
+            continue
+        error = "-" if row.max_rel_f64 is None else f"{row.max_rel_f64:.1e}"
+        time_spent = "- - -"
+        if row.us_before is not None:
+            time_spent = f"{row.us_before:.0f} {row.us_after:.0f} {row.ratio:.3f}"
+        counted = f"{row.bn_left}+{row.affine_left}{'!' if row.wrong else ''}"
+        nodes = f"{row.nodes_before}>{row.nodes_left}"
+        lines.append(f"{row.name} {row.tool} {counted} {nodes} {error} {time_spent}")
+    return lines
+
+
 def verdict(table: FoldTable) -> list[str]:
     """Return what does not hold of: fewest left in every row, none wrong, none slower."""
     problems = []

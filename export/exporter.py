@@ -21,6 +21,7 @@ from fastbn.export.fold.engine import STEPS
 from fastbn.export.fold.report import NodeEntry
 from fastbn.export.io import write_model
 from fastbn.export.precision import (
+    Labelled,
     PrecisionReport,
     check_precision,
     compare_precision,
@@ -98,6 +99,7 @@ def to_onnx(
     precision: str = "float32",
     calibration: NDArray[np.float32] | None = None,
     labels: NDArray[np.int64] | None = None,
+    test: Labelled | None = None,
 ) -> ExportReport:
     """Write a network as an ONNX file.
 
@@ -122,7 +124,6 @@ def to_onnx(
         Whether a BatchNorm whose running statistics were never updated is accepted.
     classes : sequence of str, optional
         Names of the classes, kept in the file's metadata.
-
     normalization : (mean, std), optional
         Built into the file, which then takes raw samples: the network sees (x − mean) / std.
         Numbers, or one for every channel.
@@ -136,6 +137,8 @@ def to_onnx(
         Samples as the file gets them, but channels last; needed for int8.
     labels : ndarray of int64, shape (N,), optional
         Their classes, for the accuracy before and after narrowing.
+    test : (ndarray, ndarray), optional
+        Other samples and their classes, on which to compare before and after narrowing instead.
 
     Returns
     -------
@@ -162,7 +165,7 @@ def to_onnx(
     >>> report.bn_before, report.bn_after, report.argmax_agreement
     (1, 0, 1.0)
     """
-    check_precision(precision, calibration, labels)
+    check_precision(precision, calibration, labels, test)
     model = build_model(
         net,
         input_shape=input_shape,
@@ -183,6 +186,8 @@ def to_onnx(
         wide = final
         inputs = None if calibration is None else model.file_input(calibration)
         final = narrowed(wide, precision, inputs)
+        if test is not None:
+            inputs, labels = model.file_input(test[0]), test[1]
         report.narrowing = compare_precision(wide, final, precision, inputs, labels)
         require_precision(report.narrowing)
     _write_metadata(final, report, model, classes, precision)

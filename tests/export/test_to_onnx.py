@@ -361,6 +361,9 @@ def test_precision_arguments(tmp_path):
         to_onnx(net, path, input_shape=(3,), precision="int4")
     with pytest.raises(ValueError, match="needs calibration"):
         to_onnx(net, path, input_shape=(3,), precision="int8")
+    one = np.zeros((1, 3), np.float32)
+    with pytest.raises(ValueError, match="as many classes"):
+        to_onnx(net, path, input_shape=(3,), test=(one, np.zeros(2, np.int64)))
     with pytest.raises(ValueError, match="one each"):
         to_onnx(net, path, input_shape=(3,), labels=np.zeros(3))
     assert not path.exists()

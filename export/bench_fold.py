@@ -20,8 +20,8 @@ import onnx_ir as ir
 from fastbn.export.errors import one_line
 from fastbn.export.fold.cleanup import graphs_of
 from fastbn.export.fold.constants import Constants
-from fastbn.export.fold.engine import count_affine
-from fastbn.export.fold.plan import Context
+from fastbn.export.fold.context import Context
+from fastbn.export.fold.counting import count_affine
 from fastbn.export.light import LIGHT, light_model
 from fastbn.export.patterns import PATTERNS
 from fastbn.export.peers import PEERS, installed, silence

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused
-from fastbn.export.fold.plan import Plan, backward_rule, label, push_back
+from fastbn.export.fold.moves import backward_rule, push_back
+from fastbn.export.fold.plan import Plan, label
 
 
 def add_bias(plan: Plan, node: ir.Node, index: int, scale: Array, shift: Array) -> None:

@@ -10,12 +10,15 @@ costs up to 40 % of the network's time.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Refused
 from fastbn.export.fold.chains import Chain
-from fastbn.export.fold.plan import Bounds, Context, Plan
+from fastbn.export.fold.context import Context
+from fastbn.export.fold.plan import Bounds, Plan
 
 # The runtime runs these together with a Relu or Clip right behind them.
 _FUSES = ("Conv", "Gemm", "ConvTranspose")
@@ -31,15 +34,25 @@ _KEEPS_BLOCKS = (
     "Sum",
 )
 _DEPTH = 50
+READ_AND_WRITE = 2
 
 
 def require_no_cost(plan: Plan, chain: Chain) -> None:
     """Refuse a plan whose new bounds take more passes than the chain it removes."""
     added = sum(_added(plan.context, node, b, chain) for node, b in plan.bounds.items())
-    if added > len(chain.nodes):
+    if added > max(_spared(plan.context, chain), 0):
         raise Refused(
             "Max or Min in place of a Relu would take more time than it does (allow_slower folds)"
         )
+
+
+def _spared(context: Context, chain: Chain) -> int:
+    """Count the passes that end with the chain."""
+    readers = [use.node.op_type for use in chain.result.uses()]
+    with_relu = len(readers) == 1 and readers[0] in ("Relu", "Clip")
+    if len(chain.nodes) == 1 and with_relu and is_blocked(context, chain.source):
+        return 0  # the Relu behind it was done in the same pass, and now takes one of its own
+    return len(chain.nodes)
 
 
 def _added(context: Context, node: ir.Node, bounds: Bounds, chain: Chain) -> int:
@@ -47,16 +60,35 @@ def _added(context: Context, node: ir.Node, bounds: Bounds, chain: Chain) -> int
         return 0  # a Relu or Clip stays one
     passes = 1 + int(not np.isneginf(bounds.low).all() and not np.isposinf(bounds.high).all())
     source = node.inputs[0]
-    behind_chain = source is chain.result
-    if behind_chain:
+    free = source is not None and _fuses(source) and node.op_type in ("Relu", "Clip")
+    if source is chain.result:
         source = chain.source
     blocked = source is not None and is_blocked(context, source)
-    if behind_chain:
-        free = blocked and len(chain.nodes) == 1
-    else:
-        free = source is not None and _fuses(source)
-    was = 0 if free and node.op_type in ("Relu", "Clip") else 1
-    return passes + int(blocked) - was
+    return passes + int(blocked) - (0 if free else 1)
+
+
+def require_cheap_maps(plan: Plan, chain: Chain) -> None:
+    """Refuse to add maps unless that moves less memory than the chain did."""
+    if not plan.maps:
+        return
+    spared = _numbers(plan.context, chain.source) * READ_AND_WRITE * len(chain.nodes)
+    spent = 0
+    for node in plan.maps:
+        result = node.outputs[0]
+        passes = READ_AND_WRITE + 1  # the map is read, too
+        readers = [use.node for use in result.uses()]
+        if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
+            passes += READ_AND_WRITE  # it was done by the convolution
+        if len(node.outputs[0].shape or ()) == 4 and readers:
+            passes += 2 * READ_AND_WRITE  # the layout of blocked channels has no such sum
+        spent += _numbers(plan.context, result) * passes
+    if spent >= spared:
+        raise Refused("it would take more time than the BatchNorm does")
+
+
+def _numbers(context: Context, value: ir.Value) -> int:
+    """Numbers of one sample."""
+    return math.prod(d for d in context.need_dims(value)[1:] if isinstance(d, int))
 
 
 def _fuses(source: ir.Value) -> bool:

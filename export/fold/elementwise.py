@@ -8,16 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused
-from fastbn.export.fold.plan import (
-    Plan,
-    aligned,
-    backward_rule,
-    forward_rule,
-    label,
-    push_back,
-    push_on,
-    widened,
-)
+from fastbn.export.fold.moves import backward_rule, forward_rule, push_back, push_on
+from fastbn.export.fold.plan import Plan, aligned, label, widened
 
 
 def _rank(plan: Plan, node: ir.Node) -> int:

@@ -132,6 +132,41 @@ def seen_twice(g: Sketch) -> onnx.ModelProto:
     return g.model(g.op("Add", [g.op("Sigmoid", [g.bn(h)]), h]))
 
 
+@pattern("conv-bn-and-bn", 1)
+def two_norms(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    left, right = g.bn(h), g.bn(h, signs="mixed")
+    return g.model(g.op("Mul", [g.op("Sigmoid", [left]), g.op("Tanh", [right])]))
+
+
+@pattern("conv-bn-and-equal-bn", 0)
+def equal_norms(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    values = g.parameters(4)
+    left, right = g.bn(h, given=values), g.bn(h, given=values)
+    return g.model(g.op("Mul", [g.op("Sigmoid", [left]), g.op("Tanh", [right])]))
+
+
+@pattern("conv-bn-and-conv", 0)
+def norm_beside_conv(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    left, right = g.op("Sigmoid", [g.bn(h, signs="mixed")]), g.conv(h, 4, 1)
+    return g.model(g.op("Mul", [left, right]))
+
+
+@pattern("dense-transition", 2)
+def transition(g: Sketch) -> onnx.ModelProto:
+    x = g.conv(g.input(3, 10, 10), 8, 1)
+    x = g.op("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    width = 8
+    for _ in range(2):
+        h = g.conv(g.relu(g.bn(x, channels=width)), 8, 1)
+        h = g.conv(g.relu(g.bn(h)), 4, 3, pad=1)
+        width += 4
+        x = g.op("Concat", [x, h], channels=width, axis=1)
+    return g.model(g.relu(g.bn(x, channels=width)))
+
+
 @pattern("conv-output-bn", 1)
 def conv_is_output(g: Sketch) -> onnx.ModelProto:
     h = g.conv(g.input(3, 8, 8), 4)

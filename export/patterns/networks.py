@@ -132,6 +132,12 @@ def seen_twice(g: Sketch) -> onnx.ModelProto:
     return g.model(g.op("Add", [g.op("Sigmoid", [g.bn(h)]), h]))
 
 
+@pattern("bn-maxpool-bn", 1)
+def norms_around_pooling(g: Sketch) -> onnx.ModelProto:
+    h = g.op("MaxPool", [g.bn(g.input(4, 8, 8), signs="mixed")], kernel_shape=[2, 2])
+    return g.model(g.op("Sigmoid", [g.bn(h)]))
+
+
 @pattern("conv-bn-and-bn", 1)
 def two_norms(g: Sketch) -> onnx.ModelProto:
     h = g.conv(g.input(3, 8, 8), 4)

@@ -29,6 +29,7 @@ from fastbn.export.report import Report
 from fastbn.export.runtime import Session
 from fastbn.export.samples import input_specs, random_sample, shapes
 from fastbn.export.validate import compare
+from fastbn.export.ways import Memory
 
 # A model may not become slower by more than this.
 SLOWER = 1.02
@@ -130,8 +131,9 @@ def bench_fold(
     for name, best, model in _models(names, light):
         if progress is not None:
             progress(name)
+        memory: Memory = {}
         for tool in chosen:
-            table.rows.append(_row(name, best, model, tool, rounds, threads))
+            table.rows.append(_row(name, best, model, tool, rounds, threads, memory))
     return table
 
 
@@ -150,7 +152,13 @@ def _models(
 
 
 def _row(
-    name: str, best: int | None, model: onnx.ModelProto, tool: str, rounds: int, threads: int
+    name: str,
+    best: int | None,
+    model: onnx.ModelProto,
+    tool: str,
+    rounds: int,
+    threads: int,
+    memory: Memory,
 ) -> FoldRow:
     row = FoldRow(name, tool, best)
     row.bn_before, before_affine, row.nodes_before = counts(model)
@@ -163,7 +171,7 @@ def _row(
     row.bn_left, affine, row.nodes_left = counts(result)
     row.affine_left = (affine - before_affine).total()
     try:
-        found = compare(model, result, seeds=3)
+        found = compare(model, result, seeds=3, memory=memory)
     except Exception as error:
         row.wrong, row.failure = True, one_line(error)
         return row

@@ -29,8 +29,8 @@ from fastbn.export.precision import (
     require_precision,
 )
 from fastbn.export.predictions import PredictionReport, compare_built
-from fastbn.export.report import Report
-from fastbn.export.validate import ValidationReport, compare, require_agreement
+from fastbn.export.report import Report, ValidationReport
+from fastbn.export.validate import compare, require_agreement
 
 
 @dataclass(slots=True)

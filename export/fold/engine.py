@@ -182,26 +182,32 @@ def _fold_one(
         bypass(node, chains[-1].source)
         entry.action, entry.reason = "removed", ""
         return True
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     for plan, chain, way in _attempts(context, chains, boldness):
         try:
             _plan(plan, chain, way)
         except MALFORMED as error:
-            reasons.append(f"{way.name}: the graph is malformed ({one_line(error)})")
+            reasons[way.name] = f"the graph is malformed ({one_line(error)})"
         except RecursionError:
-            reasons.append(f"{way.name}: too many nodes would have to change")
+            reasons[way.name] = "too many nodes would have to change"
         except Refused as refusal:
-            if plan.allow_maps:
-                reasons += [f"with a bias map: {refusal}"] if plan.maps else []
-            elif way.name in ("backwards", "forwards"):
-                reasons.append(f"{way.name}: {refusal}")
+            _remember(reasons, plan, way, str(refusal))
         else:
             _carry_out(plan, chain, entries)
             return True
-    # The last word on either direction is the most permissive attempt's.
-    last = {reason.split(":")[0]: reason for reason in reasons}
-    entry.reason = "; ".join(last.values())
+    entry.reason = "; ".join(f"{way}: {reason}" for way, reason in reasons.items())
     return False
+
+
+def _remember(reasons: dict[str, str], plan: Plan, way: Shares, reason: str) -> None:
+    """Keep the last word on either direction, which is the most permissive attempt's."""
+    if plan.allow_maps:
+        if plan.maps:
+            reasons["with a bias map"] = reason
+    elif way.name in ("backwards", "forwards"):
+        # A change of variable is no news unless it was other consumers that stood in the way.
+        if not plan.allow_changes or "consumers" in reasons.get(way.name, ""):
+            reasons[way.name] = reason
 
 
 def _attempts(
@@ -209,8 +215,10 @@ def _attempts(
 ) -> Iterator[tuple[Plan, Chain, Shares]]:
     """Everything that may be tried, what changes least first."""
     for changes in (False, True)[: 1 + boldness.changes]:
+        # Undoing an affine behind a Relu would cost what it spares elsewhere.
+        bounded = boldness.bounds and (context.allow_slower or not changes)
         for chain in chains:
-            for bounds in (False, True)[: 1 + boldness.bounds]:
+            for bounds in (False, True)[: 1 + bounded]:
                 for way in shares(chain.affine):
                     if boldness.forwards or way.forth.is_identity:
                         plan = Plan(context, allow_bounds=bounds, allow_changes=changes)

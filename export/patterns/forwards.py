@@ -41,11 +41,13 @@ pattern("bn-conv-padded-strided", 1)(_into_conv(pad=1, channels=16, strides=[3, 
 pattern("bn-conv-padded-gap-gemm", 0)(_into_conv(pad=1, head="gap"))
 pattern("bn-conv-padded-flatten-gemm", 0)(_into_conv(pad=1, head="flatten"))
 pattern("bn-relu-conv-1x1", 0)(_into_conv(kernel=1, relu=True, signs="positive"))
-pattern("bn-relu-conv-1x1-mixed", 0)(_into_conv(kernel=1, relu=True))
+pattern("bn-relu-conv-1x1-mixed", 1)(_into_conv(kernel=1, relu=True))
 pattern("bn-relu-conv-1x1-negative", 0)(_into_conv(kernel=1, relu=True, signs="negative"))
 pattern("bn-relu-conv-3x3", 0)(_into_conv(relu=True, signs="positive"))
 pattern("bn-relu-conv-padded", 1)(_into_conv(relu=True, pad=1, signs="positive"))
-pattern("bn-relu-conv-padded-gap-gemm", 0)(_into_conv(relu=True, pad=1, head="gap"))
+pattern("bn-relu-conv-padded-gap-gemm", 0)(
+    _into_conv(relu=True, pad=1, head="gap", signs="positive")
+)
 
 
 @pattern("bn-gemm", 0)

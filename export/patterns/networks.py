@@ -71,7 +71,7 @@ def gemm_relu(g: Sketch) -> onnx.ModelProto:
     return g.model(g.bn(g.relu(g.gemm(g.input(20), 12, bias=g.normal(12)))))
 
 
-@pattern("conv-1d-relu-bn", 0)
+@pattern("conv-1d-relu-bn", 1)
 def sequence_relu(g: Sketch) -> onnx.ModelProto:
     return g.model(g.bn(g.relu(g.conv(g.input(4, 20), 6, rank=1, bias=True))))
 
@@ -117,12 +117,12 @@ def siamese(g: Sketch) -> onnx.ModelProto:
     return g.model(g.op("Sub", [left, right]))
 
 
-@pattern("shared-weight-other-bn", 0, duplicate_shared=True)
-def shared(g: Sketch) -> onnx.ModelProto:
-    a, b = g.input(8, 9, 9), g.input(8, 9, 9)
-    weight = g.constant(g.normal(16, 8, 3, 3, scale=0.2))
-    left = g.bn(g.op("Conv", [a, weight], channels=16))
-    right = g.bn(g.op("Conv", [b, weight], channels=16))
+@pattern("shared-weight-other-bn", 0)
+def shared(g: Sketch, width: int = 8) -> onnx.ModelProto:
+    a, b = g.input(width, 9, 9), g.input(width, 9, 9)
+    weight = g.constant(g.normal(2 * width, width, 3, 3, scale=0.2))
+    left = g.bn(g.op("Conv", [a, weight], channels=2 * width))
+    right = g.bn(g.op("Conv", [b, weight], channels=2 * width))
     return g.model(g.op("Sub", [left, right]))
 
 
@@ -245,7 +245,7 @@ def dead(g: Sketch) -> onnx.ModelProto:
 @pattern("dead-channels-relu-conv", 0)
 def dead_forwards(g: Sketch) -> onnx.ModelProto:
     values = g.parameters(6)
-    values["scale"] *= [1, 0, 1e-42, 1, 1e-20, -1]
+    values["scale"] *= [1, 0, 1e-42, 1, 1e-20, 1]
     return g.model(g.conv(g.relu(g.bn(g.input(6, 8, 8), given=values)), 4, 1))
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from fastbn.export import MismatchError, ModelError, fold_batch_norm, fold_file
-from fastbn.export.patterns import PATTERNS
+from fastbn.export.patterns import PATTERNS, networks
 from fastbn.export.patterns.sketch import Sketch
 
 REASONS = {
@@ -146,7 +146,7 @@ def test_initializers_that_are_inputs():
 
 
 def test_shared_weights_are_copied_only_on_request():
-    model = PATTERNS["shared-weight-other-bn"].build()
+    model = networks.shared(Sketch(0), width=40)
     folded, report = fold_batch_norm(model)
     assert report.bn_left == 2
     assert all("duplicate_shared" in entry.reason for entry in report.nodes)

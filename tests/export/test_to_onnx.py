@@ -91,7 +91,7 @@ NETWORKS = {
     "pre-activation": (IMAGE, lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Residual(nn.Sequential(
         nn.BatchNorm(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm(4), nn.ReLU(),
         nn.Conv2d(4, 6, 3, padding=1)), activation=None), nn.BatchNorm(6), nn.ReLU(),
-        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 2),
+        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 1),
     "linear-on-image": (IMAGE, lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "linear-on-sequence": ((6, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "image-out": (IMAGE, lambda: conv_bn(padding=1), 0),

@@ -201,13 +201,12 @@ def _fold_one(
 
 def _remember(reasons: dict[str, str], plan: Plan, way: Shares, reason: str) -> None:
     """Keep the last word on either direction, which is the most permissive attempt's."""
+    # A change of variable is no news unless it was other consumers that stood in the way.
+    is_news = not plan.allow_changes or "consumers" in reasons.get(way.name, "")
     if plan.allow_maps:
-        if plan.maps:
-            reasons["with a bias map"] = reason
-    elif way.name in ("backwards", "forwards"):
-        # A change of variable is no news unless it was other consumers that stood in the way.
-        if not plan.allow_changes or "consumers" in reasons.get(way.name, ""):
-            reasons[way.name] = reason
+        reasons |= {"with a bias map": reason} if plan.maps else {}
+    elif way.name in ("backwards", "forwards") and is_news:
+        reasons[way.name] = reason
 
 
 def _attempts(

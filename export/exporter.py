@@ -94,6 +94,7 @@ def to_onnx(
     verify: bool = True,
     allow_untrained: bool = False,
     classes: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
     normalization: Normalization | None = None,
     softmax: bool = False,
     precision: str = "float32",
@@ -124,6 +125,8 @@ def to_onnx(
         Whether a BatchNorm whose running statistics were never updated is accepted.
     classes : sequence of str, optional
         Names of the classes, kept in the file's metadata.
+    input_range : (float, float), optional
+        Smallest and largest number that inputs of the file hold, kept in its metadata.
     normalization : (mean, std), optional
         Built into the file, which then takes raw samples: the network sees (x − mean) / std.
         Numbers, or one for every channel.
@@ -190,7 +193,7 @@ def to_onnx(
             inputs, labels = model.file_input(test[0]), test[1]
         report.narrowing = compare_precision(wide, final, precision, inputs, labels)
         require_precision(report.narrowing)
-    _write_metadata(final, report, model, classes, precision)
+    _write_metadata(final, report, model, classes, precision, input_range)
     _full_check(final)
     write_model(final, path)
     return report
@@ -244,6 +247,7 @@ def _write_metadata(
     built: BuiltModel,
     classes: Sequence[str] | None,
     precision: str,
+    input_range: tuple[float, float] | None,
 ) -> None:
     """Name the producer, and keep what a user of the file wants to know."""
     model.producer_name, model.producer_version = "fastbn", __version__
@@ -260,6 +264,8 @@ def _write_metadata(
     if built.normalization is not None:
         mean, std = (np.asarray(part, dtype=np.float64).tolist() for part in built.normalization)
         values["normalization"] = json.dumps({"mean": mean, "std": std})
+    if input_range is not None:
+        values["input_range"] = json.dumps([float(bound) for bound in input_range])
     if classes is not None:
         values["classes"] = json.dumps(list(classes))
     onnx.helper.set_model_props(model, values)

@@ -98,6 +98,9 @@ def export(
         raise typer.BadParameter("--precision int8 needs --calibration data")
     net, metadata = runs.network(weights, model)
     samples, test = _calibration(calibration)
+    inside = _normalization(mean, std, metadata if normalize else None)
+    # Pixels are in [0, 1] unless the network was trained on others and the file leaves it so.
+    pixels = bool(inside) or not metadata.input_normalization
     report = to_onnx(
         net,
         output,
@@ -106,7 +109,8 @@ def export(
         fold=fold,
         opset=opset,
         classes=metadata.classes,
-        normalization=_normalization(mean, std, metadata if normalize else None),
+        input_range=(0.0, 1.0) if pixels else None,
+        normalization=inside,
         softmax=softmax,
         precision=precision.value,
         calibration=samples,

@@ -185,6 +185,7 @@ def test_bench_fold(run: Run, capsys: Capture) -> None:
 # --- fastbn export ----------------------------------------------------------------------------
 
 WEIGHTS = "model.safetensors"
+INSIDE_AND_OUT = ("inside.onnx", "outside.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +238,12 @@ def test_export_builds_in_what_the_weights_say(run: Run) -> None:
     inside, outside = outputs("inside.onnx", images), outputs("outside.onnx", images)
     np.testing.assert_allclose(inside, outputs("outside.onnx", (images - 0.25) / 0.5), atol=1e-4)
     assert np.abs(inside - outside).max() > 0.1
-    for path in ("inside.onnx", "outside.onnx"):
+    for path in INSIDE_AND_OUT:
         assert run("validate", path, "--weights", "w.safetensors", "--data", "digits") == 0
+    said = [{p.key: p.value for p in onnx.load(path).metadata_props} for path in INSIDE_AND_OUT]
+    assert said[0]["input_range"] == "[0.0, 1.0]"
+    assert json.loads(said[0]["normalization"]) == {"mean": [0.25], "std": [0.5]}
+    assert "input_range" not in said[1]
 
 
 def test_export_float16(run: Run, trained: Path, capsys: Capture) -> None:

@@ -10,6 +10,7 @@ import pytest
 from rule_graphs import GRAPHS
 
 from fastbn.export.evaluator import Float64Evaluator
+from fastbn.export.fold import backward, forward, passthrough
 from fastbn.export.fold.affine import Affine
 from fastbn.export.fold.api import fold_once
 from fastbn.export.fold.engine import STEPS
@@ -98,3 +99,32 @@ def test_a_wrong_rule_is_noticed(way, operator, monkeypatch):
         if any(error(name, fold(name)) > 1e-3 for name in users()[way, operator]):
             return
     pytest.fail(f"no pattern notices: {users()[way, operator]}")
+
+
+@pytest.mark.parametrize(
+    ("module", "part", "name"),
+    [
+        (Affine, "inverse", "conv-bn-and-conv"),
+        (Affine, "inverse", "dense-transition"),
+        (forward, "_border_map", "bn-conv-padded-strided"),
+        (forward, "_border_map", "bn-conv-padded-gap-gemm"),
+        (backward, "add_bias", "conv+bias-bn"),
+        (passthrough, "reshaped", "conv-flatten-bn-per-channel"),
+    ],
+)
+def test_a_wrong_part_is_noticed(module, part, name, monkeypatch):
+    honest = getattr(module, part)
+
+    def wrong(*arguments):
+        found = honest(*arguments)
+        if isinstance(found, Affine):
+            return Affine.of(found.scale * 1.1, found.shift)
+        if found is None:  # add_bias changes the plan
+            plan, node, index, *_ = arguments
+            plan.inputs[node, index] = plan.inputs[node, index] + 0.1
+            return None
+        return found + 0.1 * (np.arange(found.shape[-1]) == 0)  # only at the border
+
+    assert error(name, fold(name)) < 1e-5
+    monkeypatch.setattr(module, part, wrong)
+    assert error(name, fold(name)) > 1e-4

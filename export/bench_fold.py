@@ -20,8 +20,8 @@ import onnx_ir as ir
 from fastbn.export.errors import one_line
 from fastbn.export.fold.cleanup import graphs_of
 from fastbn.export.fold.constants import Constants
-from fastbn.export.fold.engine import count_affine
-from fastbn.export.fold.plan import Context
+from fastbn.export.fold.context import Context
+from fastbn.export.fold.counting import count_affine
 from fastbn.export.light import LIGHT, light_model
 from fastbn.export.patterns import PATTERNS
 from fastbn.export.peers import PEERS, installed, silence
@@ -29,6 +29,7 @@ from fastbn.export.report import Report
 from fastbn.export.runtime import Session
 from fastbn.export.samples import input_specs, random_sample, shapes
 from fastbn.export.validate import compare
+from fastbn.export.ways import Memory
 
 # A model may not become slower by more than this.
 SLOWER = 1.02
@@ -130,8 +131,9 @@ def bench_fold(
     for name, best, model in _models(names, light):
         if progress is not None:
             progress(name)
+        memory: Memory = {}
         for tool in chosen:
-            table.rows.append(_row(name, best, model, tool, rounds, threads))
+            table.rows.append(_row(name, best, model, tool, rounds, threads, memory))
     return table
 
 
@@ -150,7 +152,13 @@ def _models(
 
 
 def _row(
-    name: str, best: int | None, model: onnx.ModelProto, tool: str, rounds: int, threads: int
+    name: str,
+    best: int | None,
+    model: onnx.ModelProto,
+    tool: str,
+    rounds: int,
+    threads: int,
+    memory: Memory,
 ) -> FoldRow:
     row = FoldRow(name, tool, best)
     row.bn_before, before_affine, row.nodes_before = counts(model)
@@ -163,7 +171,7 @@ def _row(
     row.bn_left, affine, row.nodes_left = counts(result)
     row.affine_left = (affine - before_affine).total()
     try:
-        found = compare(model, result, seeds=3)
+        found = compare(model, result, seeds=3, memory=memory)
     except Exception as error:
         row.wrong, row.failure = True, one_line(error)
         return row
@@ -244,6 +252,23 @@ def summary(table: FoldTable) -> list[str]:
             text = "-" if row.left is None else f"{row.bn_left}+{row.affine_left}"
             parts.append((text + ("!" if row.wrong else "")).rjust(len(tool)))
         lines.append(" ".join(parts))
+    return lines
+
+
+def details(table: FoldTable) -> list[str]:
+    """Return one line for every model and tool: what is left, how exact and how fast it is."""
+    lines = ["model tool bn+affine nodes max|error|/max|f64| us-before us-after ratio"]
+    for row in table.rows:
+        if row.left is None:
+            lines.append(f"{row.name} {row.tool} failed: {row.failure}")
+            continue
+        error = "-" if row.max_rel_f64 is None else f"{row.max_rel_f64:.1e}"
+        time_spent = "- - -"
+        if row.us_before is not None:
+            time_spent = f"{row.us_before:.0f} {row.us_after:.0f} {row.ratio:.3f}"
+        counted = f"{row.bn_left}+{row.affine_left}{'!' if row.wrong else ''}"
+        nodes = f"{row.nodes_before}>{row.nodes_left}"
+        lines.append(f"{row.name} {row.tool} {counted} {nodes} {error} {time_spent}")
     return lines
 
 

@@ -27,15 +27,12 @@ Normalization = tuple[ArrayLike, ArrayLike]
 
 
 @dataclass(slots=True)
-class BuiltModel:
-    """An unfolded model, the shape of a sample, and what is to be noted."""
+class Wrapping:
+    """What a file has around its network."""
 
-    proto: onnx.ModelProto
-    input_shape: tuple[int, ...]
     input_layout: str
     normalization: Normalization | None
     softmax: bool
-    notes: list[str]
 
     def file_input(self, x: NDArray[Any]) -> NDArray[Any]:
         """Bring raw samples, channels last, into the layout the file takes."""
@@ -43,16 +40,25 @@ class BuiltModel:
             return x
         return np.ascontiguousarray(np.moveaxis(x, -1, 1))
 
-    def net_output(self, net: nn.Module, x: NDArray[Any]) -> NDArray[Any]:
+    def net_output(self, net: nn.Module, x: NDArray[Any], batch_size: int = 256) -> NDArray[Any]:
         """Predict raw samples as the file should: normalised before, with softmax behind."""
         if self.normalization is not None:
             mean, std = (np.asarray(part, dtype=np.float32) for part in self.normalization)
             x = (x - mean) / std
-        y: NDArray[Any] = net.predict(x.astype(net.dtype or x.dtype, copy=False))
+        y: NDArray[Any] = net.predict(x.astype(net.dtype or x.dtype, copy=False), batch_size)
         if self.softmax:
             exp = np.exp(y - y.max(axis=-1, keepdims=True))
             y = exp / exp.sum(axis=-1, keepdims=True)
         return y
+
+
+@dataclass(slots=True)
+class BuiltModel(Wrapping):
+    """An unfolded model, the shape of a sample, and what is to be noted."""
+
+    proto: onnx.ModelProto
+    input_shape: tuple[int, ...]
+    notes: list[str]
 
 
 def build_model(
@@ -101,7 +107,7 @@ def build_model(
         graph, ir_version=version, producer_name="fastbn", producer_version=__version__
     )
     return BuiltModel(
-        ir.to_proto(model), shape, input_layout, normalization, softmax, build.notices
+        input_layout, normalization, softmax, ir.to_proto(model), shape, build.notices
     )
 
 

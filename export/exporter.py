@@ -21,6 +21,7 @@ from fastbn.export.fold.engine import STEPS
 from fastbn.export.fold.report import NodeEntry
 from fastbn.export.io import write_model
 from fastbn.export.precision import (
+    Labelled,
     PrecisionReport,
     check_precision,
     compare_precision,
@@ -28,8 +29,8 @@ from fastbn.export.precision import (
     require_precision,
 )
 from fastbn.export.predictions import PredictionReport, compare_built
-from fastbn.export.report import Report
-from fastbn.export.validate import ValidationReport, compare, require_agreement
+from fastbn.export.report import Report, ValidationReport
+from fastbn.export.validate import compare, require_agreement
 
 
 @dataclass(slots=True)
@@ -93,11 +94,13 @@ def to_onnx(
     verify: bool = True,
     allow_untrained: bool = False,
     classes: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
     normalization: Normalization | None = None,
     softmax: bool = False,
     precision: str = "float32",
     calibration: NDArray[np.float32] | None = None,
     labels: NDArray[np.int64] | None = None,
+    test: Labelled | None = None,
 ) -> ExportReport:
     """Write a network as an ONNX file.
 
@@ -122,7 +125,8 @@ def to_onnx(
         Whether a BatchNorm whose running statistics were never updated is accepted.
     classes : sequence of str, optional
         Names of the classes, kept in the file's metadata.
-
+    input_range : (float, float), optional
+        Smallest and largest number that inputs of the file hold, kept in its metadata.
     normalization : (mean, std), optional
         Built into the file, which then takes raw samples: the network sees (x − mean) / std.
         Numbers, or one for every channel.
@@ -136,6 +140,8 @@ def to_onnx(
         Samples as the file gets them, but channels last; needed for int8.
     labels : ndarray of int64, shape (N,), optional
         Their classes, for the accuracy before and after narrowing.
+    test : (ndarray, ndarray), optional
+        Other samples and their classes, on which to compare before and after narrowing instead.
 
     Returns
     -------
@@ -162,7 +168,7 @@ def to_onnx(
     >>> report.bn_before, report.bn_after, report.argmax_agreement
     (1, 0, 1.0)
     """
-    check_precision(precision, calibration, labels)
+    check_precision(precision, calibration, labels, test)
     model = build_model(
         net,
         input_shape=input_shape,
@@ -183,9 +189,11 @@ def to_onnx(
         wide = final
         inputs = None if calibration is None else model.file_input(calibration)
         final = narrowed(wide, precision, inputs)
+        if test is not None:
+            inputs, labels = model.file_input(test[0]), test[1]
         report.narrowing = compare_precision(wide, final, precision, inputs, labels)
         require_precision(report.narrowing)
-    _write_metadata(final, report, model, classes, precision)
+    _write_metadata(final, report, model, classes, precision, input_range)
     _full_check(final)
     write_model(final, path)
     return report
@@ -239,6 +247,7 @@ def _write_metadata(
     built: BuiltModel,
     classes: Sequence[str] | None,
     precision: str,
+    input_range: tuple[float, float] | None,
 ) -> None:
     """Name the producer, and keep what a user of the file wants to know."""
     model.producer_name, model.producer_version = "fastbn", __version__
@@ -255,6 +264,8 @@ def _write_metadata(
     if built.normalization is not None:
         mean, std = (np.asarray(part, dtype=np.float64).tolist() for part in built.normalization)
         values["normalization"] = json.dumps({"mean": mean, "std": std})
+    if input_range is not None:
+        values["input_range"] = json.dumps([float(bound) for bound in input_range])
     if classes is not None:
         values["classes"] = json.dumps(list(classes))
     onnx.helper.set_model_props(model, values)

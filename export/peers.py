@@ -19,8 +19,7 @@ Fold = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 def _fastbn(model: onnx.ModelProto) -> onnx.ModelProto:
-    # The other tools copy shared weights without being asked.
-    return fold_batch_norm(model, duplicate_shared=True)[0]
+    return fold_batch_norm(model)[0]
 
 
 def _onnxruntime(level: str) -> Fold:

@@ -20,6 +20,8 @@ from fastbn.export.runtime import Session
 
 PRECISIONS = ("float32", "float16", "int8")
 CALIBRATION_BATCH = 64
+# Samples, channels last, and their classes.
+Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]
 # Half precision keeps three digits; a deep network may lose one of them.
 FLOAT16_TOLERANCE = 0.03
 
@@ -34,7 +36,7 @@ class PrecisionReport(Report):
     bytes_before, bytes_after : int
         Sizes of the file.
     samples : int
-        Those given for calibration, or random ones.
+        Those given for the test or for calibration, or random ones.
     max_abs, max_rel : float
         Worst difference of the outputs, and divided by the largest output.
     argmax_agreement : float
@@ -55,7 +57,10 @@ class PrecisionReport(Report):
 
 
 def check_precision(
-    precision: str, calibration: NDArray[Any] | None, labels: NDArray[Any] | None
+    precision: str,
+    calibration: NDArray[Any] | None,
+    labels: NDArray[Any] | None,
+    test: Labelled | None = None,
 ) -> None:
     """Refuse a precision that does not exist, or that lacks its data."""
     if precision not in PRECISIONS:
@@ -64,6 +69,8 @@ def check_precision(
         raise ValueError("precision='int8' needs calibration samples")
     if labels is not None and (calibration is None or len(labels) != len(calibration)):
         raise ValueError("labels should be those of the calibration samples, one each")
+    if test is not None and (not len(test[0]) or len(test[0]) != len(test[1])):
+        raise ValueError("test should be samples and as many classes")
 
 
 def narrowed(

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fastbn import nn
-from fastbn.export.build import BuiltModel
+from fastbn.export.build import Normalization, Wrapping
 from fastbn.export.report import Report
 from fastbn.export.runtime import Session
 
@@ -50,6 +50,8 @@ def compare_predictions(
     x: NDArray[np.float32],
     *,
     input_layout: str = "NCHW",
+    normalization: Normalization | None = None,
+    softmax: bool = False,
     batch_size: int = 256,
 ) -> PredictionReport:
     """Run samples through a network and through a file, in onnxruntime on one thread.
@@ -60,9 +62,11 @@ def compare_predictions(
     model : path or onnx.ModelProto
         What :func:`fastbn.export.to_onnx` wrote of it.
     x : ndarray of float32, shape (N, *input_shape)
-        Samples as the network takes them, channels last.
+        Samples as the file takes them, but channels last.
     input_layout : {"NCHW", "NHWC"}
-        Layout the file was written with.
+    normalization : (mean, std), optional
+    softmax : bool
+        What the file was written with.
     batch_size : int
         Samples a call.
 
@@ -70,27 +74,19 @@ def compare_predictions(
     -------
     PredictionReport
     """
-    expected = net.predict(x.astype(net.dtype or x.dtype, copy=False), batch_size)
-    x = x.astype(np.float32, copy=False)
-    channels_first = input_layout == "NCHW"
-
-    def as_input(part: NDArray[Any]) -> NDArray[Any]:
-        if channels_first and part.ndim > 2:
-            return np.ascontiguousarray(np.moveaxis(part, -1, 1))
-        return part
-
-    return _compare(expected, model, x, as_input, channels_first, batch_size)
+    built = Wrapping(input_layout, normalization, softmax)
+    return compare_built(net, model, built, x.astype(np.float32, copy=False), batch_size)
 
 
 def compare_built(
     net: nn.Module,
     model: str | os.PathLike[str] | onnx.ModelProto,
-    built: BuiltModel,
+    built: Wrapping,
     x: NDArray[np.float32],
     batch_size: int = 256,
 ) -> PredictionReport:
     """:func:`compare_predictions` with all that was built into the file around the network."""
-    expected = built.net_output(net, x)
+    expected = built.net_output(net, x, batch_size)
     channels_first = built.input_layout == "NCHW"
     return _compare(expected, model, x, built.file_input, channels_first, batch_size)
 

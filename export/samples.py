@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fastbn.export.errors import ModelError
+from fastbn.export.errors import ModelError, one_line
 
 Sample = dict[str, NDArray[Any]]
 
@@ -120,6 +123,26 @@ def adversarial_sample(
             x += np.linspace(-2.0, 2.0, x.size).reshape(x.shape)
         sample[spec.name] = x.astype(spec.dtype)
     return sample
+
+
+def read_npz(path: str | os.PathLike[str]) -> Sample:
+    """Read the arrays of an .npz file; nothing in it is executed.
+
+    Raises
+    ------
+    ModelError
+        If it is missing, damaged, or holds Python objects.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (AttributeError, TypeError) as error:
+        # A single array (.npy) is no context manager.
+        raise ModelError(f"{path}: should hold arrays by name, as numpy.savez writes") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ModelError(f"{path}: not a whole .npz file ({one_line(error)})") from error
 
 
 def check_data(specs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]) -> Sample:

@@ -1,4 +1,4 @@
-"""The command line: ``fastbn demo | train | export | validate | info | data fetch | bench``.
+"""The command line: ``fastbn demo | train | export | fold | validate | info | data | bench``.
 
 Exit codes: 0 done (and agreed), 1 compared and different, 2 wrong use or a bad file. An error is
 one line on stderr that says what to do about it; ``--debug`` prints the traceback as well.
@@ -16,13 +16,12 @@ from typing import Annotated
 
 import typer
 
+from fastbn import cli_onnx
 from fastbn.bench.cli import bench_app
+from fastbn.cli_onnx import DIFFERENT, DONE, PROOF
 from fastbn.table import show
 
-DONE, DIFFERENT, WRONG, INTERRUPTED = 0, 1, 2, 130
-
-# What a table shows of an export's report.
-PROOF = ("bn_before", "bn_after", "max_abs_f64", "max_abs_ort", "argmax_agreement")
+WRONG, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     add_completion=False,
@@ -40,13 +39,6 @@ class Optimizer(StrEnum):
     ADAM = "adam"
     ADAMW = "adamw"
     SGD = "sgd"
-
-
-class Layout(StrEnum):
-    """What ``--layout`` takes."""
-
-    NCHW = "NCHW"
-    NHWC = "NHWC"
 
 
 @app.command()
@@ -119,69 +111,9 @@ def train(
     return DONE
 
 
-@app.command()
-def export(
-    weights: Annotated[Path, typer.Argument(help="A model.safetensors of fastbn.")],
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="package.module:factory, where the network is your own."),
-    ] = None,
-    layout: Annotated[Layout, typer.Option(help="Of the input images.")] = Layout.NCHW,
-    fold: Annotated[bool, typer.Option(help="Fold BatchNorm into its neighbours.")] = True,
-    opset: Annotated[int, typer.Option(help="Version of the operator set.")] = 18,
-) -> int:
-    """Write the ONNX file of a network, after it was compared with float64."""
-    from fastbn import runs
-    from fastbn.export import to_onnx
-
-    net, metadata = runs.network(weights, model)
-    report = to_onnx(
-        net,
-        output,
-        input_layout=layout.value,
-        fold=fold,
-        opset=opset,
-        classes=metadata.classes,
-    )
-    show(str(output), {name: report[name] for name in (*PROOF, "notes")})
-    return DONE
-
-
-@app.command()
-def validate(
-    model: Annotated[Path, typer.Argument(help="An ONNX file; in float64 it is the truth.")],
-    other: Annotated[
-        Path | None, typer.Argument(help="An ONNX file that should be the same function.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Number of random inputs.", min=1)] = 5,
-    weights: Annotated[
-        Path | None, typer.Option(help="Compare with what these weights predict, on --data.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="digits, mnist, cifar10 or a folder; its test images.")
-    ] = None,
-    factory: Annotated[
-        str | None, typer.Option(help="package.module:factory of weights of your own.")
-    ] = None,
-) -> int:
-    """Compare a model in onnxruntime with float64, another model or weights; 1 if they differ."""
-    from fastbn import export
-
-    if weights is None and data is None:
-        report = export.validate(model, other, seeds=seeds)
-        show("same function" if report.agree else "different", report.as_dict())
-        return DONE if report.agree else DIFFERENT
-    if weights is None or data is None or other is not None:
-        raise typer.BadParameter("give both --weights and --data, and one model")
-    from fastbn import runs
-    from fastbn.export.build import PREDICT_TOLERANCE
-
-    found = runs.compare(weights, model, data, factory)
-    agree = found.max_rel <= PREDICT_TOLERANCE
-    show("same function" if agree else "different", found.as_dict())
-    return DONE if agree else DIFFERENT
+app.command()(cli_onnx.export)
+app.command()(cli_onnx.fold)
+app.command()(cli_onnx.validate)
 
 
 @app.command()

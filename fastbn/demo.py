@@ -63,7 +63,7 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
     history = trainer.fit(digits, settling, BATCH_SIZE, validation=digits, rng=rng)
 
     train.save(net, folder / WEIGHTS, classes=digits.classes)
-    exported = to_onnx(net, folder / MODEL, classes=digits.classes)
+    exported = to_onnx(net, folder / MODEL, classes=digits.classes, input_range=(0.0, 1.0))
 
     report = {
         "test_accuracy": trainer.evaluate(digits).accuracy,

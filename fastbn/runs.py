@@ -201,11 +201,25 @@ def compare(
     from fastbn.export import compare_predictions
     from fastbn.export.io import read_model
 
-    net, _ = network(weights, model)
+    net, metadata = network(weights, model)
     proto = read_model(onnx_file)
-    layout = {item.key: item.value for item in proto.metadata_props}.get("input_layout", "NCHW")
-    images = datasets.load(data)
-    return compare_predictions(net, proto, images.x_test, input_layout=layout)
+    said = {item.key: item.value for item in proto.metadata_props}
+    x = datasets.load(data).x_test
+    inside = json.loads(said.get("normalization", "{}"))
+    if metadata.input_normalization and not inside:
+        # The file takes what the network takes, and the network was trained on this.
+        mean, std = (
+            np.asarray(metadata.input_normalization[name], np.float32) for name in ("mean", "std")
+        )
+        x = (x - mean) / std
+    return compare_predictions(
+        net,
+        proto,
+        x,
+        input_layout=said.get("input_layout", "NCHW"),
+        normalization=(inside["mean"], inside["std"]) if inside else None,
+        softmax=said.get("output") == "probabilities",
+    )
 
 
 def factory(model: str) -> Callable[..., Module]:

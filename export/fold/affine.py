@@ -95,6 +95,22 @@ class Affine:
         """First this, then ``after``."""
         return Affine.of(after.scale * self.scale, after.scale * self.shift + after.shift)
 
+    def inverse(self) -> Affine:
+        """Undo it: (y − t) / s.
+
+        Raises
+        ------
+        Refused
+            If a scale is zero, or so small that the inverse overflows.
+        """
+        if not self.scale.all():
+            raise Refused("a scale is zero")
+        with np.errstate(over="ignore"):
+            scale, shift = 1.0 / self.scale, -self.shift / self.scale
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            raise Refused("a scale is almost zero")
+        return Affine.of(scale, shift)
+
     def only_scale(self) -> Affine:
         """Drop the shift."""
         return Affine(self.scale, np.zeros((1,) * self.rank))

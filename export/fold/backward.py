@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused
-from fastbn.export.fold.plan import Plan, backward_rule, label, push_back
+from fastbn.export.fold.moves import backward_rule, push_back
+from fastbn.export.fold.plan import Plan, label
 
 
 def add_bias(plan: Plan, node: ir.Node, index: int, scale: Array, shift: Array) -> None:
@@ -66,7 +67,9 @@ def into_gemm(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
             plan.set_attribute(node, "beta", 1.0)
     elif (bias := plan.constant(node, 2)) is not None:
         # Broadcasting C against (1, N) may raise its rank; Gemm takes every such form.
-        plan.set_constant(node, 2, bias * (beta * affine.scale) + affine.shift)
+        whole = bias * (beta * affine.scale) + affine.shift
+        # (1, N) says the same as (N,), which is what quantisers expect.
+        plan.set_constant(node, 2, whole.reshape(-1) if len(whole) == 1 else whole)
         plan.set_attribute(node, "beta", 1.0)
     else:
         rank = len(plan.context.need_dims(node.inputs[2]))

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import store
-from fastbn.export.fold.plan import Context
+from fastbn.export.fold.context import Context
 
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:

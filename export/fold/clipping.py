@@ -16,18 +16,8 @@ import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused, fits, largest
 from fastbn.export.fold.elementwise import ranked
-from fastbn.export.fold.plan import (
-    Bounds,
-    Plan,
-    aligned,
-    backward_rule,
-    forward_rule,
-    label,
-    only_input,
-    push_back,
-    push_on,
-    widened,
-)
+from fastbn.export.fold.moves import backward_rule, forward_rule, only_input, push_back, push_on
+from fastbn.export.fold.plan import Bounds, Plan, aligned, label, widened
 
 # Max and Min broadcast from this opset on, and know bfloat16 from the other.
 BROADCAST_OPSET = 8

@@ -7,8 +7,9 @@ import onnx_ir as ir
 
 from fastbn.export.fold.affine import Array
 from fastbn.export.fold.clipping import data_index
+from fastbn.export.fold.context import Context
 from fastbn.export.fold.normalization import stored_parameters
-from fastbn.export.fold.plan import Bounds, Context, Plan, attribute
+from fastbn.export.fold.plan import Bounds, Plan, attribute
 
 
 def commit(plan: Plan) -> None:
@@ -26,6 +27,24 @@ def commit(plan: Plan) -> None:
             set_input(plan, node, index, values)
     for node, bounds in plan.bounds.items():
         _rewrite_bounds(plan, node, bounds)
+    for node, image in plan.maps.items():
+        _insert_map(plan, node, image)
+
+
+def _insert_map(plan: Plan, node: ir.Node, image: Array) -> None:
+    """Add a map to the result of a node; the sum takes the result's place and name."""
+    result = node.outputs[0]
+    constant = new_constant(plan.context, node, image, plan.dtype(node, 0))
+    addition = ir.Node("", "Add", [None, constant], num_outputs=1)
+    addition.name = plan.context.fresh_name(f"{node.name or result.name}_map")
+    total = addition.outputs[0]
+    total.type, total.shape = result.type, result.shape
+    name, result.name = result.name, plan.context.fresh_name(f"{result.name}_linear")
+    result.replace_all_uses_with(total, replace_graph_outputs=True)
+    total.name = name
+    addition.replace_input_with(0, result)
+    assert node.graph is not None
+    node.graph.insert_after(node, addition)
 
 
 def set_input(plan: Plan, node: ir.Node, index: int, values: Array) -> None:

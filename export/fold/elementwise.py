@@ -8,16 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused
-from fastbn.export.fold.plan import (
-    Plan,
-    aligned,
-    backward_rule,
-    forward_rule,
-    label,
-    push_back,
-    push_on,
-    widened,
-)
+from fastbn.export.fold.moves import backward_rule, forward_rule, push_back, push_on
+from fastbn.export.fold.plan import Plan, aligned, label, widened
 
 
 def _rank(plan: Plan, node: ir.Node) -> int:
@@ -115,6 +107,7 @@ def sum_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affine)
         plan.first_of(
             lambda: _vanish_forth(plan, node, index, value, sign, arriving),
             lambda: _into_constant(plan, node, index, value, sign, arriving),
+            lambda: _past_constant(plan, node, index, value, sign, arriving),
         )
         return
     if arriving.scales:
@@ -147,6 +140,16 @@ def _into_constant(
     else:
         plan.set_constant(node, constant, value + _signs(node)[constant] * affine.shift)
     plan.taken(node)
+
+
+def _past_constant(
+    plan: Plan, node: ir.Node, constant: int, value: Array, sign: float, affine: Affine
+) -> None:
+    """±(s·x + t) ± c = s·(±x ± c/s) ± t: the constant is divided, the rest goes on."""
+    if not affine.scale.all():
+        raise Refused(f"{label(node)} adds the value to a constant, and a scale is zero")
+    plan.set_constant(node, constant, ranked(value, affine.rank) / affine.scale)
+    push_on(plan, node, Affine.of(affine.scale, sign * affine.shift))
 
 
 # --- Products -----------------------------------------------------------------------------------

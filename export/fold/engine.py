@@ -9,7 +9,7 @@ nothing changes: a fold can make room for another.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -32,9 +32,12 @@ from fastbn.export.fold.cleanup import (
 )
 from fastbn.export.fold.commit import commit
 from fastbn.export.fold.constants import Constants
-from fastbn.export.fold.cost import require_no_cost
+from fastbn.export.fold.context import Context
+from fastbn.export.fold.cost import require_cheap_maps, require_no_cost
+from fastbn.export.fold.counting import copied_weights, count_affine, count_nodes
+from fastbn.export.fold.moves import push_back, push_forward
 from fastbn.export.fold.normalization import is_batch_norm, store_affine
-from fastbn.export.fold.plan import Context, Plan, attribute, push_back, push_forward
+from fastbn.export.fold.plan import Plan
 from fastbn.export.fold.report import FoldReport, NodeEntry
 from fastbn.export.fold.strategies import Shares, shares
 
@@ -44,9 +47,6 @@ RULES = (backward, clipping, elementwise, forward, joins, passthrough)
 # count of zero, weights of the wrong rank. Nothing was changed then, and the node stays.
 MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
 
-# A copy of a weight up to this size costs nothing worth counting.
-FREE_COPY_BYTES = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class Boldness:
@@ -55,12 +55,14 @@ class Boldness:
     name: str = "all"
     forwards: bool = True
     bounds: bool = True
+    changes: bool = True
 
 
 STEPS = (
     Boldness(),
-    Boldness("without bounds per channel", bounds=False),
-    Boldness("backwards only", forwards=False, bounds=False),
+    Boldness("without changes of variable", changes=False),
+    Boldness("without bounds per channel", bounds=False, changes=False),
+    Boldness("backwards only", forwards=False, bounds=False, changes=False),
 )
 
 
@@ -132,7 +134,7 @@ def fold_in_place(
     report.bn_left = len(inside) + sum(is_batch_norm(n) for g in graphs_of(model) for n in g)
     report.nodes_after = count_nodes(model)
     report.affine_left = (count_affine(model, context) - affine_before).total()
-    return report, _copied(context, shared)
+    return report, copied_weights(context, shared)
 
 
 def infer_shapes(model: ir.Model, constants: Constants) -> None:
@@ -180,30 +182,51 @@ def _fold_one(
         bypass(node, chains[-1].source)
         entry.action, entry.reason = "removed", ""
         return True
-    reasons: list[str] = []
-    for chain in chains:
-        for bounds in (False, True) if boldness.bounds else (False,):
-            for way in shares(chain.affine):
-                if not boldness.forwards and not way.forth.is_identity:
-                    continue
-                plan = Plan(context, allow_bounds=bounds)
-                try:
-                    _plan(plan, chain, way)
-                except MALFORMED as error:
-                    reasons.append(f"{way.name}: the graph is malformed ({one_line(error)})")
-                    continue
-                except Refused as refusal:
-                    if way.name in ("backwards", "forwards"):
-                        reason = f"{way.name}: {refusal}"
-                        if reason not in reasons:
-                            reasons.append(reason)
-                    continue
-                _carry_out(plan, chain, entries)
-                return True
-    # The last word on either direction is the most permissive attempt's.
-    last = {reason.split(":")[0]: reason for reason in reasons}
-    entry.reason = "; ".join(last.values())
+    reasons: dict[str, str] = {}
+    for plan, chain, way in _attempts(context, chains, boldness):
+        try:
+            _plan(plan, chain, way)
+        except MALFORMED as error:
+            reasons[way.name] = f"the graph is malformed ({one_line(error)})"
+        except RecursionError:
+            reasons[way.name] = "too many nodes would have to change"
+        except Refused as refusal:
+            _remember(reasons, plan, way, str(refusal))
+        else:
+            _carry_out(plan, chain, entries)
+            return True
+    entry.reason = "; ".join(f"{way}: {reason}" for way, reason in reasons.items())
     return False
+
+
+def _remember(reasons: dict[str, str], plan: Plan, way: Shares, reason: str) -> None:
+    """Keep the last word on either direction, which is the most permissive attempt's."""
+    # A change of variable is no news unless it was other consumers that stood in the way.
+    is_news = not plan.allow_changes or "consumers" in reasons.get(way.name, "")
+    if plan.allow_maps:
+        reasons |= {"with a bias map": reason} if plan.maps else {}
+    elif way.name in ("backwards", "forwards") and is_news:
+        reasons[way.name] = reason
+
+
+def _attempts(
+    context: Context, chains: list[Chain], boldness: Boldness
+) -> Iterator[tuple[Plan, Chain, Shares]]:
+    """Everything that may be tried, what changes least first."""
+    for changes in (False, True)[: 1 + boldness.changes]:
+        # Undoing an affine behind a Relu would cost what it spares elsewhere.
+        bounded = boldness.bounds and (context.allow_slower or not changes)
+        for chain in chains:
+            for bounds in (False, True)[: 1 + bounded]:
+                for way in shares(chain.affine):
+                    if boldness.forwards or way.forth.is_identity:
+                        plan = Plan(context, allow_bounds=bounds, allow_changes=changes)
+                        yield plan, chain, way
+    if boldness.forwards:
+        for chain in chains:
+            for way in shares(chain.affine):
+                if way.name in ("forwards", "scale backwards"):
+                    yield Plan(context, allow_maps=True), chain, way
 
 
 def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
@@ -215,6 +238,7 @@ def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
         raise Refused("it would be taken in by itself")
     if not plan.context.allow_slower:
         require_no_cost(plan, chain)
+    require_cheap_maps(plan, chain)
 
 
 def _carry_out(plan: Plan, chain: Chain, entries: dict[ir.Node, NodeEntry]) -> None:
@@ -266,63 +290,4 @@ def _merge(context: Context, node: ir.Node, entries: dict[ir.Node, NodeEntry]) -
     entries[node].action = "merged"
 
 
-def count_nodes(model: ir.Model) -> int:
-    """All nodes of the graph and its subgraphs."""
-    return sum(len(graph) for graph in graphs_of(model))
-
-
-def count_affine(model: ir.Model, context: Context) -> Counter[str]:
-    """Count, by operator, the nodes that are nothing but a scale or a shift by a constant."""
-    return Counter(
-        f"{node.domain}:{node.op_type}"
-        for graph in graphs_of(model)
-        for node in graph
-        if _is_affine(node, context)
-    )
-
-
-# The default domain, and the one onnxruntime's own layout of blocked channels lives in, where it
-# turns a BatchNorm it cannot fold into a depthwise convolution.
-_COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft.nchwc")
-
-
-def _is_affine(node: ir.Node, context: Context) -> bool:
-    if node.domain not in _COUNTED_DOMAINS:
-        return False
-    if node.op_type in ("Mul", "Add", "Sub", "Div"):
-        operands = [context.constants.floats(v) for v in node.inputs]
-        return sum(v is not None for v in operands) == 1
-    if node.op_type == "Conv":
-        weight = context.constants.get(node.inputs[1])
-        groups = int(attribute(node, "group", 1))
-        if weight is None or groups == 1:
-            return False
-        return weight.shape[0] == groups and all(n == 1 for n in weight.shape[1:])
-    return False
-
-
-def _copied(context: Context, shared: dict[ir.Value, int]) -> dict[str, int]:
-    """Weights that were shared and now exist more often, with the bytes that costs."""
-    copies: dict[ir.Value, int] = {}
-    for value in context.made:
-        origin = context.origins.get(value)
-        if origin in shared and value.uses():
-            copies[origin] = copies.get(origin, 0) + 1
-    result = {}
-    for origin, count in copies.items():
-        extra = count + bool(origin.uses()) - 1
-        array = context.constants.get(origin)
-        size = 0 if array is None else int(array.nbytes)
-        if extra > 0 and size > FREE_COPY_BYTES and origin.name is not None:
-            result[origin.name] = extra * size
-    return result
-
-
-__all__ = [
-    "STEPS",
-    "Boldness",
-    "count_affine",
-    "count_nodes",
-    "fold_in_place",
-    "infer_shapes",
-]
+__all__ = ["STEPS", "Boldness", "fold_in_place", "infer_shapes"]

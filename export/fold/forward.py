@@ -16,17 +16,14 @@ import onnx_ir as ir
 from fastbn.export.evaluator import transposed_geometry
 from fastbn.export.fold.affine import Affine, Array, Refused
 from fastbn.export.fold.backward import add_bias
-from fastbn.export.fold.plan import (
-    Plan,
-    forward_rule,
-    label,
-    only_input,
-    push_on,
-)
+from fastbn.export.fold.moves import forward_rule, only_input, push_on
+from fastbn.export.fold.plan import Plan, label
 from fastbn.export.windows import conv, conv_transpose, windows
 
 # Bias maps larger than this are not worth their memory.
 MAP_LIMIT = 2**22
+# And one that becomes a weight of its own has to be smaller.
+ADDED_MAP_LIMIT = 2**18
 
 
 def pads_nothing(plan: Plan, node: ir.Node, kernel: Sequence[int]) -> bool:
@@ -64,14 +61,17 @@ def out_of_conv(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affin
         add_bias(plan, node, 2, np.ones_like(bias), bias)
         return
     try:
-        push_on(plan, node, _border_map(plan, node, weight, shift, groups))
+        border = _border_map(plan, node, weight, shift, groups)
+        plan.first_of(
+            lambda: push_bias_or_map(plan, node, border), lambda: _add_map(plan, node, border)
+        )
     except Refused as refusal:
         raise Refused(
             f"{label(node)} pads its input, which cuts the shift off at the border ({refusal})"
         ) from refusal
 
 
-def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: int) -> Affine:
+def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: int) -> Array:
     """Convolve the shift alone: (1, O, *size), weaker at the border that is padded."""
     spatial = _static_spatial(plan, node)
     geometry = windows(
@@ -85,8 +85,14 @@ def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: 
     if weight.shape[0] * int(np.prod(geometry.size)) > MAP_LIMIT:
         raise Refused(f"the bias map of {label(node)} would be too large")
     flat = np.broadcast_to(shift.reshape(1, -1, *(1,) * len(spatial)), (1, shift.size, *spatial))
-    image = conv(np.ascontiguousarray(flat), weight, None, geometry, groups)
-    return Affine.of(np.ones((1,) * image.ndim), image)
+    return conv(np.ascontiguousarray(flat), weight, None, geometry, groups)
+
+
+def _add_map(plan: Plan, node: ir.Node, image: Array) -> None:
+    """Plan an addition behind a convolution: it stands in for a BatchNorm on a larger image."""
+    if not plan.allow_maps or image.size > ADDED_MAP_LIMIT:
+        raise Refused(f"{label(node)} would need a bias map")
+    plan.maps[node] = plan.maps.get(node, 0.0) + image
 
 
 def _static_spatial(plan: Plan, node: ir.Node) -> list[int]:

@@ -8,16 +8,15 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Refused
-from fastbn.export.fold.plan import (
-    Plan,
+from fastbn.export.fold.moves import (
     backward_rule,
     forward_rule,
-    label,
     only_input,
     push_back,
     push_forward,
     push_on,
 )
+from fastbn.export.fold.plan import Plan, label
 
 
 def _lengths(plan: Plan, values: Sequence[ir.Value | None], axis: int, node: ir.Node) -> list[int]:

@@ -8,17 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused, fits, from_batch_norm
-from fastbn.export.fold.plan import (
-    Plan,
-    attribute,
-    backward_rule,
-    forward_rule,
-    label,
-    only_input,
-)
+from fastbn.export.fold.moves import backward_rule, forward_rule, only_input
+from fastbn.export.fold.plan import Plan, attribute, label
 
 PARAMETERS = ("scale", "bias", "mean", "var")
 OLDEST_OPSET = 7
+# Of float64, after a handful of operations.
+LEFT_BY_ROUNDING = 1e-14
 
 
 def is_batch_norm(node: ir.Node) -> bool:
@@ -104,7 +100,12 @@ def norm_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affine
     only_input(node, indices)
     a, b = read_batch_norm(plan, node)
     scale, shift = affine.vector(1, a.size)
-    store_affine(plan, node, a * scale, a * shift + b)
+    after, constant = a * scale, a * shift + b
+    # Where this undoes what another took in, rounding must not leave a BatchNorm that does nothing.
+    after = np.where(np.abs(after - 1.0) < LEFT_BY_ROUNDING, 1.0, after)
+    terms = np.abs(a * shift) + np.abs(b)
+    constant = np.where(np.abs(constant) < LEFT_BY_ROUNDING * terms, 0.0, constant)
+    store_affine(plan, node, after, constant)
 
 
 def stored_parameters(

@@ -13,16 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused
-from fastbn.export.fold.plan import (
-    Dims,
-    Plan,
-    backward_rule,
-    forward_rule,
-    label,
-    only_input,
-    push_back,
-    push_on,
-)
+from fastbn.export.fold.context import Dims
+from fastbn.export.fold.moves import backward_rule, forward_rule, only_input, push_back, push_on
+from fastbn.export.fold.plan import Plan, label
 
 # How an affine at one end of a node looks at its other end.
 Through = Callable[[Plan, ir.Node, Affine], Affine]

@@ -7,67 +7,19 @@ rule that cannot do its part raises :class:`Refused`, and the plan is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused, fits
-from fastbn.export.fold.constants import Constants
+from fastbn.export.fold.context import Context
 
 # More rule calls than this in one plan mean a graph that fans out without end.
 STEP_LIMIT = 4000
-
-Dims = tuple[int | str | None, ...]
-
-
-@dataclass(slots=True)
-class Context:
-    """What all plans of a model share."""
-
-    model: ir.Model
-    constants: Constants
-    opset: int
-    # Whether Max and Min may take longer than the BatchNorm they replace.
-    allow_slower: bool = False
-    # Original weights that must not be copied, because other nodes use them too.
-    not_copied: set[ir.Value] = field(default_factory=set)
-    # New constant -> the original weight it was made from.
-    origins: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    # New constant -> type it is rounded to in the end.
-    made: dict[ir.Value, np.dtype[Any]] = field(default_factory=dict)
-    # Names of nodes and values, so that new ones differ.
-    names: set[str] = field(default_factory=set)
-    serial: int = 0
-
-    def fresh_name(self, stem: str) -> str:
-        """Make a name that no node and no value has."""
-        name, count = stem, 1
-        while name in self.names:
-            count += 1
-            name = f"{stem}_{count}"
-        self.names.add(name)
-        return name
-
-    def dims(self, value: ir.Value | None) -> Dims | None:
-        """Shape of a value: numbers, names or None for what is not known; None if no rank is."""
-        if value is None:
-            return None
-        if value.shape is not None:
-            return tuple(d if isinstance(d, int) else d.value for d in value.shape)
-        array = self.constants.get(value)
-        return None if array is None else tuple(array.shape)
-
-    def need_dims(self, value: ir.Value | None) -> Dims:
-        """Shape of a value of known rank."""
-        dims = self.dims(value)
-        if dims is None:
-            name = None if value is None else value.name
-            raise Refused(f"the rank of {name!r} is not known")
-        return dims
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +39,39 @@ class Plan:
         (node, input index) -> new float64 value of that input.
     bounds : dict
         Node of the Relu family -> its new bounds.
+    maps : dict
+        Convolution -> map (1, O, *size) to add to its result.
     norms : dict
         BatchNormalization -> its new (scale, shift) vectors.
     operators, attributes : dict
         Node -> new operator, new attributes.
     allow_bounds : bool
         Whether a Relu may become Max or Min.
+    allow_changes : bool
+        Whether a value with several consumers may carry an affine that all but one undo.
+    allow_maps : bool
+        Whether a map that no consumer takes in may be added behind a convolution.
     idle : list of Node
         Identity and Dropout nodes on the way, which do nothing and can go.
     into : list of str
         Names of the nodes that take the affine in.
     """
 
-    def __init__(self, context: Context, *, allow_bounds: bool = False) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        allow_bounds: bool = False,
+        allow_changes: bool = False,
+        allow_maps: bool = False,
+    ) -> None:
         self.context = context
         self.allow_bounds = allow_bounds
+        self.allow_changes = allow_changes
+        self.allow_maps = allow_maps
         self.inputs: dict[tuple[ir.Node, int], Array] = {}
         self.bounds: dict[ir.Node, Bounds] = {}
+        self.maps: dict[ir.Node, Array] = {}
         self.norms: dict[ir.Node, tuple[Array, Array]] = {}
         self.operators: dict[ir.Node, str] = {}
         self.attributes: dict[ir.Node, dict[str, Any]] = {}
@@ -190,6 +158,7 @@ class Plan:
         kept = (
             dict(self.inputs),
             dict(self.bounds),
+            dict(self.maps),
             dict(self.norms),
             dict(self.operators),
             {node: dict(changes) for node, changes in self.attributes.items()},
@@ -202,6 +171,7 @@ class Plan:
             (
                 self.inputs,
                 self.bounds,
+                self.maps,
                 self.norms,
                 self.operators,
                 self.attributes,
@@ -264,108 +234,3 @@ def label(node: ir.Node) -> str:
     """Operator and name of a node, for reports."""
     name = node.name or (node.outputs[0].name if node.outputs else "")
     return f"{node.op_type} {name!r}"
-
-
-# A rule for the way back: (plan, node, affine of its output, index of the output).
-BackwardRule = Callable[[Plan, ir.Node, Affine, int], None]
-# A rule for the way forth: (plan, node, indices of its inputs, affine those inputs lack).
-ForwardRule = Callable[[Plan, ir.Node, Sequence[int], Affine], None]
-
-BACKWARD: dict[str, BackwardRule] = {}
-FORWARD: dict[str, ForwardRule] = {}
-
-
-def backward_rule(*operators: str) -> Callable[[BackwardRule], BackwardRule]:
-    """Register how an affine behind these operators moves in front of or into them."""
-
-    def register(rule: BackwardRule) -> BackwardRule:
-        BACKWARD.update(dict.fromkeys(operators, rule))
-        return rule
-
-    return register
-
-
-def forward_rule(*operators: str) -> Callable[[ForwardRule], ForwardRule]:
-    """Register how an affine in front of these operators moves behind or into them."""
-
-    def register(rule: ForwardRule) -> ForwardRule:
-        FORWARD.update(dict.fromkeys(operators, rule))
-        return rule
-
-    return register
-
-
-def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
-    """Make a node's input carry the affine, by changing whatever produces it.
-
-    Raises
-    ------
-    Refused
-        If the producer cannot, or someone else sees the value too.
-    """
-    if affine.is_identity:
-        return
-    plan.step()
-    old = plan.constant(node, index)
-    if old is not None:
-        plan.set_constant(node, index, old * affine.scale + affine.shift)
-        plan.taken(node)
-        return
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None:
-        raise Refused(f"{label(node)} has no input {index}")
-    producer = value.producer()
-    if producer is None:
-        raise Refused(f"{value.name!r} is a graph input")
-    if value.is_graph_output():
-        raise Refused(f"{value.name!r} is a graph output")
-    if producer.graph is not node.graph:
-        raise Refused(f"{value.name!r} comes from an outer graph")
-    if len(value.uses()) != 1:
-        raise Refused(f"{value.name!r} has {len(value.uses())} consumers")
-    rule = BACKWARD.get(plan.operator(producer))
-    if rule is None or producer.domain not in ("", "ai.onnx"):
-        raise Refused(f"{label(producer)} does not take an affine in")
-    with plan.attempt():
-        rule(plan, producer, affine, value.index() or 0)
-
-
-def push_forward(plan: Plan, value: ir.Value, affine: Affine) -> None:
-    """Make every consumer of a value act as if the value carried the affine.
-
-    Raises
-    ------
-    Refused
-        If a consumer cannot, or the value leaves the graph.
-    """
-    if affine.is_identity:
-        return
-    plan.step()
-    if value.is_graph_output():
-        raise Refused(f"{value.name!r} is a graph output")
-    consumers: dict[ir.Node, list[int]] = {}
-    for use in value.uses():
-        consumers.setdefault(use.node, []).append(use.idx)
-    home = value.graph
-    for node, indices in consumers.items():
-        if node.graph is not home:
-            raise Refused(f"{value.name!r} is used inside a subgraph")
-        rule = FORWARD.get(plan.operator(node))
-        if rule is None or node.domain not in ("", "ai.onnx"):
-            raise Refused(f"{label(node)} does not take an affine in")
-        with plan.attempt():
-            rule(plan, node, sorted(indices), affine)
-
-
-def push_on(plan: Plan, node: ir.Node, affine: Affine) -> None:
-    """Hand an affine on to the consumers of a node's only output."""
-    for extra in node.outputs[1:]:
-        if extra.uses() or extra.is_graph_output():
-            raise Refused(f"{label(node)} has more than one output in use")
-    push_forward(plan, node.outputs[0], affine)
-
-
-def only_input(node: ir.Node, indices: Sequence[int], index: int = 0) -> None:
-    """Refuse unless the affine arrives at this one input."""
-    if list(indices) != [index]:
-        raise Refused(f"{label(node)} takes the value at input {indices[-1]}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fastbn.export.report import Report
-from fastbn.export.validate import ValidationReport
+from fastbn.export.report import Report, ValidationReport
 
 
 @dataclass(slots=True)

@@ -71,7 +71,7 @@ def gemm_relu(g: Sketch) -> onnx.ModelProto:
     return g.model(g.bn(g.relu(g.gemm(g.input(20), 12, bias=g.normal(12)))))
 
 
-@pattern("conv-1d-relu-bn", 0)
+@pattern("conv-1d-relu-bn", 1)
 def sequence_relu(g: Sketch) -> onnx.ModelProto:
     return g.model(g.bn(g.relu(g.conv(g.input(4, 20), 6, rank=1, bias=True))))
 
@@ -117,12 +117,12 @@ def siamese(g: Sketch) -> onnx.ModelProto:
     return g.model(g.op("Sub", [left, right]))
 
 
-@pattern("shared-weight-other-bn", 0, duplicate_shared=True)
-def shared(g: Sketch) -> onnx.ModelProto:
-    a, b = g.input(8, 9, 9), g.input(8, 9, 9)
-    weight = g.constant(g.normal(16, 8, 3, 3, scale=0.2))
-    left = g.bn(g.op("Conv", [a, weight], channels=16))
-    right = g.bn(g.op("Conv", [b, weight], channels=16))
+@pattern("shared-weight-other-bn", 0)
+def shared(g: Sketch, width: int = 8) -> onnx.ModelProto:
+    a, b = g.input(width, 9, 9), g.input(width, 9, 9)
+    weight = g.constant(g.normal(2 * width, width, 3, 3, scale=0.2))
+    left = g.bn(g.op("Conv", [a, weight], channels=2 * width))
+    right = g.bn(g.op("Conv", [b, weight], channels=2 * width))
     return g.model(g.op("Sub", [left, right]))
 
 
@@ -130,6 +130,47 @@ def shared(g: Sketch) -> onnx.ModelProto:
 def seen_twice(g: Sketch) -> onnx.ModelProto:
     h = g.conv(g.input(3, 8, 8), 4)
     return g.model(g.op("Add", [g.op("Sigmoid", [g.bn(h)]), h]))
+
+
+@pattern("bn-maxpool-bn", 1)
+def norms_around_pooling(g: Sketch) -> onnx.ModelProto:
+    h = g.op("MaxPool", [g.bn(g.input(4, 8, 8), signs="mixed")], kernel_shape=[2, 2])
+    return g.model(g.op("Sigmoid", [g.bn(h)]))
+
+
+@pattern("conv-bn-and-bn", 1)
+def two_norms(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    left, right = g.bn(h), g.bn(h, signs="mixed")
+    return g.model(g.op("Mul", [g.op("Sigmoid", [left]), g.op("Tanh", [right])]))
+
+
+@pattern("conv-bn-and-equal-bn", 0)
+def equal_norms(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    values = g.parameters(4)
+    left, right = g.bn(h, given=values), g.bn(h, given=values)
+    return g.model(g.op("Mul", [g.op("Sigmoid", [left]), g.op("Tanh", [right])]))
+
+
+@pattern("conv-bn-and-conv", 0)
+def norm_beside_conv(g: Sketch) -> onnx.ModelProto:
+    h = g.conv(g.input(3, 8, 8), 4)
+    left, right = g.op("Sigmoid", [g.bn(h, signs="mixed")]), g.conv(h, 4, 1)
+    return g.model(g.op("Mul", [left, right]))
+
+
+@pattern("dense-transition", 2)
+def transition(g: Sketch) -> onnx.ModelProto:
+    x = g.conv(g.input(3, 10, 10), 8, 1)
+    x = g.op("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    width = 8
+    for _ in range(2):
+        h = g.conv(g.relu(g.bn(x, channels=width)), 8, 1)
+        h = g.conv(g.relu(g.bn(h)), 4, 3, pad=1)
+        width += 4
+        x = g.op("Concat", [x, h], channels=width, axis=1)
+    return g.model(g.relu(g.bn(x, channels=width)))
 
 
 @pattern("conv-output-bn", 1)
@@ -204,7 +245,7 @@ def dead(g: Sketch) -> onnx.ModelProto:
 @pattern("dead-channels-relu-conv", 0)
 def dead_forwards(g: Sketch) -> onnx.ModelProto:
     values = g.parameters(6)
-    values["scale"] *= [1, 0, 1e-42, 1, 1e-20, -1]
+    values["scale"] *= [1, 0, 1e-42, 1, 1e-20, 1]
     return g.model(g.conv(g.relu(g.bn(g.input(6, 8, 8), given=values)), 4, 1))
 
 

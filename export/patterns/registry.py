@@ -24,8 +24,6 @@ class Pattern:
     best : int
         Smallest possible sum of BatchNormalization nodes and added affine nodes, if the model may
         not become slower.
-    duplicate_shared : bool
-        Whether the best is reached only if shared weights may be copied.
     opset, ir_version : int
         Of the file.
     dtype : str
@@ -38,7 +36,6 @@ class Pattern:
     opset: int = 18
     ir_version: int = 8
     dtype: str = "float32"
-    duplicate_shared: bool = False
 
     def build(self, seed: int = 0) -> onnx.ModelProto:
         """Draw the graph with seeded weights."""
@@ -55,14 +52,13 @@ def pattern(
     opset: int = 18,
     ir_version: int = 8,
     dtype: str = "float32",
-    duplicate_shared: bool = False,
 ) -> Callable[[Drawing], Drawing]:
     """Register a drawing."""
 
     def register(draw: Drawing) -> Drawing:
         if name in PATTERNS:
             raise ValueError(f"pattern {name!r} exists twice")
-        PATTERNS[name] = Pattern(name, draw, best, opset, ir_version, dtype, duplicate_shared)
+        PATTERNS[name] = Pattern(name, draw, best, opset, ir_version, dtype)
         return draw
 
     return register

@@ -172,3 +172,55 @@ def train(
     if json_file is not None:
         rows.write(json_file, machine, found.rows)
     return 0
+
+
+@bench_app.command("fold")
+def fold_table(
+    models: Annotated[
+        str | None,
+        typer.Option(help="Patterns and light models, with commas; all of them by default."),
+    ] = None,
+    tools: Annotated[
+        str, typer.Option(help="all that are installed, or out of fastbn,onnxruntime-all,onnxsim …")
+    ] = "all",
+    light: Annotated[
+        bool, typer.Option(help="Take the four model files that onnx ships, too.")
+    ] = True,
+    rounds: Annotated[
+        int, typer.Option(help="Turns of timing a model; 0 times nothing.", min=0)
+    ] = 15,
+    threads: Annotated[int, typer.Option(help="Threads of onnxruntime.", min=1)] = 1,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show nodes, error and time of every tool, too.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows to this file.")
+    ] = None,
+) -> int:
+    """BatchNorms that folders leave in small graphs and networks; 1 if a fold of ours is wrong."""
+    from rich.console import Console
+
+    from fastbn.export import bench_fold as folding
+
+    console = Console(stderr=True)
+    if rounds:
+        warn_if_busy(console)
+    with console.status("") as status:
+        found = folding.bench_fold(
+            names=None if models is None else names(models),
+            tools=None if tools == "all" else names(tools),
+            light=light,
+            rounds=rounds,
+            threads=threads,
+            progress=status.update,
+        )
+    for line in folding.summary(found):
+        print(line)
+    for line in folding.details(found) if details else ():
+        print(line)
+    for line in folding.verdict(found) or ["fastbn: fewest left, none wrong, none slower"]:
+        print(line)
+    if json_file is not None:
+        folding.write_table(found, json_file)
+    wrong = any(row.wrong or row.left is None for row in found.rows if row.tool == "fastbn")
+    return int(wrong)

@@ -19,7 +19,7 @@ def test_pattern(name):
     pattern = PATTERNS[name]
     original = pattern.build()
     before = original.SerializeToString()
-    folded, report = fold_batch_norm(original, duplicate_shared=pattern.duplicate_shared)
+    folded, report = fold_batch_norm(original)
     assert original.SerializeToString() == before, "the input model was changed"
     assert report.bn_left + report.affine_left == pattern.best
     assert report.bn_left == _count(folded.graph)

@@ -35,7 +35,8 @@ def test_in_float64(seed, choices, boldness, allow_slower):
     model = Drawer(seed).run(choices)
     folded, report = fold_once(model, boldness, True, allow_slower)
     onnx.checker.check_model(folded, full_check=True)
-    assert report.affine_left == 0
+    # Only bias maps add anything, and each stands in for a BatchNorm.
+    assert 0 <= report.affine_left <= report.bn_before - report.bn_left
     assert not any("malformed" in entry.reason for entry in report.nodes)
     assert report.bn_left <= report.bn_before
     assert report.nodes_after <= report.nodes_before + report.bn_before

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from fastbn.export import MismatchError, ModelError, fold_batch_norm, fold_file
-from fastbn.export.patterns import PATTERNS
+from fastbn.export.patterns import PATTERNS, networks
 from fastbn.export.patterns.sketch import Sketch
 
 REASONS = {
@@ -146,7 +146,7 @@ def test_initializers_that_are_inputs():
 
 
 def test_shared_weights_are_copied_only_on_request():
-    model = PATTERNS["shared-weight-other-bn"].build()
+    model = networks.shared(Sketch(0), width=40)
     folded, report = fold_batch_norm(model)
     assert report.bn_left == 2
     assert all("duplicate_shared" in entry.reason for entry in report.nodes)
@@ -304,6 +304,47 @@ def test_fallback_when_rounding_suffers(monkeypatch):
     assert report.notes == [
         "folded without bounds per channel, because rounding suffered otherwise"
     ]
+
+
+def test_fallback_when_a_change_of_variable_hurts():
+    """Undoing a shift of 1e5 would cost the other reader its digits."""
+    g = Sketch(0)
+    h = g.conv(g.input(3, 8, 8), 4)
+    values = g.parameters(4) | {"mean": np.full(4, 1e5)}
+    left, right = g.op("Sigmoid", [g.bn(h, given=values)]), g.conv(h, 4, 1)
+    model = g.model(left, right)
+    _, bold = fold_batch_norm(model, verify=False)
+    assert bold.bn_left == 0
+    _, report = fold_batch_norm(model)
+    assert report.bn_left == 1
+    assert report.notes == [
+        "folded without changes of variable, because rounding suffered otherwise"
+    ]
+
+
+def test_who_cannot_undo_a_change_of_variable():
+    _, report = fold_batch_norm(PATTERNS["conv-seen-twice-bn"].build())
+    (entry,) = report.nodes
+    assert _search("2 consumers, and not all can undo it .Add", entry.reason)
+
+
+def test_a_bias_map_where_it_is_cheaper():
+    folded, report = fold_batch_norm(PATTERNS["bn-conv-padded-strided"].build())
+    assert [node.op_type for node in folded.graph.node] == ["Conv", "Add"]
+    (image,) = (t for t in folded.graph.initializer if len(t.dims) == 4 and t.dims[0] == 1)
+    assert list(image.dims) == [1, 6, 3, 3]
+    assert report.affine_left == 1
+    assert report.nodes[0].into == ["n_conv_8"]
+
+
+def test_a_long_chain_is_refused_not_a_crash():
+    g = Sketch(0)
+    h = g.conv(g.input(3, 8, 8), 4)
+    for _ in range(600):
+        h = g.op("Neg", [h])
+    _, report = fold_batch_norm(g.model(g.bn(h)), verify=False)
+    assert report.bn_left == 1
+    assert "too many nodes would have to change" in report.nodes[0].reason
 
 
 def test_nothing_helps(monkeypatch):

@@ -91,7 +91,7 @@ NETWORKS = {
     "pre-activation": (IMAGE, lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.Residual(nn.Sequential(
         nn.BatchNorm(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm(4), nn.ReLU(),
         nn.Conv2d(4, 6, 3, padding=1)), activation=None), nn.BatchNorm(6), nn.ReLU(),
-        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 2),
+        nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 1),
     "linear-on-image": (IMAGE, lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "linear-on-sequence": ((6, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "image-out": (IMAGE, lambda: conv_bn(padding=1), 0),
@@ -361,6 +361,9 @@ def test_precision_arguments(tmp_path):
         to_onnx(net, path, input_shape=(3,), precision="int4")
     with pytest.raises(ValueError, match="needs calibration"):
         to_onnx(net, path, input_shape=(3,), precision="int8")
+    one = np.zeros((1, 3), np.float32)
+    with pytest.raises(ValueError, match="as many classes"):
+        to_onnx(net, path, input_shape=(3,), test=(one, np.zeros(2, np.int64)))
     with pytest.raises(ValueError, match="one each"):
         to_onnx(net, path, input_shape=(3,), labels=np.zeros(3))
     assert not path.exists()

@@ -48,7 +48,8 @@ class Drawer:
             self.relu, self.clip, self.leaky, self.maxpool, self.avgpool, self.add, self.concat,
             self.scale, self.shift, self.head, self.transposed, self.residual, self.split,
             self.reshape, self.sigmoid, self.permute, self.sum_constant, self.branches,
-            self.pooled,
+            self.pooled, self.strided, self.two_norms, self.negated, self.sliced, self.resized,
+            self.subtracted,
         ]  # fmt: skip
         made = table[operation % len(table)](v)
         if made is not None:
@@ -147,6 +148,50 @@ class Drawer:
         self.g.channels[made.name] = 4
         pad = int(self.rng.integers(2))
         return Value(self.g.conv(made.name, 4, 3, pad=pad), 4, v.size - 2 + 2 * pad)
+
+    def strided(self, v: Value) -> Value | None:
+        """A BatchNorm in front of a padded convolution with few outputs: a bias map may pay."""
+        if v.size is None or v.size < 4:
+            return None
+        made = self.norm(v)
+        self.g.channels[made.name] = v.channels
+        h = self.g.conv(made.name, 2, 3, pad=1, strides=[3, 3], bias=bool(self.rng.integers(2)))
+        return Value(h, 2, (v.size - 1) // 3 + 1)
+
+    def two_norms(self, v: Value) -> Value | None:
+        """A convolution that two read: what one takes in, the other has to undo."""
+        if v.size is None:
+            return None
+        self.g.channels[v.name] = v.channels
+        shared = Value(self.g.conv(v.name, 4, 3, pad=1), 4, v.size)
+        left = self.norm(shared)
+        right = self.norm(shared) if self.rng.random() < 0.5 else shared
+        self.g.channels[left.name] = self.g.channels[right.name] = 4
+        names = [self.g.op("Sigmoid", [left.name])]
+        names.append(self.g.conv(right.name, 4, 1))
+        operator = "Mul" if self.rng.random() < 0.5 else "Add"
+        return Value(self.g.op(operator, names), 4, v.size)
+
+    def negated(self, v: Value) -> Value:
+        return Value(self.g.op("Neg", [v.name]), v.channels, v.size)
+
+    def sliced(self, v: Value) -> Value | None:
+        if v.size is None or v.size < 3:
+            return None
+        inputs = [v.name, self.g.integers(1), self.g.integers(v.size), self.g.integers(3)]
+        h = self.g.op("Slice", inputs)
+        h = self.g.op("Pad", [h, self.g.integers(0, 0, 0, 1, 0, 0, 0, 0)], mode="reflect")
+        return Value(h, v.channels, v.size)
+
+    def resized(self, v: Value) -> Value | None:
+        if v.size is None or v.size > 4:
+            return None
+        scales = self.g.constant(np.array([1, 1, 2, 2]), np.float32)
+        return Value(self.g.op("Resize", [v.name, "", scales]), v.channels, 2 * v.size)
+
+    def subtracted(self, v: Value) -> Value:
+        constant = self.g.constant(self.g.normal(*((v.channels, 1, 1) if v.size else (1,))))
+        return Value(self.g.op("Sub", [constant, v.name]), v.channels, v.size)
 
     def _partner(self, v: Value, *, same_channels: bool) -> Value:
         for other in reversed(self.values[:-1]):

@@ -1,0 +1,153 @@
+"""Moving an affine through the graph, node by node; every operator registers its own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from fastbn.export.fold.affine import Affine, Refused
+from fastbn.export.fold.plan import Plan, label
+
+# A rule for the way back: (plan, node, affine of its output, index of the output).
+BackwardRule = Callable[[Plan, ir.Node, Affine, int], None]
+# A rule for the way forth: (plan, node, indices of its inputs, affine those inputs lack).
+ForwardRule = Callable[[Plan, ir.Node, Sequence[int], Affine], None]
+
+BACKWARD: dict[str, BackwardRule] = {}
+FORWARD: dict[str, ForwardRule] = {}
+
+
+def backward_rule(*operators: str) -> Callable[[BackwardRule], BackwardRule]:
+    """Register how an affine behind these operators moves in front of or into them."""
+
+    def register(rule: BackwardRule) -> BackwardRule:
+        BACKWARD.update(dict.fromkeys(operators, rule))
+        return rule
+
+    return register
+
+
+def forward_rule(*operators: str) -> Callable[[ForwardRule], ForwardRule]:
+    """Register how an affine in front of these operators moves behind or into them."""
+
+    def register(rule: ForwardRule) -> ForwardRule:
+        FORWARD.update(dict.fromkeys(operators, rule))
+        return rule
+
+    return register
+
+
+def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
+    """Make a node's input carry the affine, by changing whatever produces it.
+
+    Raises
+    ------
+    Refused
+        If the producer cannot, or someone else sees the value too.
+    """
+    if affine.is_identity:
+        return
+    plan.step()
+    old = plan.constant(node, index)
+    if old is not None:
+        plan.set_constant(node, index, old * affine.scale + affine.shift)
+        plan.taken(node)
+        return
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise Refused(f"{label(node)} has no input {index}")
+    producer = value.producer()
+    if producer is None:
+        raise Refused(f"{value.name!r} is a graph input")
+    if value.is_graph_output():
+        raise Refused(f"{value.name!r} is a graph output")
+    if producer.graph is not node.graph:
+        raise Refused(f"{value.name!r} comes from an outer graph")
+    if len(value.uses()) != 1:
+        _tell_the_others(plan, value, (node, index), affine)
+    if producer in plan.maps:
+        raise Refused(f"a map is added to {value.name!r}")
+    rule = BACKWARD.get(plan.operator(producer))
+    if rule is None or producer.domain not in ("", "ai.onnx"):
+        raise Refused(f"{label(producer)} does not take an affine in")
+    with plan.attempt():
+        rule(plan, producer, affine, value.index() or 0)
+
+
+def _tell_the_others(
+    plan: Plan, value: ir.Value, asking: tuple[ir.Node, int], affine: Affine
+) -> None:
+    """Let all consumers but one undo the affine that a value is going to carry for that one.
+
+    A change of variable: v becomes s·v + t, and whoever else reads it takes (v − t)/s in.
+    """
+    count = len(value.uses())
+    others = _consumers(value)
+    if asking[0] in others:
+        others[asking[0]].remove(asking[1])
+        if others[asking[0]]:
+            raise Refused(f"{label(asking[0])} reads {value.name!r} more than once")
+        del others[asking[0]]
+    if not plan.allow_changes:
+        raise Refused(f"{value.name!r} has {count} consumers")
+    try:
+        inverse = affine.inverse()
+        for node, indices in others.items():
+            _into_consumer(plan, value, node, indices, inverse)
+    except Refused as refusal:
+        raise Refused(
+            f"{value.name!r} has {count} consumers, and not all can undo it ({refusal})"
+        ) from refusal
+
+
+def push_forward(plan: Plan, value: ir.Value, affine: Affine) -> None:
+    """Make every consumer of a value act as if the value carried the affine.
+
+    Raises
+    ------
+    Refused
+        If a consumer cannot, or the value leaves the graph.
+    """
+    if affine.is_identity:
+        return
+    plan.step()
+    if value.is_graph_output():
+        raise Refused(f"{value.name!r} is a graph output")
+    for node, indices in _consumers(value).items():
+        _into_consumer(plan, value, node, indices, affine)
+
+
+def _consumers(value: ir.Value) -> dict[ir.Node, list[int]]:
+    """Nodes that read a value, and at which of their inputs."""
+    found: dict[ir.Node, list[int]] = {}
+    for use in value.uses():
+        found.setdefault(use.node, []).append(use.idx)
+    return found
+
+
+def _into_consumer(
+    plan: Plan, value: ir.Value, node: ir.Node, indices: list[int], affine: Affine
+) -> None:
+    """Make one consumer of a value act as if the value carried the affine."""
+    if node.graph is not value.graph:
+        raise Refused(f"{value.name!r} is used inside a subgraph")
+    rule = FORWARD.get(plan.operator(node))
+    if rule is None or node.domain not in ("", "ai.onnx"):
+        raise Refused(f"{label(node)} does not take an affine in")
+    with plan.attempt():
+        rule(plan, node, sorted(indices), affine)
+
+
+def push_on(plan: Plan, node: ir.Node, affine: Affine) -> None:
+    """Hand an affine on to the consumers of a node's only output."""
+    for extra in node.outputs[1:]:
+        if extra.uses() or extra.is_graph_output():
+            raise Refused(f"{label(node)} has more than one output in use")
+    push_forward(plan, node.outputs[0], affine)
+
+
+def only_input(node: ir.Node, indices: Sequence[int], index: int = 0) -> None:
+    """Refuse unless the affine arrives at this one input."""
+    if list(indices) != [index]:
+        raise Refused(f"{label(node)} takes the value at input {indices[-1]}")

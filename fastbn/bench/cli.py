@@ -63,6 +63,21 @@ def main() -> None:
 
 
 @bench_app.command()
+def accuracy(
+    peers: Annotated[str, typer.Option(help="none, or torch where it is installed.")] = "torch",
+) -> int:
+    """Errors of batch normalisation against float64, beside PyTorch's."""
+    from rich.console import Console
+
+    from fastbn.bench import accuracy as compared
+    from fastbn.bench.peers import installed
+
+    found = compared.measure("torch" in names(peers) and "torch" in installed())
+    Console().print(compared.accuracy_table(found))
+    return 1 if any(map(compared.loses, found)) else 0
+
+
+@bench_app.command()
 def kernels(
     threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
     shapes: Annotated[

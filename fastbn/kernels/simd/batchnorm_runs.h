@@ -78,8 +78,8 @@ INLINE V normal(V x, V c, V a, V b, V slope, const int act)
 
 /* Add the run at `next` to the moments m about `shift` (where MOMENTS), and normalise the run at x
  * with f[0], and with f[1] where the next channel begins (where APPLY). */
-INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, const io_t *residual,
-                        io_t *y, const line_t *f, V slope, int64_t n, extent_t e, int stream,
+INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x,
+                        const io_t *residual, io_t *y, const line_t *f, V slope, int64_t n, extent_t e, int stream,
                         const io_t *ask, const io_t *ask_y, const int act, const int has_residual,
                         const int moments, const int apply)
 {
@@ -139,7 +139,7 @@ INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, con
         }
     }
     if (moments) {
-        for (; j + 2 * W <= n; j += 2 * W)
+        for (; j + 2 * W <= n; j += 2 * W) /* once at most */
             TWO_MOMENTS;
         if (j + W <= n) {
             const V d = v_load(next + j) - shift;
@@ -171,12 +171,36 @@ INLINE T sample_mean(const io_t *x, const runs_t *block)
     return (T)(sum / (double)(runs * n));
 }
 
-/* Merge a block's moments, taken about `shift`, into those of the `count` values before. */
+/* The sums of a block about shift in float64. */
+static void wide_sums(const io_t *x, const runs_t *block, V shift, double *sum, double *square)
+{
+    double s[W] = {0}, q[W] = {0};
+    for (int64_t i = 0; i < block->runs; i++)
+        for (int64_t j = 0; j < block->length; j += W) {
+            const io_t *p = x + i * block->stride + j;
+            const int part = block->length - j < W ? (int)(block->length - j) : W;
+            const V v = part < W ? v_load_part(p, part, v_get(shift)) : v_load(p);
+            v_add_squares(s, q, v, v_get(shift));
+        }
+    *sum = sum_lanes(s);
+    *square = sum_lanes(q);
+}
+
+/* Merge a block's moments, taken about `shift`, into those of the `count` values before.
+ *
+ * A value far from all others has a square that swallows digits of those added to it, in the same
+ * way again and again. It shows in its lane; such a block is taken in float64. */
 INLINE void merge_block(const io_t *x, const runs_t *block, const sums_t *m, V shift, double count,
                         double *mean, double *m2)
 {
     const double n = (double)(block->runs * block->length);
-    const double s = v_sum(m->a0 + m->a1), q = v_sum(m->b0 + m->b1);
+    double lanes[W] = {0}, top = 0.0;
+    v_add_to(lanes, m->b0 + m->b1);
+    for (int i = 0; i < W; i++)
+        top = lanes[i] > top ? lanes[i] : top;
+    double s = v_sum(m->a0 + m->a1), q = sum_lanes(lanes);
+    if (sizeof(T) < sizeof(double) && top * W > 2 * q && squares_are_safe((T)q))
+        wide_sums(x, block, shift, &s, &q);
     double block_mean = (double)v_get(shift) + s / n, block_m2 = q - s * (s / n);
     if (!squares_are_safe((T)q) && !(q == 0 && s == 0))
         careful_moments(x, block, &block_mean, &block_m2);

@@ -183,16 +183,45 @@ INLINE V v_sqrt(V v)
 #endif
 }
 
-/* The sum of the lanes in float64: halves are added, always in the same way. */
-INLINE double v_sum(V v)
+/* The sum of W numbers: halves are added, always in the same way. */
+INLINE double sum_lanes(double *lanes)
 {
-    double lanes[W];
-    for (int i = 0; i < W; i++)
-        lanes[i] = (double)v[i];
     for (int half = W / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             lanes[i] += lanes[i + half];
     return lanes[0];
+}
+
+typedef double VWIDE __attribute__((vector_size(W * sizeof(double))));
+
+INLINE void v_add_to(double *lanes, V v)
+{
+    VWIDE sum;
+    memcpy(&sum, lanes, sizeof sum);
+    sum += __builtin_convertvector(v, VWIDE);
+    memcpy(lanes, &sum, sizeof sum);
+}
+
+/* Add the values about shift, and their squares, in float64. */
+INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
+{
+    VWIDE s, q;
+    const VWIDE d = __builtin_convertvector(v, VWIDE) - (double)shift;
+    memcpy(&s, sums, sizeof s);
+    memcpy(&q, squares, sizeof q);
+    s += d;
+    q += d * d;
+    memcpy(sums, &s, sizeof s);
+    memcpy(squares, &q, sizeof q);
+}
+
+/* The sum of the lanes in float64. */
+INLINE double v_sum(V v)
+{
+    double lanes[W];
+    const VWIDE wide = __builtin_convertvector(v, VWIDE);
+    memcpy(lanes, &wide, sizeof lanes);
+    return sum_lanes(lanes);
 }
 
 INLINE T v_get(V v) { return v[0]; }
@@ -293,6 +322,14 @@ INLINE V v_fma(V a, V b, V c) { return a * b + c; }
 INLINE V v_sqrt(V v) { return (T)sqrt((double)v); }
 INLINE V v_flush(V v, V tiny) { return v_abs(v) < tiny ? 0 : v; }
 INLINE double v_sum(V v) { return (double)v; }
+INLINE double sum_lanes(double *lanes) { return lanes[0]; }
+INLINE void v_add_to(double *lanes, V v) { lanes[0] += (double)v; }
+INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
+{
+    const double d = (double)v - (double)shift;
+    sums[0] += d;
+    squares[0] += d * d;
+}
 INLINE T v_get(V v) { return v; }
 INLINE V v_load_part(const io_t *p, int k, T fill) { (void)k; (void)p; return fill; }
 INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }

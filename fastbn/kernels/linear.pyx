@@ -45,6 +45,7 @@ cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
     cdef int m, size = p.itemsize
     cdef const void *rows[MOST_ROWS]
     cdef void *c[MOST_ROWS]
+    cdef int64_t start = 0
     cdef char *panel = <char *>scratch(1, min(p.k, <int64_t>DEPTH) * spans.nr * size)
     first = task // panels * TILES * spans.mr
     last = min(p.m, first + TILES * spans.mr)
@@ -57,7 +58,7 @@ cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
             for i in range(m):
                 rows[i] = p.a + ((row + i) * p.k + k) * size
                 c[i] = p.c + ((row + i) * p.n + column) * size
-            spans.product_tile(1, depth, rows, panel, c, 0, m, n,
+            spans.product_tile(1, &start, &depth, rows, panel, c, 0, m, n,
                                p.bias + column * size if p.bias != NULL and k == 0 else NULL,
                                k > 0)
             row = row + m
@@ -88,18 +89,21 @@ cdef void outer_task(const outer_t *p, int64_t task) noexcept nogil:
     cdef int64_t first = task * GROUP * spans.mr, last = min(p.m, first + GROUP * spans.mr)
     cdef int64_t start = 0, i, row, column, count, n
     cdef int m, size = p.itemsize
-    cdef const void *a[COUNT]
+    cdef int64_t at[COUNT]
+    cdef int64_t off[MOST_ROWS]
     while start < p.count:
         count = min(<int64_t>COUNT, p.count - start)
         for i in range(count):
-            a[i] = p.a + (start + i) * p.m * size
+            at[i] = (start + i) * p.m
         column = 0
         while column < p.n:
             n = min(<int64_t>spans.nr, p.n - column)
             row = first
             while row < last:
                 m = <int>min(<int64_t>spans.mr, last - row)
-                spans.outer_tile(count, a, row, p.b + (start * p.n + column) * size, p.n,
+                for i in range(m):
+                    off[i] = row + i
+                spans.outer_tile(count, p.a, at, off, p.b + (start * p.n + column) * size, p.n,
                                  p.c + (row * p.ldc + column) * size, p.ldc, m, n, start > 0)
                 row = row + m
             column = column + n

@@ -28,12 +28,13 @@ import numpy as np
 cnp.import_array()
 
 cdef enum:
-    TILES = 32           # tiles of rows in a task
+    MOST_TILES = 32      # of rows in a task, fewer where its pixels leave the second-level cache
+    FEWEST_TILES = 8
+    BLOCK_BYTES = 327680
     PANEL_BYTES = 20480  # of the part of a panel that a chunk of the window needs, at most
-    DOT_COLUMNS = 3      # up to so many columns are made by dot_tile ...
+    DOT_COLUMNS = 3      # up to so many columns are made by dot_rows ...
     DOT_RUN = 1          # ... if a run of the window is so many panels wide
-    PIXELS = 256         # output pixels that dweight's tiles run through at a time
-    MOST_ROWS = 16       # rows of any tile
+    PIXELS = 192         # output pixels that dweight's tiles run through at a time
     MOST_CHUNKS = 16
     CHUNK_PIXELS = 1024  # of a chunk of dweight, at least
     PARTIAL_BYTES = 8388608

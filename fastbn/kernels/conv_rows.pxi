@@ -24,6 +24,7 @@ cdef struct rows_t:
     const char *packed             # [group][panel][tap][depth][nr], or [group][column][tap][depth]
     const char *bias
     bint gather, dots
+    int64_t block                  # rows of a task
     int64_t pixel, pitch           # elements from a pixel, and a row of them, to the next
     int64_t chunks                 # of the window
     const int64_t *chunk_segments  # the first segment of every chunk, and the end
@@ -104,7 +105,7 @@ cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, con
                 k = 0
             else:
                 slot += p.h.step
-                k = slots - slot
+                k = max(slots - slot, <int64_t>0)
             for k in range(k, reach(&p.h)):
                 copy_row(p, image, i * p.h.step + p.h.first + k, low, high, channel,
                          copy + (slot + k) * p.pitch * p.itemsize)
@@ -123,47 +124,46 @@ cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, con
 
 
 cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
-    """TILES tiles of rows of one group: all chunks of the window, all panels of columns."""
+    """A block of rows of one group: all chunks of the window, all panels of columns."""
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t total = p.N * p.h.grid * p.w.grid, block = TILES * spans.mr
+    cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block
     cdef int64_t first = task // p.groups * block, count = min(total - first, block)
     cdef int64_t group = task % p.groups, panels = (p.n + spans.nr - 1) // spans.nr
-    cdef int64_t window = p.h.taps * p.w.taps * p.depth, chunk, segment, segments, panel, row
-    cdef int64_t begin, column
+    cdef int64_t window = p.h.taps * p.w.taps * p.depth, chunk, segment, panel
+    cdef int64_t begin, column, row_bytes = spans.nr * p.itemsize, bytes_
     cdef const void **rows = <const void **>scratch(1, 2 * block * sizeof(void *))
     cdef void **c = <void **>(rows + block)
     cdef const char *b
+    cdef const char *ahead
     cdef const char *bias = NULL
     point(p, first, first + count, group, rows, c)
     if p.dots:
         if p.bias != NULL:
             bias = p.bias + group * p.n * p.itemsize
-        spans.dot_tile(p.chunk_segments[1], p.start, p.length, rows,
+        spans.dot_rows(p.chunk_segments[1], p.start, p.length, rows,
                        p.packed + group * p.n * window * p.itemsize, window, c, group * p.n, count,
                        <int>p.n, bias, 0)
         return
     for chunk in range(p.chunks):
         segment = p.chunk_segments[chunk]
-        segments = p.chunk_segments[chunk + 1] - segment
         begin = window * chunk // p.chunks
+        bytes_ = (window * (chunk + 1) // p.chunks - begin) * row_bytes
         for panel in range(panels):
-            b = p.packed + ((group * panels + panel) * window + begin) * spans.nr * p.itemsize
+            b = p.packed + ((group * panels + panel) * window + begin) * row_bytes
             column = group * p.n + panel * spans.nr
-            if p.bias != NULL and chunk == 0:
-                bias = p.bias + column * p.itemsize
-            else:
-                bias = NULL
-            row = 0
-            while row < count:
-                spans.product_tile(segments, p.start + segment, p.length + segment, rows + row, b,
-                                   c + row, column, <int>min(<int64_t>spans.mr, count - row),
-                                   min(<int64_t>spans.nr, p.n - panel * spans.nr), bias, chunk > 0)
-                row = row + spans.mr
+            ahead = b + window * row_bytes
+            if panel == panels - 1:
+                ahead = p.packed + group * panels * window * row_bytes + begin * row_bytes + bytes_
+            bias = p.bias + column * p.itemsize if p.bias != NULL and chunk == 0 else NULL
+            spans.product_rows(p.chunk_segments[chunk + 1] - segment, p.start + segment,
+                               p.length + segment, rows, b, c, column, count,
+                               min(<int64_t>spans.nr, p.n - panel * spans.nr), bias, chunk > 0,
+                               ahead, bytes_ if p.chunks > 1 else 0)
 
 
 cdef void run_rows(const rows_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t block = TILES * spans.mr, total = p.N * p.h.grid * p.w.grid, task
+    cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block, task
     cdef int64_t blocks = (total + block - 1) // block
     cdef int threads = team(<double>total * p.n * p.groups * p.depth * p.h.taps * p.w.taps)
     for task in prange(blocks * p.groups, schedule="dynamic", num_threads=threads):
@@ -192,6 +192,9 @@ cdef void plan(rows_t *p, int64_t *memory) noexcept nogil:
     run = window // runs
     p.dots = p.n <= DOT_COLUMNS and run >= DOT_RUN * spans.nr
     p.chunks = 1 if p.dots else chunks_of(spans, window, p.itemsize)
+    p.block = spans.mr * min(max(
+        BLOCK_BYTES // (spans.mr * (window // p.chunks + p.n) * p.itemsize),
+        <int64_t>FEWEST_TILES), <int64_t>MOST_TILES)
     start = memory + p.chunks + 1
     length = start + runs + p.chunks
     memory[0] = 0

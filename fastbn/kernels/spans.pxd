@@ -154,15 +154,15 @@ cdef extern from "table.h" nogil:
     ctypedef struct matmul_spans_t:
         int mr
         int nr
-        void (*product_tile)(int64_t segments, const int64_t *start, const int64_t *length,
+        void (*product_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                              const void *const *rows, const void *b, void *const *c, int64_t at,
-                             int m, int64_t n, const void *bias, int add) noexcept nogil
-        void (*dot_tile)(int64_t segments, const int64_t *start, const int64_t *length,
+                             int64_t count, int64_t n, const void *bias, int add,
+                             const void *ahead, int64_t ahead_bytes) noexcept nogil
+        void (*dot_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows, const void *b, int64_t ldb, void *const *c,
                          int64_t at, int64_t m, int n, const void *bias, int add) noexcept nogil
-        void (*outer_tile)(int64_t count, const void *a, const int64_t *at, const int64_t *off,
-                           const void *b, int64_t ldb, void *c, int64_t ldc, int m, int64_t n,
-                           int add) noexcept nogil
+        void (*outer_tile)(int64_t count, const void *const *a, const int64_t *off, const void *b,
+                           int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add) noexcept nogil
         void (*split_pixels)(const void *x, int64_t pixels, int64_t ld, int64_t channels,
                              int64_t run, void *to, int64_t apart) noexcept nogil
         void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,

@@ -1,12 +1,12 @@
 /* Matrix products, a tile at a time: what Linear and Conv2d share.
  *
- * product_tile   c[i][j] = sum over segments s and k of rows[i][start[s] + k] * b[s][k][j]
+ * product_rows   c[i][j] = sum over segments s and k of rows[i][start[s] + k] * b[s][k][j]
  *     A row of a is read where it lies, in segments that stand at the same places in every row: what
  *     a convolution's window sees of its input. Linear has one segment. b is packed into panels, NR
  *     columns wide and zero beyond the last column.
- * dot_tile       the same with b[j][s][k], for one to three columns: the sums run through vectors
- * outer_tile     c[i][j] = sum over p of a[at[p] + off[i]] * b[p][j]
- *     The gradient of the weights: a as forward saw it, at[p] being where pixel (or row) p begins.
+ * dot_rows       the same with b[j][s][k], for one to three columns: the sums run through vectors
+ * outer_tile     c[i][j] = sum over p of a[p][off[i]] * b[p][j]
+ *     The gradient of the weights: a[p] is where what pixel (or row) p sees begins.
  *
  * MR rows by NV vectors of c stay in registers: 12 of 16, or 24 of 32. The bodies are written
  * once, with the number of rows and vectors as constants.
@@ -46,14 +46,12 @@ INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias
 
 INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *length,
                          const T *const *rows, const T *b, T *const *c, int64_t at, const int m,
-                         const int nv, int64_t n, const T *bias, int add)
+                         const int nv, const int full, int64_t n, const T *bias, int add)
 {
     V acc[MR][NV];
-    UNROLL for (int i = 0; i < m; i++) {
-        PREFETCH(c[i] + at);
+    UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
-    }
     for (int64_t s = 0; s < segments; s++) {
         const int64_t depth = length[s];
         const T *a[MR];
@@ -71,26 +69,45 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
         }
     }
     UNROLL for (int i = 0; i < m; i++)
-        store_row(acc[i], c[i] + at, nv, n, bias, add);
+        store_row(acc[i], c[i] + at, nv, full ? NR : n, bias, add);
 }
 
-/* m rows; c[i] + at: n <= NR columns. */
-static void product_tile(int64_t segments, const int64_t *start, const int64_t *length,
+/* count rows, a tile at a time; c[i] + at: n <= NR columns. Meanwhile ahead_bytes from `ahead`,
+ * which a later call will read, are fetched into the second-level cache. */
+static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows_, const void *b, void *const *c_, int64_t at,
-                         int m, int64_t n, const void *bias, int add)
+                         int64_t count, int64_t n, const void *bias, int add, const void *ahead_,
+                         int64_t ahead_bytes)
 {
     const T *const *rows = (const T *const *)rows_;
     T *const *c = (T *const *)c_;
-    switch (m * 2 + (n <= W)) {
-#define CALL(M)                                                                              \
-    case M * 2:                                                                              \
-        product_body(segments, start, length, rows, b, c, at, M, NV, n, bias, add);          \
-        break;                                                                               \
-    case M * 2 + 1:                                                                          \
-        product_body(segments, start, length, rows, b, c, at, M, 1, n, bias, add);           \
+    const int kind = n == NR ? 0 : n > W ? 1 : 2;
+    const char *ahead = ahead_;
+    const int64_t share = ahead_bytes / ((count + MR - 1) / MR);
+    for (; count > 0; count -= MR, rows += MR, c += MR) {
+        const int m = count < MR ? (int)count : MR;
+        for (int i = 0; i < m; i++)
+            PREFETCH_WRITE(c[i + (count >= 2 * MR ? MR : 0)] + at);
+        for (const char *end = ahead + share; ahead < end; ahead += 64)
+            PREFETCH(ahead);
+        if (m == MR && kind == 0) {
+            product_body(segments, start, length, rows, b, c, at, MR, NV, 1, n, bias, add);
+            continue;
+        }
+        switch (m * 3 + kind) {
+#define CALL(M)                                                                               \
+    case M * 3:                                                                               \
+        product_body(segments, start, length, rows, b, c, at, M, NV, 1, n, bias, add);        \
+        break;                                                                                \
+    case M * 3 + 1:                                                                           \
+        product_body(segments, start, length, rows, b, c, at, M, NV, 0, n, bias, add);        \
+        break;                                                                                \
+    case M * 3 + 2:                                                                           \
+        product_body(segments, start, length, rows, b, c, at, M, 1, 0, n, bias, add);         \
         break;
-        ROW_CASES(CALL)
+            ROW_CASES(CALL)
 #undef CALL
+        }
     }
 }
 
@@ -151,7 +168,7 @@ INLINE void dot_body(int64_t segments, const int64_t *start, const int64_t *leng
 }
 
 /* m rows, n <= DOT_COLUMNS columns; b + j * ldb: column j, the segments behind one another. */
-static void dot_tile(int64_t segments, const int64_t *start, const int64_t *length,
+static void dot_rows(int64_t segments, const int64_t *start, const int64_t *length,
                      const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
                      int64_t at, int64_t m, int n, const void *bias, int add)
 {
@@ -180,20 +197,20 @@ static void dot_tile(int64_t segments, const int64_t *start, const int64_t *leng
     }
 }
 
-INLINE void outer_body(int64_t count, const T *a, const int64_t *at, const int64_t *off,
-                       const T *b, int64_t ldb, T *c, int64_t ldc, const int m, const int nv,
-                       const int part, int64_t n, int add)
+INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, const T *b,
+                       int64_t ldb, T *c, int64_t ldc, const int m, const int nv, const int part,
+                       int64_t n, int add)
 {
     V acc[MR][NV];
     int64_t o[MR];
     UNROLL for (int i = 0; i < m; i++) {
-        PREFETCH(c + i * ldc);
+        PREFETCH_WRITE(c + i * ldc);
         o[i] = off[i];
         UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
     }
     for (int64_t p = 0; p < count; p++, b += ldb) {
-        const T *x = a + at[p];
+        const T *x = a[p];
         V row[NV];
         UNROLL for (int v = 0; v < nv; v++)
             row[v] = part && v == nv - 1 ? v_loadt_part(b + v * W, (int)(n - v * W))
@@ -209,34 +226,42 @@ INLINE void outer_body(int64_t count, const T *a, const int64_t *at, const int64
 }
 
 /* m rows; b + p * ldb: n <= NR values. */
-static void outer_tile(int64_t count, const void *a, const int64_t *at, const int64_t *off,
-                       const void *b, int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add)
+static void outer_tile(int64_t count, const void *const *a_, const int64_t *off, const void *b,
+                       int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add)
 {
+    const T *const *a = (const T *const *)a_;
     const int kind = n == NR ? 0 : n > W ? 1 : n == W ? 2 : 3;
     switch (m * 4 + kind) {
-#define CALL(M)                                                                               \
-    case M * 4: outer_body(count, a, at, off, b, ldb, c, ldc, M, NV, 0, n, add); break;       \
-    case M * 4 + 1: outer_body(count, a, at, off, b, ldb, c, ldc, M, NV, 1, n, add); break;   \
-    case M * 4 + 2: outer_body(count, a, at, off, b, ldb, c, ldc, M, 1, 0, n, add); break;    \
-    case M * 4 + 3: outer_body(count, a, at, off, b, ldb, c, ldc, M, 1, 1, n, add); break;
+#define CALL(M)                                                                           \
+    case M * 4: outer_body(count, a, off, b, ldb, c, ldc, M, NV, 0, n, add); break;       \
+    case M * 4 + 1: outer_body(count, a, off, b, ldb, c, ldc, M, NV, 1, n, add); break;   \
+    case M * 4 + 2: outer_body(count, a, off, b, ldb, c, ldc, M, 1, 0, n, add); break;    \
+    case M * 4 + 3: outer_body(count, a, off, b, ldb, c, ldc, M, 1, 1, n, add); break;
         ROW_CASES(CALL)
 #undef CALL
     }
 }
 
 /* Pixels ld apart, cut into runs of channels: to[channel / run][pixel][channel % run], runs of the
- * same pixel `apart`. run is W, or less where it holds all channels; zeros fill the last one. */
+ * same pixel `apart`; zeros fill the last one. run is a multiple of W, or less than W where it holds
+ * all channels. */
 static void split_pixels(const void *x_, int64_t pixels, int64_t ld, int64_t channels, int64_t run,
                          void *to_, int64_t apart)
 {
     const T *x = x_;
     T *to = to_;
+    const int64_t whole = run % W ? 0 : channels / run * run;
+    if (run == channels && run == ld) {
+        memcpy(to, x, (size_t)(pixels * run) * sizeof(T));
+        return;
+    }
     for (int64_t p = 0; p < pixels; p++, x += ld, to += run) {
         T *out = to;
         int64_t c = 0;
-        for (; c + W <= channels; c += run, out += apart)
-            v_storet(out, v_loadt(x + c));
-        for (; c < channels; c += run, out += apart)
+        for (; c < whole; c += run, out += apart)
+            for (int64_t i = 0; i < run; i += W)
+                v_storet(out + i, v_loadt(x + c + i));
+        if (c < channels)
             for (int64_t i = 0; i < run; i++)
                 out[i] = c + i < channels ? x[c + i] : 0;
     }
@@ -288,7 +313,7 @@ static void col_sums(const void *x_, int64_t rows, int64_t columns, int64_t ld, 
 }
 
 #define MATMUL_SPANS \
-    {MR, NR, product_tile, dot_tile, outer_tile, split_pixels, pack_panel, col_sums}
+    {MR, NR, product_rows, dot_rows, outer_tile, split_pixels, pack_panel, col_sums}
 #else
 #define MATMUL_SPANS {0}
 #endif

@@ -21,7 +21,7 @@ from fastbn.kernels.border cimport (
 )
 from fastbn.kernels.linear cimport column_sums
 from fastbn.kernels.runtime cimport scratch, spans_of, team
-from fastbn.kernels.spans cimport matmul_spans_t
+from fastbn.kernels.spans cimport ahead_t, matmul_spans_t
 
 import numpy as np
 
@@ -34,9 +34,13 @@ cdef enum:
     PANEL_BYTES = 20480  # of the part of a panel that a chunk of the window needs, at most
     DOT_COLUMNS = 3      # up to so many columns are made by dot_rows ...
     DOT_RUN = 1          # ... if a run of the window is so many panels wide
-    PIXELS = 192         # output pixels that dweight's tiles run through at a time
+    PIXELS = 224         # output pixels that dweight's tiles run through at a time, at most
+    GROUP = 16           # tiles that run through the same pixels for one panel after the other
+    FEW_TILES = 4        # of dweight's rows, for which dy need not be copied
+    AHEAD_BYTES = 196608 # of a block of dweight at most, if the next one is fetched meanwhile
+    CHUNK_PIXELS = 384   # of a chunk of dweight, at least
     MOST_CHUNKS = 16
-    CHUNK_PIXELS = 1024  # of a chunk of dweight, at least
+    FEWEST_TASKS = 8     # of dweight: fewer chunks are cut into pieces of its rows
     PARTIAL_BYTES = 8388608
 
 

@@ -14,7 +14,7 @@ from fastbn.kernels.border cimport (
     check_vector, data, dense, element_of, output, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.runtime cimport scratch, spans_of, team
-from fastbn.kernels.spans cimport matmul_spans_t
+from fastbn.kernels.spans cimport ahead_t, matmul_spans_t
 
 cnp.import_array()
 
@@ -81,27 +81,26 @@ cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
 cdef void outer_task(const outer_t *p, int64_t task) noexcept nogil:
     """GROUP tiles of rows of c, all its columns."""
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t first = task * GROUP * spans.mr, last = min(p.m, first + GROUP * spans.mr)
-    cdef int64_t start = 0, i, row, column, count, n
-    cdef int m, size = p.itemsize
+    cdef int64_t first = task * GROUP * spans.mr, rows = min(p.m - first, GROUP * spans.mr)
+    cdef int64_t start = 0, i, column, count
+    cdef int size = p.itemsize
     cdef const void *a[COUNT]
-    cdef int64_t off[MOST_ROWS]
+    cdef int64_t off[GROUP * MOST_ROWS]
+    cdef ahead_t[2] nothing
+    nothing[0].p = nothing[1].p = NULL
+    nothing[0].bytes = nothing[1].bytes = 0
+    for i in range(rows):
+        off[i] = first + i
     while start < p.count:
         count = min(<int64_t>COUNT, p.count - start)
         for i in range(count):
             a[i] = p.a + (start + i) * p.m * size
         column = 0
         while column < p.n:
-            n = min(<int64_t>spans.nr, p.n - column)
-            row = first
-            while row < last:
-                m = <int>min(<int64_t>spans.mr, last - row)
-                for i in range(m):
-                    off[i] = row + i
-                spans.outer_tile(count, a, off, p.b + (start * p.n + column) * size, p.n,
-                                 p.c + (row * p.ldc + column) * size, p.ldc, m, n, start > 0)
-                row = row + m
-            column = column + n
+            spans.outer_rows(count, a, off, p.b + (start * p.n + column) * size, p.n,
+                             p.c + (first * p.ldc + column) * size, p.ldc, rows,
+                             min(<int64_t>spans.nr, p.n - column), start > 0, nothing)
+            column = column + spans.nr
         start = start + count
 
 

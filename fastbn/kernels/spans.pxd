@@ -151,6 +151,10 @@ cdef extern from "table.h" nogil:
                                const affines_t *f, const act_t *act, int frozen,
                                int stream) noexcept nogil
 
+    ctypedef struct ahead_t:
+        const void *p
+        int64_t bytes
+
     ctypedef struct matmul_spans_t:
         int mr
         int nr
@@ -161,8 +165,9 @@ cdef extern from "table.h" nogil:
         void (*dot_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows, const void *b, int64_t ldb, void *const *c,
                          int64_t at, int64_t m, int n, const void *bias, int add) noexcept nogil
-        void (*outer_tile)(int64_t count, const void *const *a, const int64_t *off, const void *b,
-                           int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add) noexcept nogil
+        void (*outer_rows)(int64_t count, const void *const *a, const int64_t *off, const void *b,
+                           int64_t ldb, void *c, int64_t ldc, int64_t rows, int64_t n, int add,
+                           const ahead_t *ahead) noexcept nogil
         void (*split_pixels)(const void *x, int64_t pixels, int64_t ld, int64_t channels,
                              int64_t run, void *to, int64_t apart) noexcept nogil
         void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,

@@ -5,7 +5,7 @@
  *     a convolution's window sees of its input. Linear has one segment. b is packed into panels, NR
  *     columns wide and zero beyond the last column.
  * dot_rows       the same with b[j][s][k], for one to three columns: the sums run through vectors
- * outer_tile     c[i][j] = sum over p of a[p][off[i]] * b[p][j]
+ * outer_rows     c[i][j] = sum over p of a[p][off[i]] * b[p][j]
  *     The gradient of the weights: a[p] is where what pixel (or row) p sees begins.
  *
  * MR rows by NV vectors of c stay in registers: 12 of 16, or 24 of 32. The bodies are written
@@ -204,7 +204,6 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
     V acc[MR][NV];
     int64_t o[MR];
     UNROLL for (int i = 0; i < m; i++) {
-        PREFETCH_WRITE(c + i * ldc);
         o[i] = off[i];
         UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
@@ -222,23 +221,48 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
         }
     }
     UNROLL for (int i = 0; i < m; i++)
-        store_row(acc[i], c + i * ldc, nv, n, NULL, add);
+        store_row(acc[i], c + i * ldc, nv, part ? n : nv * W, NULL, add);
 }
 
-/* m rows; b + p * ldb: n <= NR values. */
-static void outer_tile(int64_t count, const void *const *a_, const int64_t *off, const void *b,
-                       int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add)
+/* `rows` rows in tiles of nearly the same size; b + p * ldb: n <= NR values. Meanwhile what the
+ * next call with another b will read is fetched. */
+static void outer_rows(int64_t count, const void *const *a_, const int64_t *off, const void *b,
+                       int64_t ldb, void *c_, int64_t ldc, int64_t rows, int64_t n, int add,
+                       const ahead_t *ahead)
 {
     const T *const *a = (const T *const *)a_;
+    T *c = c_;
     const int kind = n == NR ? 0 : n > W ? 1 : n == W ? 2 : 3;
-    switch (m * 4 + kind) {
-#define CALL(M)                                                                           \
-    case M * 4: outer_body(count, a, off, b, ldb, c, ldc, M, NV, 0, n, add); break;       \
-    case M * 4 + 1: outer_body(count, a, off, b, ldb, c, ldc, M, NV, 1, n, add); break;   \
-    case M * 4 + 2: outer_body(count, a, off, b, ldb, c, ldc, M, 1, 0, n, add); break;    \
-    case M * 4 + 3: outer_body(count, a, off, b, ldb, c, ldc, M, 1, 1, n, add); break;
-        ROW_CASES(CALL)
+    const int64_t tiles = (rows + MR - 1) / MR;
+    int64_t row = 0;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t next = rows * (tile + 1) / tiles;
+        for (int64_t i = next; i < next + MR && i < rows; i++)
+            PREFETCH_WRITE(c + i * ldc);
+        for (int k = 0; k < 2; k++) {
+            const char *p = (const char *)ahead[k].p + ahead[k].bytes * tile / tiles;
+            const char *end = (const char *)ahead[k].p + ahead[k].bytes * (tile + 1) / tiles;
+            for (; p < end; p += 64)
+                PREFETCH(p);
+        }
+        switch ((next - row) * 4 + kind) {
+#define CALL(M)                                                                              \
+    case M * 4:                                                                              \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, 0, n, add);       \
+        break;                                                                               \
+    case M * 4 + 1:                                                                          \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, 1, n, add);       \
+        break;                                                                               \
+    case M * 4 + 2:                                                                          \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, 1, 0, n, add);        \
+        break;                                                                               \
+    case M * 4 + 3:                                                                          \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, 1, 1, n, add);        \
+        break;
+            ROW_CASES(CALL)
 #undef CALL
+        }
+        row = next;
     }
 }
 
@@ -313,7 +337,7 @@ static void col_sums(const void *x_, int64_t rows, int64_t columns, int64_t ld, 
 }
 
 #define MATMUL_SPANS \
-    {MR, NR, product_rows, dot_rows, outer_tile, split_pixels, pack_panel, col_sums}
+    {MR, NR, product_rows, dot_rows, outer_rows, split_pixels, pack_panel, col_sums}
 #else
 #define MATMUL_SPANS {0}
 #endif

@@ -150,6 +150,12 @@ typedef struct {
                            const affines_t *f, const act_t *act, int frozen, int stream);
 } bn_spans_t;
 
+/* Memory that is fetched while something else is computed. */
+typedef struct {
+    const void *p;
+    int64_t bytes;
+} ahead_t;
+
 typedef struct {
     int mr; /* rows of a tile, at most */
     int nr; /* columns of a tile and of a packed panel */
@@ -160,8 +166,9 @@ typedef struct {
     void (*dot_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                      const void *const *rows, const void *b, int64_t ldb, void *const *c,
                      int64_t at, int64_t m, int n, const void *bias, int add);
-    void (*outer_tile)(int64_t count, const void *const *a, const int64_t *off, const void *b,
-                       int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add);
+    void (*outer_rows)(int64_t count, const void *const *a, const int64_t *off, const void *b,
+                       int64_t ldb, void *c, int64_t ldc, int64_t rows, int64_t n, int add,
+                       const ahead_t *ahead);
     void (*split_pixels)(const void *x, int64_t pixels, int64_t ld, int64_t channels, int64_t run,
                          void *to, int64_t apart);
     void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,

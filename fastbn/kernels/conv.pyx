@@ -6,6 +6,7 @@ dx          rows are input pixels, columns input channels; the taps that reach a
 dweight     rows are (tap, input channel), columns output channels, the sum runs over output
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
+depthwise   all three without products                                         conv_depthwise.pxi
 
 Cuts come from the shapes alone: threads never change a result.
 """
@@ -21,7 +22,7 @@ from fastbn.kernels.border cimport (
 )
 from fastbn.kernels.linear cimport column_sums
 from fastbn.kernels.runtime cimport scratch, spans_of, team
-from fastbn.kernels.spans cimport ahead_t, matmul_spans_t
+from fastbn.kernels.spans cimport ahead_t, depth_spans_t, matmul_spans_t
 
 import numpy as np
 
@@ -41,6 +42,7 @@ cdef enum:
     CHUNK_PIXELS = 384   # of a chunk of dweight, at least
     MOST_CHUNKS = 16
     FEWEST_TASKS = 8     # of dweight: fewer chunks are cut into pieces of its rows
+    DEPTH_ROWS = 4       # rows of a task of a depthwise convolution
     PARTIAL_BYTES = 8388608
 
 
@@ -51,6 +53,27 @@ cdef struct conv_t:
 
 include "conv_rows.pxi"
 include "conv_weights.pxi"
+include "conv_depthwise.pxi"
+
+
+cdef int run_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
+                     const char *bias, char *y) noexcept nogil:
+    if is_depthwise(v):
+        return depth_forward(v, x, w, sw, bias, y)
+    return forward_rows(v, x, w, sw, bias, y)
+
+
+cdef int run_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
+                      const char *bias, char *dx) noexcept nogil:
+    if is_depthwise(v):
+        return depth_backward(v, dy, w, sw, bias, dx)
+    return backward_rows(v, dy, w, sw, bias, dx)
+
+
+cdef int run_weights(const conv_t *v, const char *x, const char *dy, char *dweight) noexcept nogil:
+    if is_depthwise(v):
+        return depth_weights(v, x, dy, dweight)
+    return backward_weights(v, x, dy, dweight)
 
 
 # ---- the border ----
@@ -148,7 +171,7 @@ def forward(object x_, object weight, object bias, object stride, object padding
     bias_data = <char *>data(bias)
     if v.N:
         with nogil:
-            status = forward_rows(&v, <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(w),
+            status = run_forward(&v, <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(w),
                                   strides, bias_data,
                                   <char *>cnp.PyArray_DATA(y))
     if status:
@@ -188,11 +211,11 @@ def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint 
         return dx, dw, db
     if need_dx:
         with nogil:
-            status = backward_rows(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides,
+            status = run_backward(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides,
                                    NULL, cnp.PyArray_BYTES(<cnp.ndarray>dx))
     if need_dweight and not status:
         with nogil:
-            status = backward_weights(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(dy),
+            status = run_weights(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(dy),
                                       cnp.PyArray_BYTES(store))
         if not cnp.PyArray_BYTES(store) == cnp.PyArray_BYTES(<cnp.ndarray>dw):
             dw[...] = np.transpose(store, (3, 2, 0, 1))

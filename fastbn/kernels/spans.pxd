@@ -175,6 +175,14 @@ cdef extern from "table.h" nogil:
         void (*col_sums)(const void *x, int64_t rows, int64_t columns, int64_t ld,
                          double *sums) noexcept nogil
 
+    ctypedef struct depth_spans_t:
+        void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
+                           int64_t x_step, void *y, int64_t y_step, int64_t channels,
+                           const void *bias) noexcept nogil
+        void (*depth_sums)(int64_t taps, const void *const *x, const void *dy, int64_t count,
+                           int64_t x_step, int64_t y_step, int64_t channels,
+                           void *const *dw) noexcept nogil
+
     ctypedef struct memory_spans_t:
         void (*stream_copy)(const void *x, void *y, int64_t n) noexcept nogil
         void (*triad)(const void *a, const void *b, void *y, int64_t n, int stream) noexcept nogil
@@ -186,6 +194,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct spans_t:
         int width
         matmul_spans_t matmul
+        depth_spans_t depth
         bn_spans_t bn
         optim_spans_t optim
         activation_spans_t activation

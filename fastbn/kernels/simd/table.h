@@ -177,6 +177,14 @@ typedef struct {
 } matmul_spans_t; /* float and double only: see simd/matmul.h */
 
 typedef struct {
+    void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
+                       int64_t x_step, void *y, int64_t y_step, int64_t channels,
+                       const void *bias);
+    void (*depth_sums)(int64_t taps, const void *const *x, const void *dy, int64_t count,
+                       int64_t x_step, int64_t y_step, int64_t channels, void *const *dw);
+} depth_spans_t; /* float and double only: see simd/depthwise.h */
+
+typedef struct {
     void (*stream_copy)(const void *x, void *y, int64_t n);
     void (*triad)(const void *a, const void *b, void *y, int64_t n, int stream);
 } memory_spans_t; /* of bytes; in the float table only */
@@ -189,6 +197,7 @@ typedef struct {
 typedef struct {
     int width; /* W: values in a vector */
     matmul_spans_t matmul;
+    depth_spans_t depth;
     bn_spans_t bn;
     optim_spans_t optim;
     activation_spans_t activation;

@@ -7,6 +7,7 @@ dweight     rows are (tap, input channel), columns output channels, the sum runs
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
 depthwise   all three without products                                         conv_depthwise.pxi
+transposed  the same three in other roles                                      conv_transpose.pxi
 
 Cuts come from the shapes alone: threads never change a result.
 """
@@ -18,7 +19,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport (
-    check_vector, data, dense, element_of, output, overlaps, product_element, weight_of,
+    check_vector, data, dense, element_of, output, output_of, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.linear cimport column_sums
 from fastbn.kernels.runtime cimport scratch, spans_of, team
@@ -246,3 +247,6 @@ cdef tuple gradient_like(object destination, cnp.ndarray w):
     if view.flags.c_contiguous and view.flags.aligned:
         return destination, view
     return destination, np.empty((kh, kw, I, O), dtype=w.dtype)
+
+
+include "conv_transpose.pxi"

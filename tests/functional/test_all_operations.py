@@ -129,7 +129,7 @@ def test_wrong_out_is_refused(case: Case) -> None:
         assert not out.any()
 
 
-DESTINATIONS = [c for c in CASES if c.op in {"linear", "conv2d", "batch_norm"}]
+DESTINATIONS = [c for c in CASES if c.op in {"linear", "conv2d", "conv_transpose2d", "batch_norm"}]
 
 
 @pytest.mark.parametrize("case", DESTINATIONS, ids=str)

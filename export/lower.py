@@ -115,6 +115,25 @@ def _in_one_order(build: GraphBuilder, first: Flow, second: Flow, path: str) -> 
     return in_own_order(build, first, path), in_own_order(build, second, path)
 
 
+@lowering(nn.Concat)
+def concat(build: GraphBuilder, layer: nn.Concat, path: str, flow: Flow) -> Flow:
+    """Concat along the channels, of features in the order that the branches left them in."""
+    ends = [
+        lower(build, branch, _join(path, name), flow) for name, branch in layer.named_children()
+    ]
+    order: Order | None = None
+    if any(end.order is not None for end in ends):
+        starts = np.cumsum([0, *(end.shape[0] for end in ends)])
+        order = np.concatenate(
+            [
+                start + (np.arange(end.shape[0]) if end.order is None else end.order)
+                for end, start in zip(ends, starts, strict=False)
+            ]
+        )
+    value = build.node("Concat", [end.value for end in ends], path, {"axis": 1})
+    return Flow(value, layer.output_shape(flow.shape), order)
+
+
 def in_own_order(build: GraphBuilder, flow: Flow, path: str) -> Flow:
     """Put the features into the library's order, at run time."""
     if flow.order is None:
@@ -145,6 +164,24 @@ def conv2d(build: GraphBuilder, layer: nn.Conv2d, path: str, flow: Flow) -> Flow
         "group": layer.groups,
     }
     value = build.node("Conv", inputs, path, attributes)
+    return Flow(value, layer.output_shape(flow.shape))
+
+
+@lowering(nn.ConvTranspose2d)
+def conv_transpose2d(build: GraphBuilder, layer: nn.ConvTranspose2d, path: str, flow: Flow) -> Flow:
+    """ConvTranspose, whose weight has PyTorch's shape, too."""
+    inputs = [flow.value, build.weight(_join(path, "weight"), layer.weight.data)]
+    if layer.bias is not None:
+        inputs.append(build.weight(_join(path, "bias"), layer.bias.data))
+    attributes = {
+        "kernel_shape": list(layer.kernel_size),
+        "strides": list(layer.stride),
+        "dilations": list(layer.dilation),
+        "pads": [*layer.padding, *layer.padding],
+        "output_padding": list(layer.output_padding),
+        "group": layer.groups,
+    }
+    value = build.node("ConvTranspose", inputs, path, attributes)
     return Flow(value, layer.output_shape(flow.shape))
 
 

@@ -308,6 +308,65 @@ def conv2d_backward(
     return dx, dweight, dy.sum(axis=(0, 1, 2)) if need_dbias and has_bias else None
 
 
+def conv_transpose2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    output_padding: IntPair = 0,
+    groups: int = 1,
+    dilation: IntPair = 1,
+) -> tuple[Array, Saved]:
+    """Add weight (C, O/groups, kh, kw) times every pixel of x (N, H, W, C) into its window of y.
+
+    Dumoulin & Visin, "A guide to convolution arithmetic" (2016), relationships 13 and 14.
+    """
+    x, w = _f64(x), _f64(weight)
+    n, h, wd, c = x.shape
+    kernel = (w.shape[2], w.shape[3])
+    pads = [(p, p) for p in _pair(padding)]
+    size = [
+        (length - 1) * s + d * (k - 1) + 1 + more
+        for length, s, d, k, more in zip(
+            (h, wd), _pair(stride), _pair(dilation), kernel, _pair(output_padding), strict=True
+        )
+    ]
+    xg = x.reshape(n, h, wd, groups, c // groups)
+    wg = w.reshape(groups, c // groups, w.shape[1], *kernel)
+    y = np.zeros((n, *size, groups, w.shape[1]))
+    for ky, kx, seen in _taps(kernel, stride, dilation, (h, wd)):
+        y[seen] += np.einsum("nhwgc,gco->nhwgo", xg, wg[..., ky, kx], optimize=True)
+    y = _crop(y.reshape(n, *size, groups * w.shape[1]), pads)
+    saved = (xg, wg, pads, stride, dilation, bias is not None)
+    return y if bias is None else y + _f64(bias), saved
+
+
+def conv_transpose2d_backward(
+    dy: ArrayLike,
+    saved: Saved,
+    *,
+    need_dx: bool = True,
+    need_dweight: bool = True,
+    need_dbias: bool = True,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Return dx, dweight, dbias: what every pixel's window sees of dy."""
+    xg, wg, pads, stride, dilation, has_bias = saved
+    dy = _f64(dy)
+    groups, cg, og, *kernel = wg.shape
+    dyp = np.pad(dy, ((0, 0), *pads, (0, 0)))
+    dyg = dyp.reshape(*dyp.shape[:3], groups, og)
+    dxg, dwg = np.zeros_like(xg), np.zeros_like(wg)
+    n, h, w = xg.shape[:3]
+    for ky, kx, seen in _taps((kernel[0], kernel[1]), stride, dilation, (h, w)):
+        dxg += np.einsum("nhwgo,gco->nhwgc", dyg[seen], wg[..., ky, kx], optimize=True)
+        dwg[..., ky, kx] = np.einsum("nhwgo,nhwgc->gco", dyg[seen], xg, optimize=True)
+    dx = dxg.reshape(n, h, w, groups * cg) if need_dx else None
+    dweight = dwg.reshape(groups * cg, og, *kernel) if need_dweight else None
+    return dx, dweight, dy.sum(axis=(0, 1, 2)) if need_dbias and has_bias else None
+
+
 def _crop(padded: Array, pads: list[tuple[int, int]]) -> Array:
     (top, bottom), (left, right) = pads
     return padded[:, top : padded.shape[1] - bottom, left : padded.shape[2] - right]
@@ -510,6 +569,17 @@ def flatten(x: ArrayLike) -> tuple[Array, Saved]:
 def flatten_backward(dy: ArrayLike, saved: Saved) -> Array:
     """Return dy in the shape of x."""
     return _f64(dy).reshape(saved)
+
+
+def concat(*xs: ArrayLike) -> tuple[Array, Saved]:
+    """Return the arrays side by side along their last axis."""
+    arrays = [_f64(x) for x in xs]
+    return np.concatenate(arrays, axis=-1), [a.shape[-1] for a in arrays]
+
+
+def concat_backward(dy: ArrayLike, saved: Saved) -> tuple[Array, ...]:
+    """Return the parts of dy."""
+    return tuple(np.split(_f64(dy), np.cumsum(saved)[:-1], axis=-1))
 
 
 def dropout_keep(seed: int, count: int, p: float) -> NDArray[np.bool_]:

@@ -11,7 +11,9 @@ Examples
 from __future__ import annotations
 
 from fastbn.models.convnet import convnet as convnet
+from fastbn.models.inception import inception as inception
 from fastbn.models.mlp import mlp as mlp
 from fastbn.models.registry import build as build
 from fastbn.models.registry import names as names
 from fastbn.models.registry import register as register
+from fastbn.models.resnet import resnet20 as resnet20

@@ -76,11 +76,13 @@ def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
             return f.linear(x, leaves["weight"], leaves.get("bias"))
         case "conv2d":
             return f.conv2d(x, leaves["weight"], leaves.get("bias"), **options)
+        case "conv_transpose2d":
+            return f.conv_transpose2d(x, leaves["weight"], leaves.get("bias"), **options)
         case _:
             return getattr(f, case.op)(x, **options)
 
 
-IMAGES = {"conv2d", "max_pool2d", "avg_pool2d", "global_avg_pool2d"}
+IMAGES = {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "global_avg_pool2d"}
 
 
 # PyTorch says that an even kernel with padding="same" costs it a copy.

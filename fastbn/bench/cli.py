@@ -141,14 +141,55 @@ def kernels(
 
 
 @bench_app.command()
+def conv(
+    cases: Annotated[
+        str, typer.Option(help='all, or parts of names, as in "3x3 64,depthwise".')
+    ] = "all",
+    ops: Annotated[str, typer.Option(help="Out of forward,dx,dweight.")] = "forward,dx,dweight",
+    threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
+    peers: Annotated[str, typer.Option(help="none, or torch; if it is installed.")] = "all",
+    rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows to this file.")
+    ] = None,
+) -> int:
+    """Convolutions alone: forward, dx and dweight, channels-last."""
+    from rich.console import Console
+
+    from fastbn.bench import conv as measuring
+    from fastbn.bench import rows, table
+    from fastbn.bench.peers import choose
+
+    counts = thread_counts(threads)
+    console = Console(stderr=True)
+    warn_if_busy(console)
+    with console.status("") as status:
+        found = measuring.run(
+            measuring.choose(names(cases)),
+            names(ops),
+            counts,
+            peers=choose(names(peers)),
+            rounds=rounds,
+            progress=status.update,
+        )
+    machine = rows.machine(counts)
+    Console().print(table.conv_table(found, machine))
+    if json_file is not None:
+        rows.write(json_file, machine, found)
+    return 0
+
+
+@bench_app.command()
 def train(
-    network: Annotated[str, typer.Option(help="all, or out of mlp,convnet4,resnet20.")] = "all",
+    network: Annotated[
+        str, typer.Option(help="all, or out of mlp,convnet4,resnet20,inception.")
+    ] = "all",
     batch: Annotated[
         int | None, typer.Option(help="Images in a step; each network's own by default.", min=2)
     ] = None,
     threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
     peers: Annotated[
-        str, typer.Option(help="none, or out of torch,jax; all that are installed.")
+        str, typer.Option(help="none, all that are installed, or out of torch,tensorflow,jax.")
     ] = "all",
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
     profile: Annotated[

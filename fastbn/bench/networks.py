@@ -75,33 +75,21 @@ def convnet4() -> nn.Module:
 
 
 def resnet20() -> nn.Module:
-    """ResNet-20 for 32×32 images (He et al. 2016, section 4.2), with projections (option B)."""
-    rng = np.random.default_rng(0)
-    layers = normalised(3, 16, rng)
-    seen = 16
-    for channels in (16, 32, 64):
-        for block in range(3):
-            stride = 2 if block == 0 and channels > 16 else 1
-            body = nn.Sequential(
-                *normalised(seen, channels, rng, stride), *normalised(channels, channels, rng)[:-1]
-            )
-            shortcut = None
-            if seen != channels:
-                shortcut = nn.Sequential(
-                    nn.Conv2d(seen, channels, 1, stride=stride, bias=False, rng=rng),
-                    nn.BatchNorm(channels),
-                )
-            layers.append(nn.Residual(body, shortcut))
-            seen = channels
-    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Linear(seen, CLASSES, rng=rng))
+    """ResNet-20 for 32×32 images."""
+    net: nn.Module = models.resnet20((32, 32, 3), CLASSES, rng=0)
+    return net
 
 
-def normalised(
-    seen: int, channels: int, rng: np.random.Generator, stride: int = 1
-) -> list[nn.Module]:
+def inception() -> nn.Module:
+    """Six inception blocks for 28×28 images."""
+    net: nn.Module = models.inception((28, 28, 1), CLASSES, rng=0)
+    return net
+
+
+def normalised(seen: int, channels: int, rng: np.random.Generator) -> list[nn.Module]:
     """Return a 3×3 convolution that keeps the image's size, batch normalisation, ReLU."""
     return [
-        nn.Conv2d(seen, channels, 3, stride=stride, padding=1, bias=False, rng=rng),
+        nn.Conv2d(seen, channels, 3, padding=1, bias=False, rng=rng),
         nn.BatchNorm(channels),
         nn.ReLU(),
     ]
@@ -111,6 +99,7 @@ NETWORKS = {
     "mlp": Network(mlp, (28, 28, 1), (32, 256), "adam", 1e-3, steps=20),
     "convnet4": Network(convnet4, (28, 28, 1), (64,), "sgd", 1e-3),
     "resnet20": Network(resnet20, (32, 32, 3), (64,), "sgd", 1e-3, momentum=0.9),
+    "inception": Network(inception, (28, 28, 1), (64,), "sgd", 1e-3, momentum=0.9),
 }
 
 

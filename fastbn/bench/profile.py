@@ -83,8 +83,9 @@ class Profile:
         label, flops = f"{name} {'×'.join(map(str, x.shape))}", 0.0
         if name in PRODUCTS:
             weight = arguments[1]
-            flops = 2.0 * weight.size * (result[0].size // weight.shape[0])
-            label += f" → {weight.shape[0]}"
+            transposed = name == "conv_transpose2d"
+            flops = 2.0 * weight.size * ((x if transposed else result[0]).size // weight.shape[0])
+            label += f" → {result[0].shape[-1]}"
             if weight.ndim == 4:
                 label += f", {weight.shape[2]}×{weight.shape[3]}"
         if options.get("residual") is not None:

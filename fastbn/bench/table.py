@@ -113,6 +113,39 @@ def describe(machine: dict[str, Any]) -> str:
     return ", ".join((machine["isa"], f"threads {threads}", *caches))
 
 
+def conv_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
+    """Table of the rows of ``fastbn bench conv``, and the means of each operation."""
+    from rich.table import Table
+
+    peers = [name for name in PEERS if any(getattr(row, name) is not None for row in rows)]
+    table = Table(title=f"conv2d, channels-last · {describe(machine)}", title_justify="left")
+    for name in ("convolution", "operation"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "threads", "µs", "GFLOP/s", *(PEERS[peer] for peer in peers)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, row in enumerate(rows):
+        if index and row.name != rows[index - 1].name:
+            table.add_section()
+        table.add_row(
+            row.name,
+            row.op,
+            str(row.shape[0]),
+            str(row.threads),
+            *map(digits, (row.us, row.gflops)),
+            *(digits(getattr(row, peer)) for peer in peers),
+            style="red" if loses(row) else None,
+        )
+    if peers:
+        table.add_section()
+    for op in dict.fromkeys(row.op for row in rows if peers):
+        means = []
+        for peer in peers:
+            ratios = [getattr(row, peer) for row in rows if row.op == op]
+            means.append(geometric_mean([ratio for ratio in ratios if ratio is not None]))
+        table.add_row("mean", op, "", "", "", "", *map(digits, means), style="bold")
+    return table
+
+
 def train_table(rows: Sequence[TrainRow], peaks: Mapping[int, float], isa: str) -> Table:
     """Table of the rows of ``fastbn bench train``: where another side wins, ours is red."""
     from rich.table import Table

@@ -24,6 +24,7 @@ VARIANTS = {
         "compile channels_last fused",
     ),
     "jax": ("jit",),
+    "tensorflow": ("function", "xla"),
 }
 
 

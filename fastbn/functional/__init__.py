@@ -19,8 +19,14 @@ from fastbn.functional.activation import tanh as tanh
 from fastbn.functional.activation import tanh_backward as tanh_backward
 from fastbn.functional.batchnorm import batch_norm as batch_norm
 from fastbn.functional.batchnorm import batch_norm_backward as batch_norm_backward
+from fastbn.functional.concat import concat as concat
+from fastbn.functional.concat import concat_backward as concat_backward
 from fastbn.functional.conv import conv2d as conv2d
 from fastbn.functional.conv import conv2d_backward as conv2d_backward
+from fastbn.functional.conv_transpose import conv_transpose2d as conv_transpose2d
+from fastbn.functional.conv_transpose import (
+    conv_transpose2d_backward as conv_transpose2d_backward,
+)
 from fastbn.functional.dropout import dropout as dropout
 from fastbn.functional.dropout import dropout_backward as dropout_backward
 from fastbn.functional.linear import linear as linear

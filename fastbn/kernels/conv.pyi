@@ -28,3 +28,31 @@ def backward(
     dweight: NDArray[Any] | None,
     dbias: NDArray[Any] | None,
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
+
+class ConvTransposeSaved:
+    x: NDArray[Any]
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    output_shape: tuple[int, int, int, int]
+
+def transpose_forward(
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    output_padding: int | tuple[int, int],
+    groups: int,
+    dilation: int | tuple[int, int],
+    out: NDArray[Any] | None,
+) -> tuple[NDArray[Any], ConvTransposeSaved]: ...
+def transpose_backward(
+    dy: NDArray[Any],
+    saved: ConvTransposeSaved,
+    need_dx: bool,
+    need_dweight: bool,
+    need_dbias: bool,
+    out: NDArray[Any] | None,
+    dweight: NDArray[Any] | None,
+    dbias: NDArray[Any] | None,
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...

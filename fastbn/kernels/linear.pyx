@@ -14,7 +14,7 @@ from fastbn.kernels.border cimport (
     check_vector, data, dense, element_of, output, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.runtime cimport scratch, spans_of, team
-from fastbn.kernels.spans cimport matmul_spans_t
+from fastbn.kernels.spans cimport ahead_t, matmul_spans_t
 
 cnp.import_array()
 
@@ -40,27 +40,23 @@ cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
     """One panel of columns for one block of rows."""
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
-    cdef int64_t column = task % panels * spans.nr, row, first, i, k = 0, depth
-    cdef int64_t last, n = min(<int64_t>spans.nr, p.n - column)
-    cdef int m, size = p.itemsize
-    cdef const void *rows[MOST_ROWS]
-    cdef void *c[MOST_ROWS]
+    cdef int64_t column = task % panels * spans.nr, first = task // panels * TILES * spans.mr
+    cdef int64_t count = min(p.m - first, <int64_t>TILES * spans.mr), i, k = 0, depth, start = 0
+    cdef int64_t n = min(<int64_t>spans.nr, p.n - column)
+    cdef int size = p.itemsize
+    cdef const void *rows[TILES * MOST_ROWS]
+    cdef void *c[TILES * MOST_ROWS]
     cdef char *panel = <char *>scratch(1, min(p.k, <int64_t>DEPTH) * spans.nr * size)
-    first = task // panels * TILES * spans.mr
-    last = min(p.m, first + TILES * spans.mr)
+    for i in range(count):
+        rows[i] = p.a + (first + i) * p.k * size
+        c[i] = p.c + ((first + i) * p.n + column) * size
     while k < p.k or k == 0:
         depth = min(p.k - k, <int64_t>DEPTH)
         spans.pack_panel(p.b + (k * p.sk + column * p.sn) * size, depth, n, p.sk, p.sn, panel)
-        row = first
-        while row < last:
-            m = <int>min(<int64_t>spans.mr, last - row)
-            for i in range(m):
-                rows[i] = p.a + ((row + i) * p.k + k) * size
-                c[i] = p.c + ((row + i) * p.n + column) * size
-            spans.product_tile(1, depth, rows, panel, c, 0, m, n,
-                               p.bias + column * size if p.bias != NULL and k == 0 else NULL,
-                               k > 0)
-            row = row + m
+        start = k
+        spans.product_rows(1, &start, &depth, rows, panel, c, 0, count, n,
+                           p.bias + column * size if p.bias != NULL and k == 0 else NULL, k > 0,
+                           NULL, 0)
         k = k + DEPTH
 
 
@@ -85,24 +81,26 @@ cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
 cdef void outer_task(const outer_t *p, int64_t task) noexcept nogil:
     """GROUP tiles of rows of c, all its columns."""
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t first = task * GROUP * spans.mr, last = min(p.m, first + GROUP * spans.mr)
-    cdef int64_t start = 0, i, row, column, count, n
-    cdef int m, size = p.itemsize
+    cdef int64_t first = task * GROUP * spans.mr, rows = min(p.m - first, GROUP * spans.mr)
+    cdef int64_t start = 0, i, column, count
+    cdef int size = p.itemsize
     cdef const void *a[COUNT]
+    cdef int64_t off[GROUP * MOST_ROWS]
+    cdef ahead_t[2] nothing
+    nothing[0].p = nothing[1].p = NULL
+    nothing[0].bytes = nothing[1].bytes = 0
+    for i in range(rows):
+        off[i] = first + i
     while start < p.count:
         count = min(<int64_t>COUNT, p.count - start)
         for i in range(count):
             a[i] = p.a + (start + i) * p.m * size
         column = 0
         while column < p.n:
-            n = min(<int64_t>spans.nr, p.n - column)
-            row = first
-            while row < last:
-                m = <int>min(<int64_t>spans.mr, last - row)
-                spans.outer_tile(count, a, row, p.b + (start * p.n + column) * size, p.n,
-                                 p.c + (row * p.ldc + column) * size, p.ldc, m, n, start > 0)
-                row = row + m
-            column = column + n
+            spans.outer_rows(count, a, off, p.b + (start * p.n + column) * size, p.n,
+                             p.c + (first * p.ldc + column) * size, p.ldc, rows,
+                             min(<int64_t>spans.nr, p.n - column), start > 0, nothing)
+            column = column + spans.nr
         start = start + count
 
 

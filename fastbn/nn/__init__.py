@@ -24,9 +24,11 @@ from fastbn.nn.activation import ReLU as ReLU
 from fastbn.nn.activation import Sigmoid as Sigmoid
 from fastbn.nn.activation import Tanh as Tanh
 from fastbn.nn.batchnorm import BatchNorm as BatchNorm
+from fastbn.nn.concat import Concat as Concat
 from fastbn.nn.containers import Residual as Residual
 from fastbn.nn.containers import Sequential as Sequential
 from fastbn.nn.conv import Conv2d as Conv2d
+from fastbn.nn.conv_transpose import ConvTranspose2d as ConvTranspose2d
 from fastbn.nn.dropout import Dropout as Dropout
 from fastbn.nn.flatten import Flatten as Flatten
 from fastbn.nn.linear import Linear as Linear

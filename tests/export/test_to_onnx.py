@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from fastbn import nn
+from fastbn import models, nn
 from fastbn.export import (
     MismatchError,
     build,
@@ -94,6 +94,20 @@ NETWORKS = {
         nn.GlobalAvgPool2d(), nn.Linear(6, 3)), 1),
     "linear-on-image": (IMAGE, lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
     "linear-on-sequence": ((6, 3), lambda: nn.Sequential(nn.Linear(3, 5), nn.BatchNorm(5)), 0),
+    "transposed": (IMAGE, lambda: nn.Sequential(
+        nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.BatchNorm(4), nn.ReLU(),
+        nn.ConvTranspose2d(4, 6, 2, dilation=2, groups=2, bias=False), nn.BatchNorm(6)), 0),
+    "concat": (IMAGE, lambda: nn.Sequential(nn.Concat(
+        nn.Sequential(conv_bn(padding=1), nn.ReLU()), nn.MaxPool2d(3, 1, 1)),
+        conv_bn(9, 5), nn.ReLU()), 0),
+    "concat-bn": (IMAGE, lambda: nn.Sequential(
+        nn.Concat(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 3, padding=1)), nn.BatchNorm(6)), 0),
+    "concat-flattened": ((2, 2, 3), lambda: nn.Sequential(nn.Flatten(), nn.Concat(
+        nn.Sequential(), nn.Linear(12, 5), nn.ReLU()), nn.Linear(29, 3)), 0),
+    "concat-of-flattens": ((4, 3, 3), lambda: nn.Sequential(nn.Concat(
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), nn.Flatten()), nn.Linear(40, 3)), 0),
+    "inception": ((8, 8, 2), lambda: models.inception((8, 8, 2), 4, width=2), 0),
+    "resnet20": ((8, 8, 2), lambda: models.resnet20((8, 8, 2), 4, channels=(4, 6, 8)), 0),
     "image-out": (IMAGE, lambda: conv_bn(padding=1), 0),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from fastbn import functional as F
 Array = NDArray[Any]
 
 CANDIDATES = re.compile(
-    r"test_(basic_)?(batchnorm|conv|gemm|maxpool|averagepool|globalaveragepool"
+    r"test_(basic_)?(batchnorm|conv|convtranspose|gemm|maxpool|averagepool|globalaveragepool"
     r"|relu|leakyrelu|sigmoid|tanh|softmax)(_|$)"
 )
 
@@ -123,6 +123,49 @@ def conv(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     return [channels_first(y, x)]
 
 
+def conv_transpose(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    x, weight = inputs[0], inputs[1]
+    bias = inputs[2] if len(inputs) > 2 else None
+    last = channels_last(x)
+    spatial = x.ndim - 2
+    missing = [0] * (2 - spatial)
+    if weight.ndim == 3:
+        weight = weight[:, :, None, :]
+    windows = Windows(attributes | {"auto_pad": b"NOTSET"}, x, list(inputs[1].shape[2:]))
+    more = [*missing, *attributes.get("output_padding", [0] * spatial)]
+    begin, end = (list(side) for side in zip(*windows.pads, strict=True))
+    whole = [
+        (n - 1) * s + d * (k - 1) + 1
+        for n, k, s, d in zip(
+            last.shape[1:3], windows.kernel, windows.stride, windows.dilation, strict=True
+        )
+    ]
+    auto = attributes.get("auto_pad", b"NOTSET").decode()
+    wanted = attributes.get("output_shape")
+    if wanted is None and auto.startswith("SAME"):
+        wanted = [n * s for n, s in zip(x.shape[2:], windows.stride[-spatial:], strict=True)]
+    if wanted is not None:
+        wanted = [*[1] * len(missing), *wanted[-spatial:]]
+        total = [w + m - size for w, m, size in zip(whole, more, wanted, strict=True)]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        begin, end = (small, large) if auto == "SAME_UPPER" else (large, small)
+    y, _ = F.conv_transpose2d(
+        last,
+        weight,
+        bias,
+        stride=windows.stride,
+        dilation=windows.dilation,
+        groups=attributes.get("group", 1),
+    )
+    grown = [max(m - e, 0) for m, e in zip(more, end, strict=True)]  # what no window reaches
+    y = np.pad(y, ((0, 0), *((0, g) for g in grown), (0, 0)))
+    if bias is not None and any(grown):
+        raise LeftOut("a bias where no window reaches")
+    sizes = [w + m - b - e for w, m, b, e in zip(whole, more, begin, end, strict=True)]
+    y = y[:, begin[0] : begin[0] + sizes[0], begin[1] : begin[1] + sizes[1]]
+    return [channels_first(y, x)]
+
+
 def gemm(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     a, b = inputs[0], inputs[1]
     x = a.T if attributes.get("transA", 0) else a
@@ -200,6 +243,7 @@ def softmax(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
 RUN: dict[str, Callable[[list[Array], dict[str, Any]], list[Array]]] = {
     "BatchNormalization": batch_normalization,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "MaxPool": max_pool,
     "AveragePool": average_pool,

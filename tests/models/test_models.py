@@ -53,6 +53,76 @@ def test_convnet_has_five_weight_layers() -> None:
         models.convnet((784,))
 
 
+def test_resnet20_is_that_of_the_paper() -> None:
+    net = models.resnet20()
+    weighted = [
+        module
+        for module in net.modules()
+        if isinstance(module, nn.Linear)
+        or (isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3))
+    ]
+    assert len(weighted) == 20
+    keys = list(net.state_dict())
+    assert keys[0] == "0.weight"
+    assert {"3.body.0.weight", "3.body.4.running_var", "6.shortcut.1.bias", "13.bias"} <= set(keys)
+    shapes = {step.output_shape for step in net.trace((32, 32, 3)) if len(step.output_shape) == 3}
+    assert shapes == {(32, 32, 16), (16, 16, 32), (8, 8, 64)}
+    deeper = models.resnet20(blocks=9)
+    assert sum(isinstance(module, nn.Residual) for module in deeper.modules()) == 27
+    with pytest.raises(ValueError, match=r"resnet20: input_shape should be \(H, W, C\), got \(32"):
+        models.resnet20((32, 32))
+
+
+def test_inception_is_made_of_branches() -> None:
+    net = models.inception()
+    blocks = [module for module in net.modules() if isinstance(module, nn.Concat)]
+    assert [len(block.branches) for block in blocks] == [4, 4, 3, 4, 4, 3, 4, 4]
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm)]
+    assert len(convolutions) == len(norms) == 1 + 6 * 7 + 2 * 5
+    assert all(convolution.bias is None for convolution in convolutions)
+    keys = set(net.state_dict())
+    assert {"0.weight", "3.0.0.weight", "3.2.6.weight", "3.3.1.weight", "5.0.4.bias"} <= keys
+    with pytest.raises(
+        ValueError, match=r"inception: input_shape should be .* at least 4, got \(3"
+    ):
+        models.inception((3, 8, 1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.inception((4, 4, 1), 3, width=1, stages=2, dtype="float64", rng=0),
+        lambda: models.resnet20((4, 4, 1), 3, channels=(2, 3), blocks=1, dtype="float64", rng=0),
+    ],
+    ids=["inception", "resnet20"],
+)
+def test_gradients_are_finite_differences(make: Any, rng: np.random.Generator) -> None:
+    net = make()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm):  # away from the kinks of ReLU
+            module.bias.data = rng.uniform(0.5, 1.5, module.num_features)
+    x, labels = rng.standard_normal((6, 4, 4, 1)), rng.integers(0, 3, 6)
+    loss = nn.CrossEntropyLoss()
+    _, dlogits = loss(net(x), labels)
+    net.backward(dlogits)
+    step = 1e-6
+    for name, parameter in net.named_parameters():
+        direction = rng.standard_normal(parameter.shape)
+        value = parameter.data.copy()
+        ends = []
+        for sign in (1, -1):
+            parameter.data = value + sign * step * direction
+            ends.append(loss(net(x), labels)[0])
+            net.discard()
+        parameter.data = value
+        expected = (ends[0] - ends[1]) / (2 * step)
+        assert parameter.grad is not None
+        assert (parameter.grad * direction).sum() == pytest.approx(expected, rel=1e-5, abs=1e-8), (
+            name
+        )
+
+
 def test_networks_remember_their_factory() -> None:
     net = models.convnet((8, 8, 1), classes=3, channels=(4, 4), rng=0)
     assert net.factory is not None

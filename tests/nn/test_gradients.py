@@ -84,6 +84,41 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: nn.Conv2d(4, 6, 2, padding="same", groups=2, bias=False, rng=0, dtype=F64),
         (2, 4, 3, 4),
     ),
+    "Conv2d, depthwise": (
+        lambda: nn.Conv2d(3, 3, 3, padding=1, groups=3, rng=0, dtype=F64),
+        (2, 4, 3, 3),
+    ),
+    "ConvTranspose2d": (
+        lambda: nn.ConvTranspose2d(3, 2, 3, 2, 1, 1, rng=0, dtype=F64),
+        (2, 3, 2, 3),
+    ),
+    "ConvTranspose2d, groups, dilation, no bias": (
+        lambda: nn.ConvTranspose2d(
+            4, 6, (2, 3), groups=2, bias=False, dilation=2, rng=0, dtype=F64
+        ),
+        (2, 2, 3, 4),
+    ),
+    "Concat": (
+        lambda: nn.Concat(
+            nn.Conv2d(2, 3, 1, rng=0, dtype=F64),
+            nn.Sequential(*conv_bn(2, rng=1), nn.ReLU(), *conv_bn(2, rng=2)),
+            nn.AvgPool2d(3, 1, 1),
+            nn.Sequential(),
+        ),
+        (2, 3, 3, 2),
+    ),
+    "Concat behind a layer, in a layer": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 4, rng=0, dtype=F64),
+            random_norm(4),
+            nn.Residual(
+                nn.Concat(nn.Linear(4, 1, rng=1, dtype=F64), nn.Linear(4, 3, rng=2, dtype=F64))
+            ),
+            random_norm(4),
+        ),
+        (6, 3),
+    ),
+    "Concat, no parameters": (lambda: nn.Concat(nn.Tanh(), nn.Sigmoid()), (4, 3)),
     "BatchNorm": (lambda: random_norm(3), (6, 3)),
     "BatchNorm, images, plain": (lambda: random_norm(3, affine=False), (2, 3, 2, 3)),
     "BatchNorm, no statistics": (lambda: random_norm(3, track_running_stats=False), (6, 3)),

@@ -44,7 +44,7 @@ class Case:
         result = getattr(module, f"{self.op}_backward")(dy, saved)
         gradients = result if isinstance(result, tuple) else (result,)
         names = list(self.make(np.random.default_rng(1)))
-        if self.op in {"linear", "conv2d", "batch_norm"}:
+        if self.op in {"linear", "conv2d", "conv_transpose2d", "batch_norm"}:
             names = ["x", "weight", "bias"] + ["residual"] * ("residual" in names)
         assert len(gradients) == len(names)
         return {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
@@ -95,7 +95,10 @@ def _weighted(
 ) -> Case:
     def make(rng: np.random.Generator) -> Arrays:
         arrays = {"x": rng.standard_normal(x), "weight": rng.standard_normal(weight)}
-        return arrays | ({"bias": rng.standard_normal(weight[0])} if bias else {})
+        outputs = weight[0]
+        if op == "conv_transpose2d":
+            outputs = weight[1] * options.get("groups", 1)
+        return arrays | ({"bias": rng.standard_normal(outputs)} if bias else {})
 
     return Case(op, label, make, lambda dtype: dict(options))
 
@@ -163,6 +166,28 @@ CASES: list[Case] = [
     _weighted("conv2d", "depthwise", (2, 4, 4, 3), (6, 1, 3, 3), groups=3, stride=2),
     _weighted("conv2d", "same, even kernel", (1, 4, 5, 2), (2, 2, 2, 4), padding="same"),
     _weighted("conv2d", "valid", (1, 4, 5, 2), (2, 2, 2, 4), padding="valid"),
+    _weighted("conv2d", "depthwise, one for one", (2, 5, 4, 3), (3, 1, 3, 3), groups=3, padding=1),
+    _weighted("conv_transpose2d", "2, stride", (2, 3, 4, 3), (3, 5, 2, 2), stride=2),
+    _weighted(
+        "conv_transpose2d", "padded, no bias", (1, 4, 3, 2), (2, 3, 3, 4), padding=1, bias=False
+    ),
+    _weighted(
+        "conv_transpose2d",
+        "output padding, groups",
+        (2, 3, 3, 4),
+        (4, 3, 3, 3),
+        stride=(2, 3),
+        padding=1,
+        output_padding=(1, 2),
+        groups=2,
+    ),
+    _weighted("conv_transpose2d", "gaps", (1, 3, 2, 2), (2, 2, 1, 2), stride=3, output_padding=2),
+    _weighted(
+        "conv_transpose2d", "dilation", (1, 4, 3, 2), (2, 2, 2, 3), stride=2, dilation=(3, 2)
+    ),
+    _weighted(
+        "conv_transpose2d", "depthwise", (2, 3, 3, 3), (3, 1, 3, 3), stride=2, padding=1, groups=3
+    ),
     _unary("max_pool2d", "2", (2, 4, 6, 3), kernel_size=2),
     _unary("max_pool2d", "3, overlapping", (2, 5, 6, 2), kernel_size=3, stride=2, padding=1),
     _unary("max_pool2d", "ceil", (1, 6, 5, 2), kernel_size=(3, 2), stride=2, ceil_mode=True),
@@ -214,6 +239,9 @@ LARGE: list[Case] = [
     _weighted("conv2d", "stride", (2, 37, 35, 3), (33, 3, 7, 7), stride=2, padding=3),
     _weighted("conv2d", "groups", (3, 19, 17, 34), (38, 17, 3, 3), groups=2, padding=1),
     _weighted("conv2d", "depthwise", (3, 29, 31, 35), (35, 1, 3, 3), groups=35, padding=1),
+    _weighted("conv2d", "depthwise, stride", (3, 37, 33, 35), (35, 1, 5, 5), groups=35, stride=2),
+    _weighted("conv2d", "long sums", (5, 31, 33, 67), (65, 67, 3, 3), padding=1),
+    _weighted("conv_transpose2d", "", (3, 19, 17, 33), (33, 35, 4, 4), stride=2, padding=1),
     _unary("max_pool2d", "", (3, 41, 39, 35), kernel_size=3, stride=2, padding=1),
     _unary("avg_pool2d", "", (3, 41, 39, 35), kernel_size=3, stride=2, padding=1),
     _unary("global_avg_pool2d", "", (9, 23, 21, 67)),

@@ -127,6 +127,12 @@ def apply(jax: Any, module: nn.Module, name: str, values: Values, moved: Values,
         if module.shortcut is not None:
             added = apply(jax, module.shortcut, child("shortcut"), values, moved, x)
         return jax.nn.relu(apply(jax, module.body, child("body"), values, moved, x) + added)
+    if isinstance(module, nn.Concat):
+        parts = [
+            apply(jax, branch, child(part), values, moved, x)
+            for part, branch in module.named_children()
+        ]
+        return jax.numpy.concatenate(parts, -1)
     if isinstance(module, nn.Linear):
         y = x @ values[child("weight")]
         return y if module.bias is None else y + values[child("bias")]
@@ -141,11 +147,13 @@ def apply(jax: Any, module: nn.Module, name: str, values: Values, moved: Values,
         return _batch_norm(jax, module, child, values, moved, x)
     if isinstance(module, nn.ReLU):
         return jax.nn.relu(x)
-    if isinstance(module, nn.MaxPool2d):
-        window = (1, *module.kernel_size, 1)
-        return jax.lax.reduce_window(
-            x, -np.inf, jax.lax.max, window, (1, *module.stride, 1), "VALID"
-        )
+    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+        window, strides = (1, *module.kernel_size, 1), (1, *module.stride, 1)
+        pads = [(0, 0), *((p, p) for p in module.padding), (0, 0)]
+        if isinstance(module, nn.MaxPool2d):
+            return jax.lax.reduce_window(x, -np.inf, jax.lax.max, window, strides, pads)
+        total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, strides, pads)
+        return total / float(np.prod(module.kernel_size))
     if isinstance(module, nn.GlobalAvgPool2d):
         return x.mean((1, 2))
     if isinstance(module, nn.Flatten):

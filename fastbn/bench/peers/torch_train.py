@@ -91,6 +91,8 @@ def translate(torch: Any, module: nn.Module, ranks: dict[int, int]) -> Any:
     if isinstance(module, nn.Residual):
         shortcut = None if module.shortcut is None else translate(torch, module.shortcut, ranks)
         return _residual(torch, translate(torch, module.body, ranks), shortcut)
+    if isinstance(module, nn.Concat):
+        return _concat(torch, [translate(torch, branch, ranks) for branch in module.branches])
     if isinstance(module, nn.Linear):
         return theirs.Linear(module.in_features, module.out_features, bias=module.bias is not None)
     if isinstance(module, nn.Conv2d):
@@ -106,6 +108,8 @@ def translate(torch: Any, module: nn.Module, ranks: dict[int, int]) -> Any:
         return theirs.ReLU(inplace=True)
     if isinstance(module, nn.MaxPool2d):
         return theirs.MaxPool2d(module.kernel_size, module.stride, module.padding)
+    if isinstance(module, nn.AvgPool2d):
+        return theirs.AvgPool2d(module.kernel_size, module.stride, module.padding)
     if isinstance(module, nn.GlobalAvgPool2d):
         return theirs.Sequential(theirs.AdaptiveAvgPool2d(1), theirs.Flatten())
     if isinstance(module, nn.Flatten):
@@ -125,3 +129,11 @@ def _residual(torch: Any, body: Any, shortcut: Any) -> Any:
             return torch.relu_(self.body(x) + added)
 
     return Residual()
+
+
+def _concat(torch: Any, branches: list[Any]) -> Any:
+    class Concat(torch.nn.ModuleList):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return torch.cat([branch(x) for branch in self], 1)
+
+    return Concat(branches)

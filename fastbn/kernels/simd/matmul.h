@@ -1,11 +1,12 @@
 /* Matrix products, a tile at a time: what Linear and Conv2d share.
  *
- * product_tile   c[i][j] = sum over taps t and k of a[t][i][k] * b[t][k][j]
- *     A row of a is a pointer for every tap, so that a convolution reads its input where it lies:
- *     the tap's pixel, or zeros for padding. Linear has one tap. b is packed into panels, NR
+ * product_rows   c[i][j] = sum over segments s and k of rows[i][start[s] + k] * b[s][k][j]
+ *     A row of a is read where it lies, in segments that stand at the same places in every row: what
+ *     a convolution's window sees of its input. Linear has one segment. b is packed into panels, NR
  *     columns wide and zero beyond the last column.
- * outer_tile     c[i][j] = sum over p of a[p][i] * b[p][j]
- *     The gradient of the weights: a and b are as forward saw them, one pointer for every pixel.
+ * dot_rows       the same with b[j][s][k], for one to three columns: the sums run through vectors
+ * outer_rows     c[i][j] = sum over p of a[p][off[i]] * b[p][j]
+ *     The gradient of the weights: a[p] is where what pixel (or row) p sees begins.
  *
  * MR rows by NV vectors of c stay in registers: 12 of 16, or 24 of 32. The bodies are written
  * once, with the number of rows and vectors as constants.
@@ -43,85 +44,250 @@ INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias
     }
 }
 
-INLINE void product_body(int64_t taps, int64_t depth, const T *const *rows, const T *b,
-                         T *const *c, int64_t at, const int m, int64_t n, const T *bias, int add)
+INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *length,
+                         const T *const *rows, const T *b, T *const *c, int64_t at, const int m,
+                         const int nv, const int full, int64_t n, const T *bias, int add)
 {
     V acc[MR][NV];
     UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int v = 0; v < NV; v++)
+        UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
-    for (int64_t t = 0; t < taps; t++, rows += MR) {
+    for (int64_t s = 0; s < segments; s++) {
+        const int64_t depth = length[s];
         const T *a[MR];
         UNROLL for (int i = 0; i < m; i++)
-            a[i] = rows[i];
+            a[i] = rows[i] + start[s];
         for (int64_t k = 0; k < depth; k++, b += NR) {
             V row[NV];
-            UNROLL for (int v = 0; v < NV; v++)
+            UNROLL for (int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
             UNROLL for (int i = 0; i < m; i++) {
                 const V x = v_set(a[i][k]);
-                UNROLL for (int v = 0; v < NV; v++)
+                UNROLL for (int v = 0; v < nv; v++)
                     acc[i][v] = v_fma(x, row[v], acc[i][v]);
             }
         }
     }
     UNROLL for (int i = 0; i < m; i++)
-        store_row(acc[i], c[i] + at, NV, n, bias, add);
+        store_row(acc[i], c[i] + at, nv, full ? NR : n, bias, add);
 }
 
-/* rows[t][i]: row i of tap t, MR pointers a tap, m of them used. c[i] + at: n <= NR columns. */
-static void product_tile(int64_t taps, int64_t depth, const void *const *rows_, const void *b,
-                         void *const *c_, int64_t at, int m, int64_t n, const void *bias, int add)
+/* count rows, a tile at a time; c[i] + at: n <= NR columns. Meanwhile ahead_bytes from `ahead`,
+ * which a later call will read, are fetched into the second-level cache. */
+static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
+                         const void *const *rows_, const void *b, void *const *c_, int64_t at,
+                         int64_t count, int64_t n, const void *bias, int add, const void *ahead_,
+                         int64_t ahead_bytes)
 {
     const T *const *rows = (const T *const *)rows_;
     T *const *c = (T *const *)c_;
-    switch (m) {
-#define CALL(M)                                                              \
-    case M:                                                                  \
-        product_body(taps, depth, rows, b, c, at, M, n, bias, add);          \
+    const int kind = n == NR ? 0 : n > W ? 1 : 2;
+    const char *ahead = ahead_;
+    const int64_t share = ahead_bytes / ((count + MR - 1) / MR);
+    for (; count > 0; count -= MR, rows += MR, c += MR) {
+        const int m = count < MR ? (int)count : MR;
+        for (int i = 0; i < m; i++)
+            PREFETCH_WRITE(c[i + (count >= 2 * MR ? MR : 0)] + at);
+        for (const char *end = ahead + share; ahead < end; ahead += 64)
+            PREFETCH(ahead);
+        if (m == MR && kind == 0) {
+            product_body(segments, start, length, rows, b, c, at, MR, NV, 1, n, bias, add);
+            continue;
+        }
+        switch (m * 3 + kind) {
+#define CALL(M)                                                                               \
+    case M * 3:                                                                               \
+        product_body(segments, start, length, rows, b, c, at, M, NV, 1, n, bias, add);        \
+        break;                                                                                \
+    case M * 3 + 1:                                                                           \
+        product_body(segments, start, length, rows, b, c, at, M, NV, 0, n, bias, add);        \
+        break;                                                                                \
+    case M * 3 + 2:                                                                           \
+        product_body(segments, start, length, rows, b, c, at, M, 1, 0, n, bias, add);         \
         break;
-        ROW_CASES(CALL)
+            ROW_CASES(CALL)
 #undef CALL
+        }
     }
 }
 
-INLINE void outer_body(int64_t count, const T *const *a, int64_t at, const T *b, int64_t ldb, T *c,
-                       int64_t ldc, const int m, const int nv, const int part, int64_t n, int add)
+/* The sum of the lanes, halves added to halves. */
+INLINE T lanes_sum(V v)
+{
+    T lanes[W];
+    v_storet(lanes, v);
+    UNROLL for (int half = W / 2; half > 0; half /= 2)
+        UNROLL for (int i = 0; i < half; i++)
+            lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
+#define DOT_COLUMNS 3
+#define DOT_ROWS 8
+
+INLINE void dot_body(int64_t segments, const int64_t *start, const int64_t *length,
+                     const T *const *rows, const T *b, int64_t ldb, T *const *c, int64_t at,
+                     const int m, const int n, const T *bias, int add)
+{
+    V acc[DOT_ROWS][DOT_COLUMNS];
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int j = 0; j < n; j++)
+            acc[i][j] = v_set(0);
+    for (int64_t s = 0; s < segments; s++) {
+        const int64_t depth = length[s];
+        int64_t k = 0;
+        const T *a[DOT_ROWS];
+        UNROLL for (int i = 0; i < m; i++)
+            a[i] = rows[i] + start[s];
+        for (; k + W <= depth; k += W) {
+            V column[DOT_COLUMNS];
+            UNROLL for (int j = 0; j < n; j++)
+                column[j] = v_loadt(b + j * ldb + k);
+            UNROLL for (int i = 0; i < m; i++) {
+                const V x = v_loadt(a[i] + k);
+                UNROLL for (int j = 0; j < n; j++)
+                    acc[i][j] = v_fma(x, column[j], acc[i][j]);
+            }
+        }
+        if (k < depth) {
+            const int left = (int)(depth - k);
+            UNROLL for (int j = 0; j < n; j++) {
+                const V column = v_loadt_part(b + j * ldb + k, left);
+                UNROLL for (int i = 0; i < m; i++)
+                    acc[i][j] = v_fma(v_loadt_part(a[i] + k, left), column, acc[i][j]);
+            }
+        }
+        b += depth;
+    }
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int j = 0; j < n; j++) {
+            T *p = c[i] + at + j;
+            const T value = lanes_sum(acc[i][j]) + (bias ? bias[j] : 0);
+            *p = add ? *p + value : value;
+        }
+}
+
+/* m rows, n <= DOT_COLUMNS columns; b + j * ldb: column j, the segments behind one another. */
+static void dot_rows(int64_t segments, const int64_t *start, const int64_t *length,
+                     const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
+                     int64_t at, int64_t m, int n, const void *bias, int add)
+{
+    const T *const *rows = (const T *const *)rows_;
+    T *const *c = (T *const *)c_;
+    while (m > 0) { /* sums do not depend on the tile's rows */
+        int taken = 1;
+#define DOT(M, N)                                                                        \
+    (taken = M, dot_body(segments, start, length, rows, b, ldb, c, at, M, N, bias, add))
+        if (n == 1 && m >= DOT_ROWS)
+            DOT(DOT_ROWS, 1);
+        else if (n == 1)
+            DOT(1, 1);
+        else if (n == 2 && m >= 4)
+            DOT(4, 2);
+        else if (n == 2)
+            DOT(1, 2);
+        else if (m >= 4)
+            DOT(4, 3);
+        else
+            DOT(1, 3);
+#undef DOT
+        rows += taken;
+        c += taken;
+        m -= taken;
+    }
+}
+
+INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, const T *b,
+                       int64_t ldb, T *c, int64_t ldc, const int m, const int nv, const int part,
+                       int64_t n, int add)
 {
     V acc[MR][NV];
-    UNROLL for (int i = 0; i < m; i++)
+    int64_t o[MR];
+    UNROLL for (int i = 0; i < m; i++) {
+        o[i] = off[i];
         UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
+    }
     for (int64_t p = 0; p < count; p++, b += ldb) {
-        const T *x = a[p] + at;
+        const T *x = a[p];
         V row[NV];
         UNROLL for (int v = 0; v < nv; v++)
             row[v] = part && v == nv - 1 ? v_loadt_part(b + v * W, (int)(n - v * W))
                                          : v_loadt(b + v * W);
         UNROLL for (int i = 0; i < m; i++) {
-            const V value = v_set(x[i]);
+            const V value = v_set(x[o[i]]);
             UNROLL for (int v = 0; v < nv; v++)
                 acc[i][v] = v_fma(value, row[v], acc[i][v]);
         }
     }
     UNROLL for (int i = 0; i < m; i++)
-        store_row(acc[i], c + i * ldc, nv, n, NULL, add);
+        store_row(acc[i], c + i * ldc, nv, part ? n : nv * W, NULL, add);
 }
 
-/* a[p] + at: m values; b + p * ldb: n <= NR values. */
-static void outer_tile(int64_t count, const void *const *a_, int64_t at, const void *b,
-                       int64_t ldb, void *c, int64_t ldc, int m, int64_t n, int add)
+/* `rows` rows in tiles of nearly the same size; b + p * ldb: n <= NR values. Meanwhile what the
+ * next call with another b will read is fetched. */
+static void outer_rows(int64_t count, const void *const *a_, const int64_t *off, const void *b,
+                       int64_t ldb, void *c_, int64_t ldc, int64_t rows, int64_t n, int add,
+                       const ahead_t *ahead)
 {
     const T *const *a = (const T *const *)a_;
+    T *c = c_;
     const int kind = n == NR ? 0 : n > W ? 1 : n == W ? 2 : 3;
-    switch (m * 4 + kind) {
-#define CALL(M)                                                                      \
-    case M * 4: outer_body(count, a, at, b, ldb, c, ldc, M, NV, 0, n, add); break;   \
-    case M * 4 + 1: outer_body(count, a, at, b, ldb, c, ldc, M, NV, 1, n, add); break; \
-    case M * 4 + 2: outer_body(count, a, at, b, ldb, c, ldc, M, 1, 0, n, add); break; \
-    case M * 4 + 3: outer_body(count, a, at, b, ldb, c, ldc, M, 1, 1, n, add); break;
-        ROW_CASES(CALL)
+    const int64_t tiles = (rows + MR - 1) / MR;
+    int64_t row = 0;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t next = rows * (tile + 1) / tiles;
+        for (int64_t i = next; i < next + MR && i < rows; i++)
+            PREFETCH_WRITE(c + i * ldc);
+        for (int k = 0; k < 2; k++) {
+            const char *p = (const char *)ahead[k].p + ahead[k].bytes * tile / tiles;
+            const char *end = (const char *)ahead[k].p + ahead[k].bytes * (tile + 1) / tiles;
+            for (; p < end; p += 64)
+                PREFETCH(p);
+        }
+        switch ((next - row) * 4 + kind) {
+#define CALL(M)                                                                              \
+    case M * 4:                                                                              \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, 0, n, add);       \
+        break;                                                                               \
+    case M * 4 + 1:                                                                          \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, 1, n, add);       \
+        break;                                                                               \
+    case M * 4 + 2:                                                                          \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, 1, 0, n, add);        \
+        break;                                                                               \
+    case M * 4 + 3:                                                                          \
+        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, 1, 1, n, add);        \
+        break;
+            ROW_CASES(CALL)
 #undef CALL
+        }
+        row = next;
+    }
+}
+
+/* Pixels ld apart, cut into runs of channels: to[channel / run][pixel][channel % run], runs of the
+ * same pixel `apart`; zeros fill the last one. run is a multiple of W, or less than W where it holds
+ * all channels. */
+static void split_pixels(const void *x_, int64_t pixels, int64_t ld, int64_t channels, int64_t run,
+                         void *to_, int64_t apart)
+{
+    const T *x = x_;
+    T *to = to_;
+    const int64_t whole = run % W ? 0 : channels / run * run;
+    if (run == channels && run == ld) {
+        memcpy(to, x, (size_t)(pixels * run) * sizeof(T));
+        return;
+    }
+    for (int64_t p = 0; p < pixels; p++, x += ld, to += run) {
+        T *out = to;
+        int64_t c = 0;
+        for (; c < whole; c += run, out += apart)
+            for (int64_t i = 0; i < run; i += W)
+                v_storet(out + i, v_loadt(x + c + i));
+        if (c < channels)
+            for (int64_t i = 0; i < run; i++)
+                out[i] = c + i < channels ? x[c + i] : 0;
     }
 }
 
@@ -170,7 +336,8 @@ static void col_sums(const void *x_, int64_t rows, int64_t columns, int64_t ld, 
     }
 }
 
-#define MATMUL_SPANS {MR, NR, product_tile, outer_tile, pack_panel, col_sums}
+#define MATMUL_SPANS \
+    {MR, NR, product_rows, dot_rows, outer_rows, split_pixels, pack_panel, col_sums}
 #else
 #define MATMUL_SPANS {0}
 #endif

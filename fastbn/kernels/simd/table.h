@@ -150,17 +150,39 @@ typedef struct {
                            const affines_t *f, const act_t *act, int frozen, int stream);
 } bn_spans_t;
 
+/* Memory that is fetched while something else is computed. */
+typedef struct {
+    const void *p;
+    int64_t bytes;
+} ahead_t;
+
 typedef struct {
     int mr; /* rows of a tile, at most */
     int nr; /* columns of a tile and of a packed panel */
-    void (*product_tile)(int64_t taps, int64_t depth, const void *const *rows, const void *b,
-                         void *const *c, int64_t at, int m, int64_t n, const void *bias, int add);
-    void (*outer_tile)(int64_t count, const void *const *a, int64_t at, const void *b, int64_t ldb,
-                       void *c, int64_t ldc, int m, int64_t n, int add);
+    void (*product_rows)(int64_t segments, const int64_t *start, const int64_t *length,
+                         const void *const *rows, const void *b, void *const *c, int64_t at,
+                         int64_t count, int64_t n, const void *bias, int add,
+                         const void *ahead, int64_t ahead_bytes);
+    void (*dot_rows)(int64_t segments, const int64_t *start, const int64_t *length,
+                     const void *const *rows, const void *b, int64_t ldb, void *const *c,
+                     int64_t at, int64_t m, int n, const void *bias, int add);
+    void (*outer_rows)(int64_t count, const void *const *a, const int64_t *off, const void *b,
+                       int64_t ldb, void *c, int64_t ldc, int64_t rows, int64_t n, int add,
+                       const ahead_t *ahead);
+    void (*split_pixels)(const void *x, int64_t pixels, int64_t ld, int64_t channels, int64_t run,
+                         void *to, int64_t apart);
     void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,
                        void *panel);
     void (*col_sums)(const void *x, int64_t rows, int64_t columns, int64_t ld, double *sums);
 } matmul_spans_t; /* float and double only: see simd/matmul.h */
+
+typedef struct {
+    void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
+                       int64_t x_step, void *y, int64_t y_step, int64_t channels,
+                       const void *bias);
+    void (*depth_sums)(int64_t taps, const void *const *x, const void *dy, int64_t count,
+                       int64_t x_step, int64_t y_step, int64_t channels, void *const *dw);
+} depth_spans_t; /* float and double only: see simd/depthwise.h */
 
 typedef struct {
     void (*stream_copy)(const void *x, void *y, int64_t n);
@@ -175,6 +197,7 @@ typedef struct {
 typedef struct {
     int width; /* W: values in a vector */
     matmul_spans_t matmul;
+    depth_spans_t depth;
     bn_spans_t bn;
     optim_spans_t optim;
     activation_spans_t activation;

@@ -1,0 +1,218 @@
+"""Convolutions alone, all three directions, against PyTorch's of the same layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+import fastbn
+from fastbn import functional as F
+from fastbn.bench.cases import Array, aligned
+from fastbn.bench.digest import check, digest
+from fastbn.bench.peers.client import Worker
+from fastbn.bench.rows import Row
+from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Call, Local, Turn, in_turns, medians
+
+OPS = ("forward", "dx", "dweight")
+PEERS = ("torch",)
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """A convolution of N images of H × H pixels and C channels, which gives K channels."""
+
+    name: str
+    N: int
+    H: int
+    C: int
+    K: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+
+    @property
+    def padding(self) -> int:
+        """What keeps the image's size at stride 1."""
+        return self.kernel // 2
+
+    @property
+    def out(self) -> int:
+        """Height and width of y."""
+        return (self.H + 2 * self.padding - self.kernel) // self.stride + 1
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic of one direction."""
+        taps = self.kernel * self.kernel * self.C // self.groups
+        return 2.0 * self.N * self.out * self.out * self.K * taps
+
+    def values(self) -> tuple[Array, Array, Array]:
+        """x, the weight's storage (kh, kw, C / groups, K) and dy: the same in every process."""
+        rng = np.random.default_rng(0)
+        shapes = (
+            (self.N, self.H, self.H, self.C),
+            (self.kernel, self.kernel, self.C // self.groups, self.K),
+            (self.N, self.out, self.out, self.K),
+        )
+        arrays = []
+        for shape in shapes:
+            array = aligned(shape, np.dtype(np.float32))
+            array[...] = rng.standard_normal(shape, np.float32)
+            arrays.append(array)
+        return arrays[0], arrays[1], arrays[2]
+
+
+def _same(channels: int, size: int, images: int = 16) -> ConvCase:
+    return ConvCase(f"3x3 {channels}@{size}", images, size, channels, channels)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        *(_same(channels, 56, 8) for channels in (32, 64)),
+        *(_same(channels, 28) for channels in (32, 64, 128)),
+        *(_same(channels, 14) for channels in (32, 64, 128, 256)),
+        *(_same(channels, 7) for channels in (64, 128, 256, 512)),
+        ConvCase("3x3 1>32@28", 64, 28, 1, 32),
+        ConvCase("3x3 3>16@32", 64, 32, 3, 16),
+        ConvCase("7x7/2 3>64@112", 4, 112, 3, 64, 7, 2),
+        ConvCase("5x5 32@28", 16, 28, 32, 32, 5),
+        ConvCase("3x3/2 64>128@28", 16, 28, 64, 128, 3, 2),
+        ConvCase("1x1 64>256@28", 16, 28, 64, 256, 1),
+        ConvCase("1x1 256>64@28", 16, 28, 256, 64, 1),
+        ConvCase("1x1/2 64>128@28", 16, 28, 64, 128, 1, 2),
+        ConvCase("depthwise 64@28", 16, 28, 64, 64, groups=64),
+        ConvCase("depthwise 256@14", 16, 14, 256, 256, groups=256),
+        ConvCase("depthwise/2 128@28", 16, 28, 128, 128, 3, 2, 128),
+    )
+}
+
+
+def choose(names: Sequence[str]) -> list[ConvCase]:
+    """Return cases by name; ``["all"]`` are all of them, a part of a name all that have it.
+
+    Raises
+    ------
+    ValueError
+        If a name is no part of any.
+
+    Examples
+    --------
+    >>> [case.name for case in choose(["1x1/2"])]
+    ['1x1/2 64>128@28']
+    """
+    if list(names) == ["all"]:
+        return list(CASES.values())
+    for name in names:
+        if not any(name in known for known in CASES):
+            raise ValueError(f"cases: {name!r} is no part of {', '.join(CASES)}")
+    return [case for known, case in CASES.items() if any(name in known for name in names)]
+
+
+def ours(case: ConvCase, ops: Sequence[str]) -> dict[str, Call]:
+    """Return calls of this library's operations; all results go where memory is."""
+    x, storage, dy = case.values()
+    y, dx, dstorage = (aligned(a.shape, a.dtype) for a in (dy, x, storage))
+    weight, dweight = storage.transpose(3, 2, 0, 1), dstorage.transpose(3, 2, 0, 1)
+
+    def forward() -> tuple[Array, object]:
+        return F.conv2d(
+            x, weight, stride=case.stride, padding=case.padding, groups=case.groups, out=y
+        )
+
+    _, saved = forward()
+    every: dict[str, Call] = {
+        "forward": lambda: forward()[:1],
+        "dx": lambda: F.conv2d_backward(dy, saved, need_dweight=False, out=dx)[:1],  # type: ignore[arg-type]
+        "dweight": lambda: F.conv2d_backward(dy, saved, need_dx=False, dweight=dweight)[1:2],  # type: ignore[arg-type]
+    }
+    return {op: every[op] for op in ops}
+
+
+def measure(
+    case: ConvCase,
+    ops: Sequence[str],
+    threads: int,
+    *,
+    workers: Mapping[str, Worker] | None = None,
+    rounds: int = ROUNDS,
+    seconds: float = SAMPLE_SECONDS,
+) -> list[Row]:
+    """Time a convolution, in turns with the peers; one row for each operation.
+
+    Raises
+    ------
+    PeerError, ValueError
+        If a peer could not do it, or computes something else.
+    """
+    before = fastbn.get_num_threads()
+    fastbn.set_num_threads(threads)
+    try:
+        calls = ours(case, ops)
+        sides: dict[str, Turn] = {}
+        for peer, worker in (workers or {}).items():
+            expected = {op: digest(call()) for op, call in calls.items()}  # type: ignore[arg-type]
+            found = worker.ask("open", name=case.name, ops=list(ops), seconds=seconds)
+            check(worker.title, expected, found["digests"], "float32")
+            sides[peer] = worker.turn
+        local = Local(calls, seconds)
+        turns = in_turns({"": local.turn, **sides}, rounds, settle=threads > 1)
+    finally:
+        fastbn.set_num_threads(before)
+    times = {side: medians(taken) for side, taken in turns.items()}
+    own = times.pop("")
+    rows = []
+    for op in ops:
+        row = Row(
+            name=case.name,
+            shape=(case.N, case.H, case.H, case.C),
+            layout="nhwc",
+            op=op,
+            dtype="float32",
+            threads=threads,
+            us=own[op] * 1e6,
+            gflops=case.flops / own[op] / 1e9,
+        )
+        for peer, taken in times.items():
+            best = min(time for name, time in taken.items() if name.partition(":")[0] == op)
+            setattr(row, f"x_{peer}", best / own[op])
+        rows.append(row)
+    return rows
+
+
+def run(
+    wanted: Sequence[ConvCase],
+    ops: Sequence[str],
+    threads: Sequence[int],
+    *,
+    peers: Sequence[str] = (),
+    rounds: int = ROUNDS,
+    seconds: float = SAMPLE_SECONDS,
+    progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Measure all operations of all cases with all numbers of threads; see `measure`.
+
+    Raises
+    ------
+    ValueError
+        If an operation is unknown.
+    """
+    for op in ops:
+        if op not in OPS:
+            raise ValueError(f"ops: {op!r} is not one of {', '.join(OPS)}")
+    rows: list[Row] = []
+    for number in threads:
+        with ExitStack() as stack:
+            workers = {
+                peer: stack.enter_context(Worker(peer, "conv", number))
+                for peer in peers
+                if peer in PEERS
+            }
+            for case in wanted:
+                if progress is not None:
+                    progress(f"{case.name}, threads {number}")
+                rows += measure(case, ops, number, workers=workers, rounds=rounds, seconds=seconds)
+    return rows

@@ -1,0 +1,152 @@
+# Depthwise: as many groups as channels, in and out (see conv.pyx and simd/depthwise.h).
+#
+# Geometry and phases are those of conv_rows.pxi, without its copies: the taps that a pixel sees in
+# the padding are left out, which costs nothing where all pixels of a run see the same taps.
+
+cdef struct depth_t:
+    int64_t N, C
+    axis_t h, w
+    const char *src              # (N, h.size, w.size, C)
+    char *dst                    # (N, DH, DW, C); of dweight: dy, which is read
+    int64_t DH, DW, skip_h, skip_w, first_h, first_w
+    char *weights                # [tap][C], taps in the order of the axes; of dweight: the sums
+    const char *bias
+    int element, itemsize
+
+
+cdef bint is_depthwise(const conv_t *v) noexcept nogil:
+    return v.groups > 1 and v.groups == v.C and v.C == v.K
+
+
+cdef int64_t taps_of(const depth_t *p, int64_t image, int64_t i, int64_t j, char *weights,
+                     const void **x, const void **w) noexcept nogil:
+    """Pointers to what pixel (i, j) sees and to the weights it meets; how many there are."""
+    cdef int64_t a, b, row, column, count = 0
+    for a in range(p.h.taps):
+        row = i * p.h.step + p.h.first + a * p.h.apart
+        if row < 0 or row >= p.h.size:
+            continue
+        for b in range(p.w.taps):
+            column = j * p.w.step + p.w.first + b * p.w.apart
+            if 0 <= column < p.w.size:
+                x[count] = p.src + ((image * p.h.size + row) * p.w.size + column) * p.C * p.itemsize
+                w[count] = weights + (a * p.w.taps + b) * p.C * p.itemsize
+                count += 1
+    return count
+
+
+cdef void depth_row(const depth_t *p, int64_t row, char *sums) noexcept nogil:
+    """One row of the grid; with `sums`, of its dweight, which is added there."""
+    cdef const depth_spans_t *spans = &spans_of(p.element).depth
+    cdef int64_t taps = p.h.taps * p.w.taps, image = row // p.h.grid, i = row % p.h.grid, j = 0
+    cdef int64_t count, run, begin, end
+    cdef const void **x = <const void **>scratch(1, 2 * taps * sizeof(void *))
+    cdef const void **w = x + taps
+    cdef char *to = p.dst + ((image * p.DH + i * p.skip_h + p.first_h) * p.DW
+                             + p.first_w) * p.C * p.itemsize
+    # from begin to end, windows lie inside
+    begin = max((-p.w.first + p.w.step - 1) // p.w.step, <int64_t>0)
+    end = p.w.size - p.w.first - reach(&p.w)
+    end = min(end // p.w.step + 1, p.w.grid) if end >= 0 else 0
+    while j < p.w.grid:
+        run = end - j if begin <= j < end else 1
+        count = taps_of(p, image, i, j, p.weights if sums == NULL else sums, x, w)
+        if sums == NULL:
+            spans.depth_rows(count, x, w, run, p.w.step * p.C, to, p.skip_w * p.C, p.C, p.bias)
+        else:
+            spans.depth_sums(count, x, to, run, p.w.step * p.C, p.C, p.C, <void *const *>w)
+        to += run * p.skip_w * p.C * p.itemsize
+        j += run
+
+
+cdef void depth_task(const depth_t *p, int64_t task) noexcept nogil:
+    cdef int64_t row
+    for row in range(task * DEPTH_ROWS, min(p.N * p.h.grid, (task + 1) * DEPTH_ROWS)):
+        depth_row(p, row, NULL)
+
+
+cdef void run_depth(const depth_t *p) noexcept nogil:
+    cdef int64_t tasks = (p.N * p.h.grid + DEPTH_ROWS - 1) // DEPTH_ROWS, task
+    cdef int threads = team(<double>p.N * p.h.grid * p.w.grid * p.C * p.itemsize)
+    for task in prange(tasks, schedule="dynamic", num_threads=threads):
+        depth_task(p, task)
+
+
+cdef void place_weights(const depth_t *p, const char *w, const int64_t *sw, int64_t r,
+                        int64_t r_step, int64_t s, int64_t s_step) noexcept nogil:
+    """Taps (a, b) of the axes are taps (r + a * r_step, s + b * s_step) of the filter."""
+    cdef int64_t a, b, c
+    cdef char *to = p.weights
+    for a in range(p.h.taps):
+        for b in range(p.w.taps):
+            for c in range(p.C):
+                memcpy(to, w + (c * sw[0] + (r + a * r_step) * sw[2] + (s + b * s_step) * sw[3])
+                       * p.itemsize, p.itemsize)
+                to += p.itemsize
+
+
+cdef int depth_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
+                       const char *bias, char *y) noexcept nogil:
+    cdef depth_t p
+    p.weights = <char *>scratch(0, v.kh * v.kw * v.C * v.itemsize)
+    if p.weights == NULL:
+        return -1
+    forward_axes(v, &p.h, &p.w)
+    p.N, p.C, p.src, p.dst, p.DH, p.DW = v.N, v.C, x, y, v.OH, v.OW
+    p.skip_h = p.skip_w = 1
+    p.first_h = p.first_w = 0
+    p.bias, p.element, p.itemsize = bias, v.element, v.itemsize
+    place_weights(&p, w, sw, 0, 1, 0, 1)
+    run_depth(&p)
+    return 0
+
+
+cdef int depth_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
+                        const char *bias, char *dx) noexcept nogil:
+    """dx (+ bias), phase by phase as in backward_rows."""
+    cdef int64_t last_h, last_w, between_h, between_w
+    cdef depth_t p
+    p.weights = <char *>scratch(0, v.kh * v.kw * v.C * v.itemsize)
+    if p.weights == NULL:
+        return -1
+    p.N, p.C, p.src, p.dst, p.DH, p.DW = v.N, v.C, dy, dx, v.H, v.W
+    p.h.size, p.w.size, p.skip_h, p.skip_w = v.OH, v.OW, v.sh, v.sw
+    p.bias, p.element, p.itemsize = bias, v.element, v.itemsize
+    for p.first_h in range(min(v.sh, v.H)):
+        last_h = phase_axis(v.H, p.first_h, v.sh, v.dh, v.ph, v.kh, &p.h, &between_h)
+        for p.first_w in range(min(v.sw, v.W)):
+            last_w = phase_axis(v.W, p.first_w, v.sw, v.dw, v.pw, v.kw, &p.w, &between_w)
+            place_weights(&p, w, sw, last_h, -between_h, last_w, -between_w)
+            run_depth(&p)
+    return 0
+
+
+cdef void depth_weights_task(const depth_t *p, int64_t chunk, int64_t chunks,
+                             char *sums) noexcept nogil:
+    cdef int64_t total = p.N * p.h.grid, row
+    memset(sums, 0, p.h.taps * p.w.taps * p.C * p.itemsize)
+    for row in range(total * chunk // chunks, total * (chunk + 1) // chunks):
+        depth_row(p, row, sums)
+
+
+cdef int depth_weights(const conv_t *v, const char *x, const char *dy,
+                       char *dweight) noexcept nogil:
+    """dweight, stored (kh, kw, 1, C)."""
+    cdef int64_t count = v.kh * v.kw * v.C, size = count * v.itemsize, chunks, chunk
+    cdef int threads = team(<double>v.N * v.OH * v.OW * v.C * v.itemsize)
+    cdef char *sums
+    cdef depth_t p
+    forward_axes(v, &p.h, &p.w)
+    p.N, p.C, p.src, p.dst, p.DH, p.DW = v.N, v.C, x, <char *>dy, v.OH, v.OW
+    p.skip_h = p.skip_w = 1
+    p.first_h = p.first_w = 0
+    p.weights, p.bias, p.element, p.itemsize = NULL, NULL, v.element, v.itemsize
+    chunks = max(1, min(<int64_t>MOST_CHUNKS, v.N * v.OH * v.OW // CHUNK_PIXELS))
+    sums = <char *>scratch(0, size * chunks)
+    if sums == NULL:
+        return -1
+    for chunk in prange(chunks, schedule="dynamic", num_threads=threads):
+        depth_weights_task(&p, chunk, chunks, sums + chunk * size)
+    add_parts(sums, chunks, count, v.itemsize, 0, count)
+    memcpy(dweight, sums, size)
+    return 0

@@ -1,0 +1,382 @@
+# Forward and dx: rows of pixels times packed weights (see conv.pyx).
+#
+# A grid of rows looks at a source through a window. Both axes are alike: along one, position i of
+# the grid sees i * step + first and what lies 1, 2, ... times `apart` behind it. Where a window
+# leaves the source, or does not see its channels side by side, what a block of rows sees is copied
+# together first, zeros for padding; a row of the product then is one pointer, and the window's
+# values stand in the same segments behind it for every row.
+#
+# The sum runs over chunks of the window whose panels of weights stay in the first-level cache while
+# all tiles of a block pass by.
+
+cdef struct axis_t:
+    int64_t grid, size, step, first, taps, apart
+
+
+cdef struct rows_t:
+    int64_t N
+    axis_t h, w
+    const char *src                # (N, h.size, w.size, channels)
+    int64_t channels
+    char *dst                      # (N, DH, DW, DC): pixel (i * skip_h + first_h, ...)
+    int64_t DH, DW, DC, skip_h, skip_w, first_h, first_w
+    int64_t depth, n, groups       # of each group: channels of the source, columns
+    const char *packed             # [group][panel][tap][depth][nr], or [group][column][tap][depth]
+    const char *bias
+    bint gather, dots
+    int64_t block                  # rows of a task
+    int64_t pixel, pitch           # elements from a pixel, and a row of them, to the next
+    int64_t chunks                 # of the window
+    const int64_t *chunk_segments  # the first segment of every chunk, and the end
+    const int64_t *start
+    const int64_t *length
+    int element, itemsize
+
+
+cdef inline int64_t reach(const axis_t *a) noexcept nogil:
+    return (a.taps - 1) * a.apart + 1
+
+
+cdef inline bint inside(const axis_t *a) noexcept nogil:
+    return a.first >= 0 and (a.grid - 1) * a.step + a.first + reach(a) <= a.size
+
+
+cdef inline int64_t columns_seen(const axis_t *a) noexcept nogil:
+    return (a.grid - 1) * a.step + reach(a)
+
+
+cdef int64_t rows_seen(const axis_t *h, int64_t first, int64_t last) noexcept nogil:
+    """Rows of the source, image by image, under the grid's rows from first to last."""
+    cdef int64_t row = first, count, total = 0
+    while row <= last:
+        count = min(h.grid - row % h.grid, last - row + 1)
+        total += (count - 1) * h.step + reach(h)
+        row += count
+    return total
+
+
+cdef void copy_row(const rows_t *p, int64_t image, int64_t h, int64_t low, int64_t high,
+                   int64_t channel, char *to) noexcept nogil:
+    """A row of the source, its columns from low to high seen from the first window's left edge."""
+    cdef int64_t size = p.depth * p.itemsize, begin, end, k
+    cdef const char *source
+    begin = max(low, -p.w.first)
+    end = min(high, p.w.size - p.w.first)
+    if h < 0 or h >= p.h.size or begin >= end:
+        memset(to + low * size, 0, (high - low) * size)
+        return
+    if begin > low:
+        memset(to + low * size, 0, (begin - low) * size)
+    if end < high:
+        memset(to + end * size, 0, (high - end) * size)
+    source = p.src + (((image * p.h.size + h) * p.w.size + p.w.first + begin) * p.channels
+                      + channel) * p.itemsize
+    if p.depth == p.channels:
+        memcpy(to + begin * size, source, (end - begin) * size)
+        return
+    for k in range(begin, end):
+        memcpy(to + k * size, source, size)
+        source += p.channels * p.itemsize
+
+
+cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, const void **rows,
+                void **c) noexcept nogil:
+    """What the rows from first to last see, and where they go."""
+    cdef int64_t row = first // p.w.grid, last_row = (last - 1) // p.w.grid, width = p.w.grid
+    cdef int64_t image, i, j, begin, end, low = 0, high = columns_seen(&p.w), k, m = 0
+    cdef int64_t slot = 0, slots = 0, channel = group * p.depth, step = p.w.step * p.pixel
+    cdef char *copy = NULL
+    cdef const char *at
+    cdef char *to
+    if p.gather:
+        copy = <char *>scratch(2, rows_seen(&p.h, row, last_row) * p.pitch * p.itemsize)
+        if row == last_row:
+            low = (first - row * width) * p.w.step
+            high = (last - 1 - row * width) * p.w.step + reach(&p.w)
+    while row <= last_row:
+        image = row // p.h.grid
+        i = row - image * p.h.grid
+        begin = max(first - row * width, <int64_t>0)
+        end = min(last - row * width, width)
+        if p.gather:
+            # Rows that the row before did not see; those of a new image are all new.
+            if m == 0 or i == 0:
+                slot = slots
+                k = 0
+            else:
+                slot += p.h.step
+                k = max(slots - slot, <int64_t>0)
+            for k in range(k, reach(&p.h)):
+                copy_row(p, image, i * p.h.step + p.h.first + k, low, high, channel,
+                         copy + (slot + k) * p.pitch * p.itemsize)
+            slots = slot + reach(&p.h)
+            at = copy + slot * p.pitch * p.itemsize
+        else:
+            at = p.src + ((image * p.h.size + i * p.h.step + p.h.first) * p.pitch
+                          + p.w.first * p.pixel + channel) * p.itemsize
+        to = p.dst + (((image * p.DH + i * p.skip_h + p.first_h) * p.DW + p.first_w)
+                      * p.DC) * p.itemsize
+        for j in range(begin, end):
+            rows[m] = at + j * step * p.itemsize
+            c[m] = to + j * p.skip_w * p.DC * p.itemsize
+            m += 1
+        row += 1
+
+
+cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
+    """A block of rows of one group: all chunks of the window, all panels of columns."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block
+    cdef int64_t first = task // p.groups * block, count = min(total - first, block)
+    cdef int64_t group = task % p.groups, panels = (p.n + spans.nr - 1) // spans.nr
+    cdef int64_t window = p.h.taps * p.w.taps * p.depth, chunk, segment, panel
+    cdef int64_t begin, column, row_bytes = spans.nr * p.itemsize, bytes_
+    cdef const void **rows = <const void **>scratch(1, 2 * block * sizeof(void *))
+    cdef void **c = <void **>(rows + block)
+    cdef const char *b
+    cdef const char *ahead
+    cdef const char *bias = NULL
+    point(p, first, first + count, group, rows, c)
+    if p.dots:
+        if p.bias != NULL:
+            bias = p.bias + group * p.n * p.itemsize
+        spans.dot_rows(p.chunk_segments[1], p.start, p.length, rows,
+                       p.packed + group * p.n * window * p.itemsize, window, c, group * p.n, count,
+                       <int>p.n, bias, 0)
+        return
+    for chunk in range(p.chunks):
+        segment = p.chunk_segments[chunk]
+        begin = window * chunk // p.chunks
+        bytes_ = (window * (chunk + 1) // p.chunks - begin) * row_bytes
+        for panel in range(panels):
+            b = p.packed + ((group * panels + panel) * window + begin) * row_bytes
+            column = group * p.n + panel * spans.nr
+            ahead = b + window * row_bytes
+            if panel == panels - 1:
+                ahead = p.packed + group * panels * window * row_bytes + begin * row_bytes + bytes_
+            bias = p.bias + column * p.itemsize if p.bias != NULL and chunk == 0 else NULL
+            spans.product_rows(p.chunk_segments[chunk + 1] - segment, p.start + segment,
+                               p.length + segment, rows, b, c, column, count,
+                               min(<int64_t>spans.nr, p.n - panel * spans.nr), bias, chunk > 0,
+                               ahead, bytes_ if p.chunks > 1 else 0)
+
+
+cdef void run_rows(const rows_t *p) noexcept nogil:
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block, task
+    cdef int64_t blocks = (total + block - 1) // block
+    cdef int threads = team(<double>total * p.n * p.groups * p.depth * p.h.taps * p.w.taps)
+    for task in prange(blocks * p.groups, schedule="dynamic", num_threads=threads):
+        rows_task(p, task)
+
+
+cdef int64_t chunks_of(const matmul_spans_t *spans, int64_t window, int itemsize) noexcept nogil:
+    return max((window * spans.nr * itemsize + PANEL_BYTES - 1) // PANEL_BYTES, 1)
+
+
+cdef void plan(rows_t *p, int64_t *memory) noexcept nogil:
+    """Settle how the window is read; memory holds 2 * (taps + 2 * chunks) + 1 numbers or more."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t window = p.h.taps * p.w.taps * p.depth, runs, run, taken, k, count = 0, end
+    cdef int64_t chunk = 0
+    cdef int64_t *start
+    cdef int64_t *length
+    cdef bint side_by_side
+    p.gather = not (inside(&p.h) and inside(&p.w))
+    if p.groups > 1 and p.w.taps > 1:
+        p.gather = True
+    p.pixel = p.depth if p.gather else p.channels
+    p.pitch = (columns_seen(&p.w) if p.gather else p.w.size) * p.pixel
+    side_by_side = p.w.taps == 1 or (p.w.apart == 1 and p.pixel == p.depth)
+    runs = p.h.taps if side_by_side else p.h.taps * p.w.taps
+    run = window // runs
+    p.dots = p.n <= DOT_COLUMNS and run >= DOT_RUN * spans.nr
+    p.chunks = 1 if p.dots else chunks_of(spans, window, p.itemsize)
+    p.block = spans.mr * min(max(
+        BLOCK_BYTES // (spans.mr * (window // p.chunks + p.n) * p.itemsize),
+        <int64_t>FEWEST_TILES), <int64_t>MOST_TILES)
+    start = memory + p.chunks + 1
+    length = start + runs + p.chunks
+    memory[0] = 0
+    for k in range(runs):
+        taken = 0
+        while taken < run:
+            end = min(run, window * (chunk + 1) // p.chunks - k * run)
+            if side_by_side:
+                start[count] = k * p.h.apart * p.pitch + taken
+            else:
+                start[count] = (k // p.w.taps * p.h.apart * p.pitch
+                                + k % p.w.taps * p.w.apart * p.pixel + taken)
+            length[count] = end - taken
+            taken = end
+            count += 1
+            if k * run + taken == window * (chunk + 1) // p.chunks:
+                chunk += 1
+                memory[chunk] = count
+    p.chunk_segments, p.start, p.length = memory, start, length
+
+
+cdef struct packing_t:
+    const char *w                         # element (tap, k, n) of group g at
+    int64_t taps, depth, n, groups        #   g * sg + off[tap] + k * sk + n * sn
+    int64_t sg, sk, sn
+    const int64_t *off
+    char *packed
+    bint dots
+    int element, itemsize
+
+
+cdef void pack_task(const packing_t *p, int64_t task) noexcept nogil:
+    """One panel of one group, all taps."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr, group = task // panels
+    cdef int64_t column = (task - group * panels) * spans.nr, tap, k, n
+    cdef int64_t bytes_ = p.depth * spans.nr * p.itemsize
+    cdef const char *w = p.w + group * p.sg * p.itemsize
+    cdef char *to
+    if p.dots:
+        to = p.packed + group * p.n * p.taps * p.depth * p.itemsize
+        for n in range(p.n):
+            for tap in range(p.taps):
+                for k in range(p.depth):
+                    memcpy(to, w + (p.off[tap] + k * p.sk + n * p.sn) * p.itemsize, p.itemsize)
+                    to += p.itemsize
+        return
+    for tap in range(p.taps):
+        spans.pack_panel(w + (p.off[tap] + column * p.sn) * p.itemsize, p.depth,
+                         min(<int64_t>spans.nr, p.n - column), p.sk, p.sn,
+                         p.packed + (task * p.taps + tap) * bytes_)
+
+
+cdef void run_packing(const packing_t *p) noexcept nogil:
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t tasks = (p.n + spans.nr - 1) // spans.nr * p.groups, task
+    cdef int threads = team(<double>p.taps * p.depth * p.n * p.groups * p.itemsize)
+    for task in prange(tasks, schedule="static", num_threads=threads):
+        pack_task(p, task)
+
+
+cdef struct room_t:  # what a product of rows needs: packed weights, the plan, the taps' offsets
+    char *packed
+    int64_t *plan
+    int64_t *off
+
+
+cdef int take_room(const conv_t *v, int64_t depth, int64_t n, room_t *room) noexcept nogil:
+    cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
+    cdef int64_t taps = v.kh * v.kw, columns = (n + spans.nr - 1) // spans.nr * spans.nr
+    cdef int64_t size = (columns * v.groups * taps * depth * v.itemsize + 63) // 64 * 64
+    cdef int64_t numbers = 2 * (taps + 2 * chunks_of(spans, taps * depth, v.itemsize)) + 1
+    room.packed = <char *>scratch(0, size + (numbers + taps) * sizeof(int64_t))
+    if room.packed == NULL:
+        return -1
+    room.plan = <int64_t *>(room.packed + size)
+    room.off = room.plan + numbers
+    return 0
+
+
+cdef void forward_axes(const conv_t *v, axis_t *h, axis_t *w) noexcept nogil:
+    """What output pixels see of x."""
+    h.grid, h.size, h.step, h.first, h.taps, h.apart = v.OH, v.H, v.sh, -v.ph, v.kh, v.dh
+    w.grid, w.size, w.step, w.first, w.taps, w.apart = v.OW, v.W, v.sw, -v.pw, v.kw, v.dw
+
+
+cdef int forward_rows(const conv_t *v, const char *x, const char *w, const int64_t *sw,
+                      const char *bias, char *y) noexcept nogil:
+    """y = conv(x, w) + bias; sw are the strides of w (O, I, kh, kw) in elements."""
+    cdef int64_t depth = v.C // v.groups, n = v.K // v.groups, tap
+    cdef room_t room
+    cdef rows_t r
+    cdef packing_t k
+    if take_room(v, depth, n, &room):
+        return -1
+    forward_axes(v, &r.h, &r.w)
+    r.N, r.src, r.channels, r.depth, r.n, r.groups = v.N, x, v.C, depth, n, v.groups
+    r.dst, r.DH, r.DW, r.DC = y, v.OH, v.OW, v.K
+    r.skip_h = r.skip_w = 1
+    r.first_h = r.first_w = 0
+    r.packed, r.bias, r.element, r.itemsize = room.packed, bias, v.element, v.itemsize
+    plan(&r, room.plan)
+    for tap in range(v.kh * v.kw):
+        room.off[tap] = tap // v.kw * sw[2] + tap % v.kw * sw[3]
+    k.w, k.taps, k.depth, k.n, k.groups = w, v.kh * v.kw, depth, n, v.groups
+    k.sg, k.sk, k.sn, k.off, k.packed = n * sw[0], sw[1], sw[0], room.off, room.packed
+    k.dots, k.element, k.itemsize = r.dots, v.element, v.itemsize
+    run_packing(&k)
+    run_rows(&r)
+    return 0
+
+
+cdef int64_t phase_axis(int64_t size, int64_t phase, int64_t stride, int64_t dilation,
+                        int64_t padding, int64_t kernel, axis_t *a, int64_t *between) noexcept nogil:
+    """What the input positions phase, phase + stride, ... see of dy along one axis.
+
+    Position h sees row (h + padding - r * dilation) / stride under tap r of the filter, where that
+    is whole. Returns the last such tap, which sees the first row; the others are `between` apart.
+    """
+    cdef int64_t r = 0, taps = 0, first = -1, last = 0
+    between[0] = 1
+    for r in range(kernel):
+        if (phase + padding - r * dilation) % stride == 0:
+            if taps == 0:
+                first = r
+            elif taps == 1:
+                between[0] = r - first
+            last = r
+            taps += 1
+    a.grid = (size - phase + stride - 1) // stride
+    a.step, a.taps, a.apart = 1, taps, between[0] * dilation // stride
+    a.first = (phase + padding - last * dilation) // stride if taps else 0
+    return last
+
+
+cdef void fill_phase(const rows_t *p) noexcept nogil:
+    """The bias, or zeros, where no tap reaches."""
+    cdef int64_t image, i, j
+    cdef char *to
+    for image in range(p.N):
+        for i in range(p.h.grid):
+            for j in range(p.w.grid):
+                to = p.dst + ((image * p.DH + i * p.skip_h + p.first_h) * p.DW + j * p.skip_w
+                              + p.first_w) * p.DC * p.itemsize
+                if p.bias != NULL:
+                    memcpy(to, p.bias, p.DC * p.itemsize)
+                else:
+                    memset(to, 0, p.DC * p.itemsize)
+
+
+cdef int backward_rows(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
+                       const char *bias, char *dx) noexcept nogil:
+    """dx (+ bias): a product of rows for each phase of the input's position modulo the stride."""
+    cdef int64_t depth = v.K // v.groups, n = v.C // v.groups, last_h, last_w, i, j
+    cdef int64_t between_h, between_w, count
+    cdef room_t room
+    cdef rows_t r
+    cdef packing_t k
+    if take_room(v, depth, n, &room):
+        return -1
+    r.N, r.src, r.channels, r.depth, r.n, r.groups = v.N, dy, v.K, depth, n, v.groups
+    r.h.size, r.w.size = v.OH, v.OW
+    r.dst, r.DH, r.DW, r.DC, r.skip_h, r.skip_w = dx, v.H, v.W, v.C, v.sh, v.sw
+    r.packed, r.bias, r.element, r.itemsize = room.packed, bias, v.element, v.itemsize
+    k.w, k.depth, k.n, k.groups = w, depth, n, v.groups
+    k.sg, k.sk, k.sn, k.off, k.packed = depth * sw[0], sw[0], sw[1], room.off, room.packed
+    k.element, k.itemsize = v.element, v.itemsize
+    for r.first_h in range(min(v.sh, v.H)):
+        last_h = phase_axis(v.H, r.first_h, v.sh, v.dh, v.ph, v.kh, &r.h, &between_h)
+        for r.first_w in range(min(v.sw, v.W)):
+            last_w = phase_axis(v.W, r.first_w, v.sw, v.dw, v.pw, v.kw, &r.w, &between_w)
+            if r.h.taps == 0 or r.w.taps == 0:
+                fill_phase(&r)
+                continue
+            plan(&r, room.plan)
+            count = 0
+            for i in range(r.h.taps):
+                for j in range(r.w.taps):
+                    room.off[count] = ((last_h - i * between_h) * sw[2]
+                                       + (last_w - j * between_w) * sw[3])
+                    count += 1
+            k.taps, k.dots = count, r.dots
+            run_packing(&k)
+            run_rows(&r)
+    return 0

@@ -1,0 +1,155 @@
+"""Concat: branches that see the same input, their outputs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn import functional as F
+from fastbn.nn import state
+from fastbn.nn.fusion import Plan
+from fastbn.nn.module import Module, Shape, Traced
+
+Array = NDArray[Any]
+
+
+class Concat(Module):
+    """Run branches on the same input and concatenate their outputs along the channels.
+
+    Szegedy et al., "Going deeper with convolutions" (2015), figure 2.
+
+    Parameters
+    ----------
+    *branches : Module
+        Two or more; their outputs agree in all axes but the last. An empty ``Sequential()`` hands
+        the input itself on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import nn
+    >>> block = nn.Concat(nn.Conv2d(4, 2, 1), nn.Conv2d(4, 3, 3, padding=1))
+    >>> block(np.ones((1, 5, 5, 4), dtype=np.float32)).shape
+    (1, 5, 5, 5)
+    >>> sorted(block.state_dict())
+    ['0.bias', '0.weight', '1.bias', '1.weight']
+    """
+
+    transient = (*Module.transient, "_plans")
+
+    def __init__(self, *branches: Module) -> None:
+        super().__init__()
+        if not branches:
+            raise ValueError("Concat: expected at least one branch")
+        self.branches: list[Module] = []
+        self._plans: list[Plan] | None = None
+        for index, branch in enumerate(branches):
+            if not isinstance(branch, Module):
+                raise TypeError(
+                    f"Concat: {type(branch).__name__} at {index} is not a Module subclass"
+                )
+            self.adopt(str(index), branch)
+            self.branches.append(branch)
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self._plans = None
+        super().__setstate__(kept)
+
+    def _planned(self) -> list[Plan]:
+        if self._plans is None:
+            self._plans = [Plan([branch]) for branch in self.branches]
+        return self._plans
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the branches' outputs side by side."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        parts = [plan.forward(x, save) for plan in self._planned()]
+        shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+        y, saved = F.concat(*parts, out=self._pool.take(shape, parts[0].dtype))
+        if save:
+            self._saved = saved
+        return y
+
+    def backward(self, dy: Array, need_dx: bool | None = None) -> Array | None:
+        """Write all gradients; return dx, the sum over the branches, as Residual does."""
+        saved = self._saved
+        if saved is None:
+            raise self.no_forward_error()
+        if need_dx is None:
+            need_dx = self.owner is not None
+        out = [self._pool.take(shape, dy.dtype) for shape in saved.shapes]
+        parts: list[Array | None] = list(F.concat_backward(dy, saved, out=out))
+        del out
+        total: Array | None = None
+        summed = False
+        for index, plan in enumerate(self._planned()):
+            if not (need_dx or plan.has_parameters):
+                plan.discard()
+                continue
+            part, parts[index] = parts[index], None  # its memory may be used anew
+            assert part is not None
+            dx = plan.backward(part, need_dx)
+            del part
+            if not need_dx:
+                continue
+            assert dx is not None
+            if total is None:
+                total = dx
+            else:
+                destination = total if summed else self._pool.take(dx.shape, dx.dtype)
+                total, summed = np.add(total, dx, out=destination), True
+            del dx
+        self._saved = None
+        return total
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return the branches' shape, with all their channels."""
+        shapes = [branch.output_shape(input_shape) for branch in self.branches]
+        for index, shape in enumerate(shapes):
+            if shape[:-1] != shapes[0][:-1]:
+                raise ValueError(
+                    f"{self.where}: branches should agree in all sizes but the channels, branch 0 "
+                    f"gives {state.batch_of(shapes[0])} and branch {index} {state.batch_of(shape)}"
+                )
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+        """Yield the layers of all branches, and this concatenation."""
+        for branch in self.branches:
+            yield from branch.trace(input_shape)
+        yield Traced(self, input_shape, self.output_shape(input_shape))
+
+    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+        """Go through all branches; flattened features follow one another."""
+        ends = [branch.follow_order(order, found) for branch in self.branches]
+        orders = [end for end in ends if end is not None]
+        if not orders:
+            return None
+        if len(orders) < len(ends):
+            raise ValueError(
+                f"{self.where}: only some branches give flattened image features; only "
+                "layout='NHWC' is possible"
+            )
+        starts = np.cumsum([0, *(len(end) for end in orders)])
+        return np.concatenate([end + start for end, start in zip(orders, starts, strict=False)])
+
+    def invalidate(self) -> None:
+        """Plan anew at the next call."""
+        super().invalidate()
+        self._plans = None
+
+    def fused(self) -> dict[Module, str]:
+        """Return which layers run inside another one's operation."""
+        found: dict[Module, str] = {}
+        for plan in self._planned():
+            found |= plan.fused()
+        return found
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Yield the branches, named by their index."""
+        for index, branch in enumerate(self.branches):
+            yield str(index), branch

@@ -1,0 +1,192 @@
+"""ConvTranspose2d: every pixel spreads through a window, the transpose of Conv2d."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastbn import functional as F
+from fastbn.nn import init
+from fastbn.nn.geometry import IntPair, pair, short
+from fastbn.nn.module import Module, Shape
+from fastbn.nn.parameter import Parameter
+from fastbn.nn.state import batch_of
+
+Array = NDArray[Any]
+
+
+class ConvTranspose2d(Module):
+    """Spread images through learned windows: x (N, H, W, in), y (N, OH, OW, out).
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Sizes of the last axis of input and output; multiples of `groups`.
+    kernel_size, stride, dilation : int or pair of int
+        For height and width.
+    padding : int or pair of int, default 0
+        Pixels left out of the output on both sides.
+    output_padding : int or pair of int, default 0
+        Pixels more behind, fewer than stride or dilation.
+    groups : int, default 1
+        Number of blocks of channels that do not see each other.
+    bias : bool, default True
+        Whether there is a bias.
+    rng : numpy.random.Generator or int, optional
+        Source of the initial values, PyTorch's: U(-b, b) with b = 1/√(out/groups · kh · kw).
+    dtype : data-type, default float32
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight : Parameter, shape (in_channels, out_channels / groups, kh, kw)
+        Stored as (kh, kw, out_channels / groups, in_channels).
+    bias : Parameter or None, shape (out_channels,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = ConvTranspose2d(8, 3, 4, stride=2, padding=1, rng=0)
+    >>> layer(np.ones((4, 5, 5, 8), dtype=np.float32)).shape
+    (4, 10, 10, 3)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        stride: IntPair = 1,
+        padding: IntPair = 0,
+        output_padding: IntPair = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: IntPair = 1,
+        *,
+        rng: init.Rng = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        init.check_sizes(self, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if channels % groups:
+                raise ValueError(f"ConvTranspose2d: {name} must be divisible by groups")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = pair(kernel_size, "ConvTranspose2d: kernel_size")
+        self.stride = pair(stride, "ConvTranspose2d: stride")
+        self.padding = pair(padding, "ConvTranspose2d: padding", least=0)
+        self.output_padding = pair(output_padding, "ConvTranspose2d: output_padding", least=0)
+        self.dilation = pair(dilation, "ConvTranspose2d: dilation")
+        self.groups = groups
+        for more, step, apart in zip(self.output_padding, self.stride, self.dilation, strict=True):
+            if more >= max(step, apart):
+                raise ValueError(
+                    "ConvTranspose2d: output padding must be smaller than either stride or "
+                    f"dilation, got {output_padding!r}"
+                )
+
+        shape = (in_channels, out_channels // groups, *self.kernel_size)
+        rng = init.generator(rng)
+        values = init.kaiming_uniform(shape, rng=rng)
+        self.weight = Parameter(values, order=(2, 3, 1, 0), dtype=dtype)
+        self.bias: Parameter | None = None
+        if bias:
+            values = init.bias_uniform(out_channels, init.fan_in_of(shape), rng=rng)
+            self.bias = Parameter(values, dtype=dtype)
+        self._arguments: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": self.padding,
+            "output_padding": self.output_padding,
+            "groups": groups,
+            "dilation": self.dilation,
+        }
+        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
+
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the transposed convolution."""
+        if save and self._saved is not None:
+            raise self.pending_error()
+        if x.shape[1:] != self._sizes[0]:
+            self._sizes = (x.shape[1:], self.output_shape(x.shape[1:]))
+        y, saved = F.conv_transpose2d(
+            x,
+            self.weight.data,
+            None if self.bias is None else self.bias.data,
+            **self._arguments,
+            out=self._pool.take((x.shape[0], *self._sizes[1]), x.dtype),
+        )
+        if save:
+            self._saved = (saved, x.shape)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+        """Write the gradients of weight and bias; return dx."""
+        if self._saved is None:
+            raise self.no_forward_error()
+        saved, x_shape = self._saved
+        weight, bias = self.weight, self.bias
+        dx, dweight, dbias = F.conv_transpose2d_backward(
+            dy,
+            saved,
+            need_dx=need_dx,
+            out=self._pool.take(x_shape, dy.dtype) if need_dx else None,
+            dweight=weight.grad_memory,
+            dbias=None if bias is None else bias.grad_memory,
+        )
+        weight.grad = dweight
+        if bias is not None:
+            bias.grad = dbias
+        self._saved = None
+        return dx
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Return (OH, OW, out_channels)."""
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"{self.where}: Expected 4D (batched) input (N, H, W, C), "
+                f"got {batch_of(input_shape)}"
+            )
+        height, width, channels = input_shape
+        if channels != self.in_channels:
+            raise ValueError(
+                f"{self.where}: Given transposed=1, weight of size {self.weight.shape}, "
+                f"expected input {batch_of(input_shape)} to have {self.in_channels} channels, "
+                f"but got {channels} channels instead"
+            )
+        sizes = tuple(
+            (size - 1) * step - 2 * pad + apart * (kernel - 1) + more + 1
+            for size, step, pad, apart, kernel, more in zip(
+                (height, width),
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.kernel_size,
+                self.output_padding,
+                strict=True,
+            )
+        )
+        if min(height, width, *sizes) < 1:
+            raise ValueError(
+                f"{self.where}: Given input size per channel: {(height, width)}. Calculated "
+                f"output size per channel: {sizes}. Output size is too small"
+            )
+        return (*sizes, self.out_channels)
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as far as they are not the defaults."""
+        text = f"{self.in_channels}, {self.out_channels}, {short(self.kernel_size)}"
+        for name, default in (
+            ("stride", (1, 1)),
+            ("padding", (0, 0)),
+            ("output_padding", (0, 0)),
+            ("dilation", (1, 1)),
+        ):
+            value = getattr(self, name)
+            if value != default:
+                text += f", {name}={short(value)}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        return text if self.bias is not None else text + ", bias=False"

@@ -64,13 +64,11 @@ def test_what_is_not_finite_stays_in_its_channel(layout: str, bad: float) -> Non
     call = {"training": True, "axis": axis, "eps": accuracy.EPS}
     y, saved = F.batch_norm(x, weight, bias, **call)
     y64, saved64 = reference.batch_norm(np.where(np.isfinite(x), x, 0), weight, bias, **call)
-    dx, dweight, dbias = F.batch_norm_backward(dy, saved)
+    dx, dweight, _ = F.batch_norm_backward(dy, saved)
     dx64, dweight64, _ = reference.batch_norm_backward(dy, saved64)
-    assert dx is not None and dx64 is not None
-    others = np.arange(x.shape[axis]) != 7
     for found, truth in ((y, y64), (dx, dx64)):
-        found, truth = np.moveaxis(found, axis, -1), np.moveaxis(truth, axis, -1)
-        assert np.isnan(found[..., 7]).all()
-        np.testing.assert_allclose(found[..., others], truth[..., others], rtol=1e-4, atol=1e-5)
-    assert dweight is not None and dweight64 is not None
-    np.testing.assert_allclose(dweight[others], dweight64[others], rtol=1e-3, atol=1e-3)
+        assert np.isnan(np.take(found, 7, axis)).all()
+        np.testing.assert_allclose(
+            np.delete(found, 7, axis), np.delete(truth, 7, axis), rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_allclose(np.delete(dweight, 7), np.delete(dweight64, 7), rtol=1e-3, atol=1e-3)

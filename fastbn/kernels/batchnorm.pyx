@@ -42,7 +42,8 @@ cdef enum:
     GROUP = 32             # channels that a sweep takes at once, at most
     GROUP_BYTES = 4096     # what their runs are together, at most
     PIECE_BYTES = 65536    # what inference takes of a sample at a time
-    MAP_BYTES = 128        # runs up to this length are taken in tiles of channels
+    MAP_BYTES = 128        # runs up to this length are taken in tiles of channels;
+    KNOWN_MAP_BYTES = 400  # the same where statistics are known
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
     MOST_BIAS = 1024       # times the weight, for a y from which x can be found
@@ -68,8 +69,12 @@ cdef struct layout_t:
     int threads
 
 
-cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays) noexcept:
-    """The layout of a contiguous x; `arrays` of its size are read and written by the call."""
+cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
+                        bint known=False) noexcept:
+    """The layout of a contiguous x; `arrays` of its size are read and written by the call.
+
+    `known`: no statistics are taken, values are only scaled and shifted.
+    """
     cdef layout_t l
     cdef int ndim = cnp.PyArray_NDIM(x), i
     cdef int64_t total = cnp.PyArray_SIZE(x)
@@ -83,7 +88,7 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays) noexce
     l.columns = l.inner == 1
     l.outer = l.count // l.inner if l.inner else 0
     l.maps = 0
-    if not l.columns and l.inner * l.itemsize <= MAP_BYTES:
+    if not l.columns and l.inner * l.itemsize <= (KNOWN_MAP_BYTES if known else MAP_BYTES):
         l.maps = max(1, min(TILE // l.inner,
                             MAP_TILE_BYTES // (max(1, l.outer) * l.inner * l.itemsize)))
         if l.maps >= 16:
@@ -227,7 +232,7 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis)
     cdef double factor = 0.0, unbias = 1.0
-    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3)
+    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3, not training)
     cdef bint tracks = running_mean is not None and running_var is not None
     cdef const bn_spans_t *spans = &spans_of(element).bn
     cdef BatchNormSaved saved

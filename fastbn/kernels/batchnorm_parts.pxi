@@ -70,7 +70,7 @@ def scale_shift(object x_, object scale, object shift, object centre, object axi
     cdef act_t act = activation_of(activation, negative_slope)
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis), c
-    cdef layout_t l = layout_of(x, axis, element, 2 if residual is None else 3)
+    cdef layout_t l = layout_of(x, axis, element, 2 if residual is None else 3, True)
     cdef BatchNormSaved saved
     scale = dense_vector(scale, "scale", C, number)
     shift = dense_vector(shift, "shift", C, number)

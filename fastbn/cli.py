@@ -62,7 +62,10 @@ def demo(
 @app.command()
 def train(
     model: Annotated[
-        str, typer.Argument(help="mlp, convnet, or package.module:factory of your own.")
+        str,
+        typer.Argument(
+            help="mlp, convnet, resnet20, inception, or your own package.module:factory."
+        ),
     ],
     *,
     data: Annotated[

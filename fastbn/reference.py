@@ -574,7 +574,7 @@ def flatten_backward(dy: ArrayLike, saved: Saved) -> Array:
 def concat(*xs: ArrayLike) -> tuple[Array, Saved]:
     """Return the arrays side by side along their last axis."""
     arrays = [_f64(x) for x in xs]
-    return np.concatenate(arrays, axis=-1), [a.shape[-1] for a in arrays]
+    return np.concatenate(arrays, axis=-1), tuple(a.shape[-1] for a in arrays)
 
 
 def concat_backward(dy: ArrayLike, saved: Saved) -> tuple[Array, ...]:

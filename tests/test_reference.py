@@ -13,11 +13,12 @@ from checks import error, numeric_gradient
 from fastbn import reference
 
 OPERATIONS = {case.op for case in CASES}
+BY_THEMSELVES = {"batch_moments", "concat", "scale_shift"}  # in tests of their own
 
 
 def test_every_pair_has_a_case() -> None:
     backwards = {n.removesuffix("_backward") for n in dir(reference) if n.endswith("_backward")}
-    assert backwards == OPERATIONS
+    assert backwards == OPERATIONS | BY_THEMSELVES
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -1,8 +1,10 @@
 """Two-dimensional convolution, channels-last: products on the tile kernels of simd/matmul.h.
 
-forward     rows are output pixels, columns output channels                      conv_rows.pxi
+rows        what forward and dx share: how a window is read, what is copied      conv_rows.pxi
+forward     rows are output pixels, columns output channels                      conv_forward.pxi
 dx          rows are input pixels, columns input channels; the taps that reach a pixel depend on
             its position modulo the stride, so that each such phase is a product of its own
+                                                                                 conv_backward.pxi
 dweight     rows are (tap, input channel), columns output channels, the sum runs over output
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
@@ -53,6 +55,8 @@ cdef struct conv_t:
 
 
 include "conv_rows.pxi"
+include "conv_forward.pxi"
+include "conv_backward.pxi"
 include "conv_weights.pxi"
 include "conv_depthwise.pxi"
 

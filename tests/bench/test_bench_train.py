@@ -157,7 +157,8 @@ def test_table_of_steps(tmp_path: Path) -> None:
 def test_variants_without_images_have_one_layout() -> None:
     assert not any("channels_last" in variant for _, variant in train.variants("mlp", ["torch"]))
     assert len(train.variants("convnet4", ["torch"])) == len(train.VARIANTS["torch"])
-    assert train.variants("mlp", ["tensorflow", "jax"]) == [("jax", "jit")]
+    assert train.variants("mlp", ["jax"]) == [("jax", "jit")]
+    assert train.variants("mlp", ["tensorflow"]) == [("tensorflow", v) for v in ("function", "xla")]
     assert train.variants("convnet4", []) == []
 
 

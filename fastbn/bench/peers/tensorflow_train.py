@@ -55,13 +55,14 @@ class Suite(Training):
         unused = [np.array(variable) for variable in optimizer.variables]
         cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-        @tf.function(jit_compile=variant == "xla")
         def whole(x: Any, labels: Any) -> Any:
             with tf.GradientTape() as tape:
                 loss = cross_entropy(labels, model(x, training=True))
             gradients = tape.gradient(loss, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
             return loss
+
+        compiled = tf.function(whole, jit_compile=variant == "xla")
 
         def reset() -> None:
             for variable, value in zip(model.variables, initial, strict=True):
@@ -70,7 +71,7 @@ class Suite(Training):
                 variable.assign(value)
 
         def step(i: int) -> float:
-            return float(whole(*data[i % len(data)]).numpy())
+            return float(compiled(*data[i % len(data)]).numpy())
 
         return reset, step
 

@@ -30,11 +30,16 @@ def test_table(tmp_path):
     # Where onnxruntime blocks channels, a BatchNorm became a depthwise convolution.
     assert (blocked.bn_left, blocked.affine_left) in {(0, 1), (1, 0)}
     lines = summary(table)
-    assert len(lines) == 4
+    assert len(lines) == 5
+    assert lines[-1].split()[:3] == ["sum", "3", f"{sum(r.bn_left for r in ours(table))}+0"]
     assert lines[0].split() == ["model", "bn", "best", "fastbn", "onnxruntime-basic",
                                 "onnxruntime-all"]  # fmt: skip
     write_table(table, tmp_path / "table.json")
     assert len(json.loads((tmp_path / "table.json").read_text())["rows"]) == 9
+
+
+def ours(table):
+    return [row for row in table.rows if row.tool == "fastbn"]
 
 
 def test_unknown_names():

@@ -234,9 +234,9 @@ def time_both(
 
 
 def summary(table: FoldTable) -> list[str]:
-    """Return the lines of a text table: one row a model, one column a tool.
+    """Return the lines of a text table: one row a model, one column a tool, and their sums.
 
-    A cell is ``bn_left + affine_left``; ``!`` marks a wrong result, ``-`` a tool that failed.
+    A cell is ``bn_left+affine_left``; ``!`` marks a wrong result, ``-`` a tool that failed.
     """
     tools = list(dict.fromkeys(row.tool for row in table.rows))
     names = list(dict.fromkeys(row.name for row in table.rows))
@@ -252,7 +252,13 @@ def summary(table: FoldTable) -> list[str]:
             text = "-" if row.left is None else f"{row.bn_left}+{row.affine_left}"
             parts.append((text + ("!" if row.wrong else "")).rjust(len(tool)))
         lines.append(" ".join(parts))
-    return lines
+    before = sum(cells[name, tools[0]].bn_before or 0 for name in names) if tools else 0
+    parts = ["sum".ljust(width), str(before), "    "]
+    for tool in tools:
+        rows = [row for row in table.rows if row.tool == tool and row.left is not None]
+        text = f"{sum(r.bn_left or 0 for r in rows)}+{sum(r.affine_left or 0 for r in rows)}"
+        parts.append(text.rjust(len(tool)))
+    return [*lines, " ".join(parts)]
 
 
 def details(table: FoldTable) -> list[str]:

@@ -14,7 +14,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-LIGHT = ("resnet50", "shufflenet", "inception_v2", "densenet121")
+# The last one is DenseNet-121 as PyTorch writes it, without the Mul and Add behind every BatchNorm
+# that the shipped file has.
+LIGHT = ("resnet50", "shufflenet", "inception_v2", "densenet121", "densenet121_plain")
+PLAIN = "_plain"
 
 
 def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
@@ -22,11 +25,42 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
 
     Parameters
     ----------
-    name : {"resnet50", "shufflenet", "inception_v2", "densenet121"}
+    name : str
+        One of ``LIGHT``.
     seed : int
     """
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-    return filled(onnx.load(folder / f"light_{name}.onnx"), seed)
+    model = filled(onnx.load(folder / f"light_{name.removesuffix(PLAIN)}.onnx"), seed)
+    return without_scale_nodes(model) if name.endswith(PLAIN) else model
+
+
+def without_scale_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Leave out the Mul and Add behind every BatchNormalization, which has γ and β of its own."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    by_input = {name: node for node in graph.node for name in node.input}
+    dropped = []
+    for norm in graph.node:
+        if norm.op_type != "BatchNormalization":
+            continue
+        mul = by_input[norm.output[0]]
+        add = by_input[mul.output[0]]
+        if (mul.op_type, add.op_type) == ("Mul", "Add"):
+            norm.output[0] = add.output[0]
+            dropped += [mul, add]
+    for node in dropped:
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    dead = [n for n in graph.node if not used & set(n.output) and n.op_type == "Unsqueeze"]
+    for node in dead:
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for field in (graph.initializer, graph.input):
+        kept = [entry for entry in field if entry.name in used]
+        del field[:]
+        field.extend(kept)
+    return result
 
 
 def filled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:

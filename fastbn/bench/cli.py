@@ -45,6 +45,14 @@ def thread_counts(text: str | None) -> list[int]:
     return counts
 
 
+def printer() -> Console:
+    """Return a console for tables: as wide as they are where nobody's terminal is in the way."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def warn_if_busy(console: Console) -> None:
     """Say so if other programs compute while this one is going to measure."""
     from fastbn.bench.load import busy_cores
@@ -73,7 +81,7 @@ def accuracy(
     from fastbn.bench.peers import installed
 
     found = compared.measure("torch" in names(peers) and "torch" in installed())
-    Console().print(compared.accuracy_table(found))
+    printer().print(compared.accuracy_table(found))
     return 1 if any(map(compared.loses, found)) else 0
 
 
@@ -126,7 +134,7 @@ def kernels(
             progress=status.update,
         )
     machine = rows.machine(counts)
-    output = Console()
+    output = printer()
     output.print(table.kernels_table(found, machine))
     output.print(table.results_table(targets.judge(found)))
     for peer, ratios in by_itself.items():
@@ -173,7 +181,7 @@ def conv(
             progress=status.update,
         )
     machine = rows.machine(counts)
-    Console().print(table.conv_table(found, machine))
+    printer().print(table.conv_table(found, machine))
     if json_file is not None:
         rows.write(json_file, machine, found)
     return 0
@@ -221,7 +229,7 @@ def train(
             progress=status.update,
         )
     machine = rows.machine(counts)
-    output = Console()
+    output = printer()
     output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
     for title, operations in found.profiles.items():
         output.print(table.profile_table(title, operations))

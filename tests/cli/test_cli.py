@@ -53,7 +53,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
     )
     *_, loaded = done.stdout.splitlines()
-    for command in ("demo", "train", "export", "validate", "info", "data"):
+    for command in ("demo", "train", "export", "fold", "validate", "info", "data", "bench"):
         assert f" {command} " in done.stdout
     for name in ("onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "pooch", "safetensors"):
         assert f"'{name}'" not in loaded

@@ -30,11 +30,16 @@ def test_table(tmp_path):
     # Where onnxruntime blocks channels, a BatchNorm became a depthwise convolution.
     assert (blocked.bn_left, blocked.affine_left) in {(0, 1), (1, 0)}
     lines = summary(table)
-    assert len(lines) == 4
+    assert len(lines) == 5
+    assert lines[-1].split()[:3] == ["sum", "3", f"{sum(r.bn_left for r in ours(table))}+0"]
     assert lines[0].split() == ["model", "bn", "best", "fastbn", "onnxruntime-basic",
                                 "onnxruntime-all"]  # fmt: skip
     write_table(table, tmp_path / "table.json")
     assert len(json.loads((tmp_path / "table.json").read_text())["rows"]) == 9
+
+
+def ours(table):
+    return [row for row in table.rows if row.tool == "fastbn"]
 
 
 def test_unknown_names():
@@ -80,7 +85,18 @@ def test_light_models_have_weights(name):
     assert same.SerializeToString() == model.SerializeToString()
 
 
-@pytest.mark.parametrize("name", LIGHT)
+def test_densenet_as_pytorch_writes_it():
+    """Every block's first BatchNorm becomes its input's own scale; the runtime does the rest."""
+    model = light_model("densenet121_plain")
+    assert {"Mul", "Add"}.isdisjoint(node.op_type for node in model.graph.node)
+    _, report = fold_once(model, STEPS[0], duplicate_shared=False)
+    assert (report.bn_before, report.bn_left, report.affine_left) == (121, 59, 0)
+    assert all(entry.reason for entry in report.nodes if entry.action == "kept")
+    _, report = fold_once(model, STEPS[0], duplicate_shared=False, allow_slower=True)
+    assert (report.bn_left, report.affine_left) == (0, 0)
+
+
+@pytest.mark.parametrize("name", LIGHT[:4])
 def test_light_models_lose_every_batch_norm(name):
     _, report = fold_once(light_model(name), STEPS[0], duplicate_shared=False)
     assert report.bn_before >= 49

@@ -75,8 +75,6 @@ def accuracy(
     peers: Annotated[str, typer.Option(help="none, or torch where it is installed.")] = "torch",
 ) -> int:
     """Errors of batch normalisation against float64, beside PyTorch's."""
-    from rich.console import Console
-
     from fastbn.bench import accuracy as compared
     from fastbn.bench.peers import installed
 

@@ -149,7 +149,7 @@ def test_a_factory_need_not_take_rng(run: Run, own: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "mpl", "--data", "digits", "-o", "run"], "expected convnet, mlp"),
+        (["train", "mpl", "--data", "digits", "-o", "run"], "expected convnet, "),
         (["train", "nowhere:net", "--data", "digits", "-o", "run"], "No module named 'nowhere'"),
         (["train", "fastbn.nn:Nothing", "--data", "digits", "-o", "run"], "'Nothing'"),
         (["train", "OWN:nothing", "--data", "digits", "-o", "run"], "returned NoneType"),

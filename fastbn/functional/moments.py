@@ -28,7 +28,7 @@ class Moments(NamedTuple):
         The sum of squares about the mean.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is hidden, and not missed
     mean: Doubles
     m2: Doubles
 

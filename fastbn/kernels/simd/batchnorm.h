@@ -1,11 +1,12 @@
-/* Batch normalisation of a run of numbers.
+/* What all kernels of batch normalisation share; batchnorm_runs.h and batchnorm_columns.h go on.
  *
- * Moments are taken block by block: the sum and the sum of squares about `shift`, the mean of the
- * first block's first eighth, and later the mean of all blocks before. However the values are distributed, the mean of a share f of them is off
- * the mean of all by at most sqrt((1 - f) / f) standard deviations (Cauchy-Schwarz), here 2.6: so
- * q - s * s / n loses three bits at worst, whatever the offset and wherever outliers stand. Blocks
- * are merged in float64 (Chan, Golub & LeVeque 1979). A block whose squares leave T's range is
- * redone in float64.
+ * Moments are taken block by block: the sum and the sum of squares about a shift. The first shift
+ * of a channel is the mean of the first eighth of what it is used for. However values are
+ * distributed, the mean of a share f of them is off the mean of all by at most sqrt((1 - f) / f)
+ * standard deviations (Cauchy-Schwarz), here 2.6: so q - s * s / n loses three bits at worst,
+ * whatever the offset and wherever outliers stand. Later blocks of a run take the mean of all
+ * before, which is at least half of the values. Blocks are merged in float64 (Chan, Golub & LeVeque
+ * 1979). One whose squares leave T's range is redone in float64.
  *
  * `centre` is the mean rounded to T; what the rounding lost is inside b (and k0), computed in
  * float64 by the caller. x - centre is exact where it matters, so large offsets stay harmless.

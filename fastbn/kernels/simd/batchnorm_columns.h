@@ -1,6 +1,6 @@
-/* Batch normalisation where channels lie side by side (channels-last, (N, C)), and of tiles of short
- * maps, which are taken as columns too. Numbers of a column are arrays: sums are T, padded to whole
- * vectors, and are added to float64 where rows end.
+/* Batch normalisation where channels lie side by side (channels-last, (N, C)), and of tiles of very
+ * short maps, which are taken as columns too. Numbers of a column are arrays: sums are T, padded to
+ * whole vectors, and are added to float64 every SUM_ROWS rows.
  */
 
 /* Narrow rows are taken two at a time, and memory is asked for ahead; wide ones, which are pages

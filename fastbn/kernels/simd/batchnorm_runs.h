@@ -76,10 +76,10 @@ INLINE V normal(V x, V c, V a, V b, V slope, const int act)
     return activate(v_fma(x - c, a, b), act, slope);
 }
 
-/* Add the run at `next` to the moments m about `shift` (where MOMENTS), and normalise the run at x
- * with f[0], and with f[1] where the next channel begins (where APPLY). */
-INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x,
-                        const io_t *residual, io_t *y, const line_t *f, V slope, int64_t n, extent_t e, int stream,
+/* Add the run at `next` to the moments m about `shift` (if `moments`), and normalise the run at x
+ * with f[0], and with f[1] where the next channel begins (if `apply`). */
+INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, const io_t *residual,
+                        io_t *y, const line_t *f, V slope, int64_t n, extent_t e, int stream,
                         const io_t *ask, const io_t *ask_y, const int act, const int has_residual,
                         const int moments, const int apply)
 {
@@ -242,7 +242,8 @@ INLINE void forward_group(const tensors_t *t, const runs_t *r, int64_t first, in
 #define RUN(MOMENTS, APPLY)                                                                   \
     forward_run(next + p, shift[k], &m[k], x + p, has_residual ? residual + p : NULL, y + p,  \
                 &f[k], slope, n, extent_of(y + p, n, k == 0, k == now - 1), stream,           \
-                next + j + ask_from(r, step, coming, i, k), y + j + ask_from(r, step, now, i, k), \
+                next + j + ask_from(r, step, coming, i, k),                                   \
+                y + j + ask_from(r, step, now, i, k),                                         \
                 act, has_residual, MOMENTS, APPLY)
                     if (k < now && k < coming)
                         RUN(1, 1);
@@ -268,7 +269,7 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
 #undef CALL
 }
 
-/* ---- backward: the sums of d and of d * (x - centre), then dx = a * d + (x - centre) * k1 + k0 ---- */
+/* ---- backward: sums of d and d * (x - centre), dx = a * d + (x - centre) * k1 + k0 ---- */
 
 typedef struct {
     V c, a, b, k0, k1;
@@ -281,8 +282,8 @@ INLINE terms_t terms_of(const affine_t *f)
     return t;
 }
 
-/* Add the run at `next` to its sums with g (where TAKE); dx and dresidual of the run at `at`, with
- * f[0], and with f[1] where the next channel begins, as far as they are not NULL (where APPLY). */
+/* Add the run at `next` to its sums with g (if `take`); dx and dresidual of the run at `at`, with
+ * f[0], and with f[1] where the next channel begins, as far as they are not NULL (if `apply`). */
 INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, sums_t *sums,
                          int64_t at, const terms_t *f_, V keep, V slope, int64_t n, extent_t e,
                          int stream, const int64_t ask, const int64_t ask_now, const int act,
@@ -428,7 +429,8 @@ INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, i
 #define RUN(TAKE, APPLY)                                                                      \
     backward_run(t, next + p, &g[k], &s[k], from + p, &f[k], keep, slope, n,                  \
                  extent_of(to + p, n, k == 0, k == now - 1), stream,                          \
-                 next + j + ask_from(r, step, coming, i, k), from + j + ask_from(r, step, now, i, k), \
+                 next + j + ask_from(r, step, coming, i, k),                                  \
+                 from + j + ask_from(r, step, now, i, k),                                     \
                  act, has_residual, TAKE, APPLY)
                     if (k < now && k < coming)
                         RUN(1, 1);

@@ -8,6 +8,7 @@ dx          rows are input pixels, columns input channels; the taps that reach a
 dweight     rows are (tap, input channel), columns output channels, the sum runs over output
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
+3x3         all three with 16 products instead of 36                          conv_winograd.pxi
 depthwise   all three without products                                         conv_depthwise.pxi
 transposed  the same three in other roles                                      conv_transpose.pxi
 
@@ -25,7 +26,7 @@ from fastbn.kernels.border cimport (
 )
 from fastbn.kernels.linear cimport column_sums
 from fastbn.kernels.runtime cimport scratch, spans_of, team
-from fastbn.kernels.spans cimport ahead_t, depth_spans_t, matmul_spans_t
+from fastbn.kernels.spans cimport ahead_t, depth_spans_t, matmul_spans_t, winograd_spans_t
 
 import numpy as np
 
@@ -58,26 +59,42 @@ include "conv_rows.pxi"
 include "conv_forward.pxi"
 include "conv_backward.pxi"
 include "conv_weights.pxi"
+include "conv_winograd.pxi"
 include "conv_depthwise.pxi"
 
 
 cdef int run_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
                      const char *bias, char *y) noexcept nogil:
+    cdef int status
     if is_depthwise(v):
         return depth_forward(v, x, w, sw, bias, y)
+    if is_winograd(v):
+        status = winograd_forward(v, x, w, sw, bias, y)
+        if status <= 0:
+            return status
     return forward_rows(v, x, w, sw, bias, y)
 
 
 cdef int run_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
                       const char *bias, char *dx) noexcept nogil:
+    cdef int status
     if is_depthwise(v):
         return depth_backward(v, dy, w, sw, bias, dx)
+    if is_winograd(v):
+        status = winograd_backward(v, dy, w, sw, bias, dx)
+        if status <= 0:
+            return status
     return backward_rows(v, dy, w, sw, bias, dx)
 
 
 cdef int run_weights(const conv_t *v, const char *x, const char *dy, char *dweight) noexcept nogil:
+    cdef int status
     if is_depthwise(v):
         return depth_weights(v, x, dy, dweight)
+    if is_winograd(v):
+        status = winograd_weights(v, x, dy, dweight)
+        if status <= 0:
+            return status
     return backward_weights(v, x, dy, dweight)
 
 

@@ -175,6 +175,19 @@ cdef extern from "table.h" nogil:
         void (*col_sums)(const void *x, int64_t rows, int64_t columns, int64_t ld,
                          double *sums) noexcept nogil
 
+    ctypedef struct winograd_spans_t:
+        void (*windows)(const void *const *rows, int64_t width, int64_t first, int64_t channels,
+                        int64_t tiles, const void *zeros, void *to, int64_t step, int64_t apart,
+                        int64_t pitch) noexcept nogil
+        int (*outputs)(const void *m, int64_t step, int64_t pitch, int64_t tiles,
+                       int64_t channels, const void *bias, void *y0, void *y1,
+                       int64_t width) noexcept nogil
+        void (*spread)(const void *dy0, const void *dy1, int64_t width, int64_t channels,
+                       int64_t tiles, void *to, int64_t apart, int64_t pitch) noexcept nogil
+        void (*filters)(const void *g, int64_t n, void *to, int64_t pitch) noexcept nogil
+        int (*gradients)(const void *p, int64_t n, int64_t pitch, void *to,
+                         int64_t apart) noexcept nogil
+
     ctypedef struct depth_spans_t:
         void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
                            int64_t x_step, void *y, int64_t y_step, int64_t channels,
@@ -194,6 +207,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct spans_t:
         int width
         matmul_spans_t matmul
+        winograd_spans_t winograd
         depth_spans_t depth
         bn_spans_t bn
         optim_spans_t optim

@@ -12,6 +12,7 @@
 #include "batchnorm_runs.h"
 #include "batchnorm_columns.h"
 #include "matmul.h"
+#include "winograd.h"
 #include "depthwise.h"
 #include "memory.h"
 #include "peak.h"
@@ -20,6 +21,7 @@ extern const spans_t FASTBN_TABLE;
 const spans_t FASTBN_TABLE = {
     .width = W,
     .matmul = MATMUL_SPANS,
+    .winograd = WINOGRAD_SPANS,
     .depth = DEPTH_SPANS,
     .bn = {run_forward, run_backward, map_moments, map_spread, col_moments, col_merge, col_invstd,
            col_move, col_running, col_affine, col_terms, col_apply, col_grad_sums,

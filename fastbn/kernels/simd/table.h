@@ -177,6 +177,18 @@ typedef struct {
 } matmul_spans_t; /* float and double only: see simd/matmul.h */
 
 typedef struct {
+    void (*windows)(const void *const *rows, int64_t width, int64_t first, int64_t channels,
+                    int64_t tiles, const void *zeros, void *to, int64_t step, int64_t apart,
+                    int64_t pitch);
+    int (*outputs)(const void *m, int64_t step, int64_t pitch, int64_t tiles, int64_t channels,
+                   const void *bias, void *y0, void *y1, int64_t width);
+    void (*spread)(const void *dy0, const void *dy1, int64_t width, int64_t channels,
+                   int64_t tiles, void *to, int64_t apart, int64_t pitch);
+    void (*filters)(const void *g, int64_t n, void *to, int64_t pitch);
+    int (*gradients)(const void *p, int64_t n, int64_t pitch, void *to, int64_t apart);
+} winograd_spans_t; /* float and double only: see simd/winograd.h */
+
+typedef struct {
     void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
                        int64_t x_step, void *y, int64_t y_step, int64_t channels,
                        const void *bias);
@@ -197,6 +209,7 @@ typedef struct {
 typedef struct {
     int width; /* W: values in a vector */
     matmul_spans_t matmul;
+    winograd_spans_t winograd;
     depth_spans_t depth;
     bn_spans_t bn;
     optim_spans_t optim;

@@ -1,0 +1,298 @@
+# 3x3 convolutions of stride 1 by minimal filtering: 16 products for four outputs, where the direct
+# way needs 36 (see conv.pyx and simd/winograd.h).
+#
+# forward and dx   A task takes some rows of tiles through all three steps: windows, 16 products
+#                  with the filters, outputs. What is between them stays in cache.
+# dweight          Windows and spread gradients of a block of tiles are made by all threads, then
+#                  they are multiplied, each thread for some of the 16 matrices: sums over all
+#                  tiles stay in one place, and their order is that of the blocks.
+#
+# A number that is not finite would reach all outputs of its tiles: where one comes out, the direct
+# way is gone after all.
+
+cdef enum:
+    FEWEST_CHANNELS = 16   # below, what the products save goes into the steps around them
+    FEWEST_ROOMS = 32      # tiles that filters are worth being transformed for
+    TASK_BYTES = 262144    # of a task's windows and products
+    TASK_TILES = 48        # at least
+    OUTER_TILES = 224      # of a block of dweight, at most
+    FEWEST_OUTER = 48
+    OUTER_BYTES = 4194304  # of its windows and gradients
+
+
+cdef bint is_winograd(const conv_t *v) noexcept nogil:
+    return (v.kh == 3 and v.kw == 3 and v.sh == 1 and v.sw == 1 and v.dh == 1 and v.dw == 1
+            and v.groups == 1 and v.ph <= 2 and v.pw <= 2
+            and v.C >= FEWEST_CHANNELS and v.K >= FEWEST_CHANNELS
+            and v.N * ((v.OH + 1) // 2) * ((v.OW + 1) // 2) >= FEWEST_ROOMS)
+
+
+cdef struct winograd_t:
+    int64_t N, H, W, C, OH, OW, K  # of what is read and written
+    int64_t ph, pw                 # padding
+    int64_t TH, TW                 # tiles of an image
+    const char *x
+    char *y
+    char *filters                  # [16][panel][C][nr]
+    const char *zeros
+    const char *bias
+    int64_t filter_pitch           # elements from one of the 16 matrices to the next
+    int64_t rows                   # of tiles in a task
+    bint finite
+    int element, itemsize
+
+
+cdef inline int64_t ceil_to(int64_t n, int64_t step) noexcept nogil:
+    return (n + step - 1) // step * step
+
+
+cdef inline int64_t pitch_of(int64_t n, int itemsize) noexcept nogil:
+    """Of matrices of n elements: not a multiple of a page, or all 16 would meet in one cache set."""
+    return ceil_to(n * itemsize, 64) // itemsize + 64 // itemsize
+
+
+cdef int64_t rows_of_task(const winograd_t *p, int64_t tile_bytes, int mr) noexcept nogil:
+    """Rows of tiles: about TASK_BYTES, and few rows short of whole tiles of the products."""
+    cdef int64_t most = max(<int64_t>TASK_TILES, TASK_BYTES // tile_bytes), rows = 1, best = 1
+    cdef double share, most_share = 0.0
+    while rows == 1 or rows * p.TW <= most:
+        share = <double>(rows * p.TW) / ceil_to(rows * p.TW, mr)
+        if share >= most_share:
+            best, most_share = rows, share
+        rows += 1
+    return min(best, max(<int64_t>1, p.N * p.TH // FEWEST_TASKS))
+
+
+cdef void filter_task(const packing_t *k, winograd_t *p, int64_t panel) noexcept nogil:
+    """One panel of filters."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t size = p.C * spans.nr, tap
+    cdef char *taps = <char *>scratch(1, 9 * size * p.itemsize)
+    for tap in range(9):
+        spans.pack_panel(k.w + (k.off[tap] + panel * spans.nr * k.sn) * p.itemsize, p.C,
+                         min(<int64_t>spans.nr, p.K - panel * spans.nr), k.sk, k.sn,
+                         taps + tap * size * p.itemsize)
+    spans_of(p.element).winograd.filters(taps, size, p.filters + panel * size * p.itemsize,
+                                         p.filter_pitch)
+
+
+cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
+    """Some rows of tiles."""
+    cdef const winograd_spans_t *winograd = &spans_of(p.element).winograd
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t first = task * p.rows, count = min(p.rows, p.N * p.TH - first), tiles, row
+    cdef int64_t width = spans_of(p.element).width, C = ceil_to(p.C, width), r, h, t, i, at
+    cdef int64_t K = ceil_to(p.K, width), panels = (p.K + spans.nr - 1) // spans.nr, panel
+    cdef int64_t chunks = chunks_of(spans, p.C, p.itemsize), chunk, begin = 0, length
+    cdef int64_t pitch, product_pitch, image
+    cdef char *windows
+    cdef char *products
+    cdef char *y
+    cdef const void **rows
+    cdef void **c
+    cdef const void *seen[4]
+    tiles = count * p.TW
+    pitch, product_pitch = pitch_of(tiles * C, p.itemsize), pitch_of(tiles * K, p.itemsize)
+    rows = <const void **>scratch(1, 2 * tiles * sizeof(void *))
+    c = <void **>(rows + tiles)
+    windows = <char *>scratch(2, 16 * (pitch + product_pitch) * p.itemsize)
+    products = windows + 16 * pitch * p.itemsize
+    for row in range(count):
+        image, i = (first + row) // p.TH, (first + row) % p.TH
+        for r in range(4):
+            h = 2 * i - p.ph + r
+            seen[r] = NULL
+            if 0 <= h < p.H:
+                seen[r] = p.x + (image * p.H + h) * p.W * p.C * p.itemsize
+        winograd.windows(seen, p.W, -p.pw, p.C, p.TW, p.zeros,
+                         windows + row * p.TW * C * p.itemsize, C, width, pitch)
+    for t in range(tiles):
+        rows[t] = windows + t * C * p.itemsize
+        c[t] = products + t * K * p.itemsize
+    for i in range(16):
+        for chunk in range(chunks):
+            begin = p.C * chunk // chunks
+            length = p.C * (chunk + 1) // chunks - begin
+            at = i * pitch + begin
+            for panel in range(panels):
+                spans.product_rows(
+                    1, &at, &length, rows,
+                    p.filters + (i * p.filter_pitch + (panel * p.C + begin) * spans.nr) * p.itemsize,
+                    c, i * product_pitch + panel * spans.nr, tiles,
+                    min(<int64_t>spans.nr, p.K - panel * spans.nr), NULL, chunk > 0, NULL, 0)
+    for row in range(count):
+        image, i = (first + row) // p.TH, (first + row) % p.TH
+        y = p.y + (image * p.OH + 2 * i) * p.OW * p.K * p.itemsize
+        if not winograd.outputs(products + row * p.TW * K * p.itemsize, K, product_pitch, p.TW, p.K,
+                                p.bias, y,
+                                y + p.OW * p.K * p.itemsize if 2 * i + 1 < p.OH else NULL, p.OW):
+            p.finite = False
+
+
+cdef int run_winograd(winograd_t *p, packing_t *k) noexcept nogil:
+    """0: done; 1: a number is not finite; -1: no memory."""
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t panels = (p.K + spans.nr - 1) // spans.nr, task, size, tasks
+    cdef int threads
+    p.TH, p.TW = (p.OH + 1) // 2, (p.OW + 1) // 2
+    threads = team(<double>p.N * p.TH * p.TW * p.C * p.K)
+    p.filter_pitch = pitch_of(panels * p.C * spans.nr, p.itemsize)
+    p.rows = rows_of_task(p, 16 * (p.C + p.K) * p.itemsize, spans.mr)
+    p.finite = True
+    size = 16 * p.filter_pitch * p.itemsize
+    p.filters = <char *>scratch(0, size + p.C * p.itemsize)
+    if p.filters == NULL:
+        return -1
+    p.zeros = <char *>memset(p.filters + size, 0, p.C * p.itemsize)
+    for task in prange(panels, schedule="static", num_threads=threads):
+        filter_task(k, p, task)
+    tasks = (p.N * p.TH + p.rows - 1) // p.rows
+    for task in prange(tasks, schedule="dynamic", num_threads=threads):
+        winograd_task(p, task)
+    return 0 if p.finite else 1
+
+
+cdef int winograd_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
+                          const char *bias, char *y) noexcept nogil:
+    """As forward_rows; 1 where it should be done that way."""
+    cdef winograd_t p
+    cdef packing_t k
+    cdef int64_t off[9]
+    cdef int64_t tap
+    p.N, p.H, p.W, p.C, p.OH, p.OW, p.K = v.N, v.H, v.W, v.C, v.OH, v.OW, v.K
+    p.ph, p.pw, p.x, p.y, p.bias = v.ph, v.pw, x, y, bias
+    p.element, p.itemsize = v.element, v.itemsize
+    for tap in range(9):
+        off[tap] = tap // 3 * sw[2] + tap % 3 * sw[3]
+    k.w, k.off, k.sk, k.sn = w, off, sw[1], sw[0]
+    return run_winograd(&p, &k)
+
+
+cdef int winograd_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
+                           const char *bias, char *dx) noexcept nogil:
+    """As backward_rows: a convolution of dy with the filters turned round."""
+    cdef winograd_t p
+    cdef packing_t k
+    cdef int64_t off[9]
+    cdef int64_t tap
+    p.N, p.H, p.W, p.C, p.OH, p.OW, p.K = v.N, v.OH, v.OW, v.K, v.H, v.W, v.C
+    p.ph, p.pw, p.x, p.y, p.bias = 2 - v.ph, 2 - v.pw, dy, dx, bias
+    p.element, p.itemsize = v.element, v.itemsize
+    for tap in range(9):
+        off[tap] = (2 - tap // 3) * sw[2] + (2 - tap % 3) * sw[3]
+    k.w, k.off, k.sk, k.sn = w, off, sw[0], sw[1]
+    return run_winograd(&p, &k)
+
+
+# ---- dweight ----
+
+cdef struct outer_t:
+    const conv_t *v
+    const char *x
+    const char *dy
+    char *dweight
+    char *windows        # [16][C / width][tile][width]
+    char *spread         # [16][panel][tile][nr]
+    char *sums           # [16][C][K]
+    const char *zeros
+    int64_t TH, TW
+    int64_t rows         # of tiles in a block
+    int64_t window_pitch, spread_pitch, sum_pitch
+    int64_t pieces       # of the C rows of each product
+    bint finite
+
+
+cdef void spread_row(const outer_t *p, int64_t first, int64_t row) noexcept nogil:
+    """Windows and gradients of one row of tiles of the block that begins at row `first`."""
+    cdef const conv_t *v = p.v
+    cdef const winograd_spans_t *winograd = &spans_of(v.element).winograd
+    cdef int64_t width = spans_of(v.element).width, nr = spans_of(v.element).matmul.nr
+    cdef int64_t image = (first + row) // p.TH, i = (first + row) % p.TH, r, h
+    cdef int64_t tiles = p.rows * p.TW
+    cdef const void *seen[4]
+    cdef const char *dy = p.dy + (image * v.OH + 2 * i) * v.OW * v.K * v.itemsize
+    for r in range(4):
+        h = 2 * i - v.ph + r
+        seen[r] = NULL
+        if 0 <= h < v.H:
+            seen[r] = p.x + (image * v.H + h) * v.W * v.C * v.itemsize
+    winograd.windows(seen, v.W, -v.pw, v.C, p.TW, p.zeros,
+                     p.windows + row * p.TW * width * v.itemsize, width, tiles * width,
+                     p.window_pitch)
+    winograd.spread(dy, dy + v.OW * v.K * v.itemsize if 2 * i + 1 < v.OH else NULL, v.OW, v.K,
+                    p.TW, p.spread + row * p.TW * nr * v.itemsize, tiles * nr, p.spread_pitch)
+
+
+cdef void outer_task(const outer_t *p, int64_t count, bint add, int64_t task) noexcept nogil:
+    """A piece of the rows of one of the 16 products, over `count` tiles."""
+    cdef const conv_t *v = p.v
+    cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
+    cdef int64_t i = task // p.pieces, piece = task % p.pieces, width = spans_of(v.element).width
+    cdef int64_t begin = v.C * piece // p.pieces, end = v.C * (piece + 1) // p.pieces, k, panel
+    cdef int64_t tiles = p.rows * p.TW, panels = (v.K + spans.nr - 1) // spans.nr
+    cdef const char *windows = p.windows + i * p.window_pitch * v.itemsize
+    cdef const char *spread = p.spread + i * p.spread_pitch * v.itemsize
+    cdef char *sums = p.sums + (i * p.sum_pitch + begin * v.K) * v.itemsize
+    cdef int64_t *off = <int64_t *>scratch(1, (end - begin) * sizeof(int64_t)
+                                           + count * sizeof(void *))
+    cdef const void **at = <const void **>(off + (end - begin))
+    cdef ahead_t[2] nothing
+    nothing[0].p = nothing[1].p = NULL
+    nothing[0].bytes = nothing[1].bytes = 0
+    for k in range(begin, end):
+        off[k - begin] = k // width * tiles * width + k % width
+    for k in range(count):
+        at[k] = windows + k * width * v.itemsize
+    for panel in range(panels):
+        spans.outer_rows(count, at, off, spread + panel * tiles * spans.nr * v.itemsize, spans.nr,
+                         sums + panel * spans.nr * v.itemsize, v.K, end - begin,
+                         min(<int64_t>spans.nr, v.K - panel * spans.nr), add, nothing)
+
+
+cdef void gradients_task(outer_t *p, int64_t first, int64_t last) noexcept nogil:
+    cdef const conv_t *v = p.v
+    if not spans_of(v.element).winograd.gradients(
+            p.sums + first * v.itemsize, last - first, p.sum_pitch,
+            p.dweight + first * v.itemsize, v.C * v.K):
+        p.finite = False
+
+
+cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
+                          char *dweight) noexcept nogil:
+    """As backward_weights; 1 where it should be done that way."""
+    cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
+    cdef int64_t width = spans_of(v.element).width, C = ceil_to(v.C, width)
+    cdef int64_t K = ceil_to(v.K, spans.nr), tiles, total, first = 0, count, task, slices
+    cdef int64_t size = v.C * v.K
+    cdef int threads
+    cdef outer_t p
+    p.v, p.x, p.dy, p.dweight, p.finite = v, x, dy, dweight, True
+    p.TH, p.TW = (v.OH + 1) // 2, (v.OW + 1) // 2
+    total = v.N * p.TH
+    tiles = min(<int64_t>OUTER_TILES, max(<int64_t>FEWEST_OUTER,
+                                          OUTER_BYTES // (16 * (C + K) * v.itemsize)))
+    p.rows = min(total, max(<int64_t>1, tiles // p.TW))
+    p.pieces = min((v.C + spans.mr - 1) // spans.mr, <int64_t>2)
+    tiles = p.rows * p.TW
+    p.window_pitch = pitch_of(tiles * C, v.itemsize)
+    p.spread_pitch = pitch_of(tiles * K, v.itemsize)
+    p.sum_pitch = pitch_of(size, v.itemsize)
+    p.windows = <char *>scratch(0, (16 * (p.window_pitch + p.spread_pitch + p.sum_pitch) + v.C)
+                                * v.itemsize)
+    if p.windows == NULL:
+        return -1
+    p.spread = p.windows + 16 * p.window_pitch * v.itemsize
+    p.sums = p.spread + 16 * p.spread_pitch * v.itemsize
+    p.zeros = <char *>memset(p.sums + 16 * p.sum_pitch * v.itemsize, 0, v.C * v.itemsize)
+    threads = team(<double>total * p.TW * size)
+    while first < total:
+        count = min(p.rows, total - first)
+        for task in prange(count, schedule="static", num_threads=threads):
+            spread_row(&p, first, task)
+        for task in prange(16 * p.pieces, schedule="static", num_threads=threads):
+            outer_task(&p, count * p.TW, first > 0, task)
+        first += count
+    slices = (size + 4095) // 4096
+    for task in prange(slices, schedule="static", num_threads=threads):
+        gradients_task(&p, task * 4096, min(size, (task + 1) * 4096))
+    return 0 if p.finite else 1

@@ -12,9 +12,11 @@
 
 cdef enum:
     FEWEST_CHANNELS = 16   # below, what the products save goes into the steps around them
-    FEWEST_ROOMS = 32      # tiles that filters are worth being transformed for
-    TASK_BYTES = 262144    # of a task's windows and products
-    TASK_TILES = 48        # at least
+    FEWEST_WINDOWS = 32    # tiles that filters are worth being transformed for
+    FEWEST_BLOCKS = 4      # tasks
+    TASK_BYTES = 393216    # of a task's windows and products
+    TASK_TILES = 64        # at least
+    NEAR_BYTES = 65536     # of one of the 16 matrices of filters
     OUTER_TILES = 224      # of a block of dweight, at most
     FEWEST_OUTER = 48
     OUTER_BYTES = 4194304  # of its windows and gradients
@@ -24,7 +26,7 @@ cdef bint is_winograd(const conv_t *v) noexcept nogil:
     return (v.kh == 3 and v.kw == 3 and v.sh == 1 and v.sw == 1 and v.dh == 1 and v.dw == 1
             and v.groups == 1 and v.ph <= 2 and v.pw <= 2
             and v.C >= FEWEST_CHANNELS and v.K >= FEWEST_CHANNELS
-            and v.N * ((v.OH + 1) // 2) * ((v.OW + 1) // 2) >= FEWEST_ROOMS)
+            and v.N * ((v.OH + 1) // 2) * ((v.OW + 1) // 2) >= FEWEST_WINDOWS)
 
 
 cdef struct winograd_t:
@@ -34,7 +36,7 @@ cdef struct winograd_t:
     const char *x
     char *y
     char *filters                  # [16][panel][C][nr]
-    const char *zeros
+    const char *zeros              # four pixels
     const char *bias
     int64_t filter_pitch           # elements from one of the 16 matrices to the next
     int64_t rows                   # of tiles in a task
@@ -60,7 +62,7 @@ cdef int64_t rows_of_task(const winograd_t *p, int64_t tile_bytes, int mr) noexc
         if share >= most_share:
             best, most_share = rows, share
         rows += 1
-    return min(best, max(<int64_t>1, p.N * p.TH // FEWEST_TASKS))
+    return min(best, max(<int64_t>1, p.N * p.TH // FEWEST_BLOCKS))
 
 
 cdef void filter_task(const packing_t *k, winograd_t *p, int64_t panel) noexcept nogil:
@@ -84,9 +86,10 @@ cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
     cdef int64_t width = spans_of(p.element).width, C = ceil_to(p.C, width), r, h, t, i, at
     cdef int64_t K = ceil_to(p.K, width), panels = (p.K + spans.nr - 1) // spans.nr, panel
     cdef int64_t chunks = chunks_of(spans, p.C, p.itemsize), chunk, begin = 0, length
-    cdef int64_t pitch, product_pitch, image
+    cdef int64_t pitch, product_pitch, image, ahead = 0
     cdef char *windows
     cdef char *products
+    cdef const char *b
     cdef char *y
     cdef const void **rows
     cdef void **c
@@ -109,17 +112,19 @@ cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
     for t in range(tiles):
         rows[t] = windows + t * C * p.itemsize
         c[t] = products + t * K * p.itemsize
+    if p.filter_pitch * p.itemsize > NEAR_BYTES:  # the next panel is fetched meanwhile
+        ahead = p.C // chunks * spans.nr * p.itemsize
     for i in range(16):
         for chunk in range(chunks):
             begin = p.C * chunk // chunks
             length = p.C * (chunk + 1) // chunks - begin
             at = i * pitch + begin
             for panel in range(panels):
-                spans.product_rows(
-                    1, &at, &length, rows,
-                    p.filters + (i * p.filter_pitch + (panel * p.C + begin) * spans.nr) * p.itemsize,
-                    c, i * product_pitch + panel * spans.nr, tiles,
-                    min(<int64_t>spans.nr, p.K - panel * spans.nr), NULL, chunk > 0, NULL, 0)
+                b = p.filters + (i * p.filter_pitch + (panel * p.C + begin) * spans.nr) * p.itemsize
+                spans.product_rows(1, &at, &length, rows, b, c,
+                                   i * product_pitch + panel * spans.nr, tiles,
+                                   min(<int64_t>spans.nr, p.K - panel * spans.nr), NULL, chunk > 0,
+                                   b + p.C * spans.nr * p.itemsize, ahead)
     for row in range(count):
         image, i = (first + row) // p.TH, (first + row) % p.TH
         y = p.y + (image * p.OH + 2 * i) * p.OW * p.K * p.itemsize
@@ -140,10 +145,10 @@ cdef int run_winograd(winograd_t *p, packing_t *k) noexcept nogil:
     p.rows = rows_of_task(p, 16 * (p.C + p.K) * p.itemsize, spans.mr)
     p.finite = True
     size = 16 * p.filter_pitch * p.itemsize
-    p.filters = <char *>scratch(0, size + p.C * p.itemsize)
+    p.filters = <char *>scratch(0, size + 4 * p.C * p.itemsize)
     if p.filters == NULL:
         return -1
-    p.zeros = <char *>memset(p.filters + size, 0, p.C * p.itemsize)
+    p.zeros = <char *>memset(p.filters + size, 0, 4 * p.C * p.itemsize)
     for task in prange(panels, schedule="static", num_threads=threads):
         filter_task(k, p, task)
     tasks = (p.N * p.TH + p.rows - 1) // p.rows
@@ -194,7 +199,7 @@ cdef struct outer_t:
     char *windows        # [16][C / width][tile][width]
     char *spread         # [16][panel][tile][nr]
     char *sums           # [16][C][K]
-    const char *zeros
+    const char *zeros    # four pixels
     int64_t TH, TW
     int64_t rows         # of tiles in a block
     int64_t window_pitch, spread_pitch, sum_pitch
@@ -277,13 +282,14 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
     p.window_pitch = pitch_of(tiles * C, v.itemsize)
     p.spread_pitch = pitch_of(tiles * K, v.itemsize)
     p.sum_pitch = pitch_of(size, v.itemsize)
-    p.windows = <char *>scratch(0, (16 * (p.window_pitch + p.spread_pitch + p.sum_pitch) + v.C)
-                                * v.itemsize)
+    p.windows = <char *>scratch(
+        0, (16 * (p.window_pitch + p.spread_pitch + p.sum_pitch) + 4 * v.C) * v.itemsize)
     if p.windows == NULL:
         return -1
     p.spread = p.windows + 16 * p.window_pitch * v.itemsize
     p.sums = p.spread + 16 * p.spread_pitch * v.itemsize
-    p.zeros = <char *>memset(p.sums + 16 * p.sum_pitch * v.itemsize, 0, v.C * v.itemsize)
+    p.zeros = <char *>memset(p.sums + 16 * p.sum_pitch * v.itemsize, 0,
+                             4 * v.C * v.itemsize)
     threads = team(<double>total * p.TW * size)
     while first < total:
         count = min(p.rows, total - first)

@@ -17,53 +17,69 @@
  */
 #if !defined(FASTBN_BF16)
 
-/* to[i * apart] = (B' d)_i for a column (or row) d. */
-INLINE void input_line(const V d[4], V *to, const int apart)
-{
-    to[0] = d[0] - d[2];
-    to[apart] = d[1] + d[2];
-    to[2 * apart] = d[2] - d[1];
-    to[3 * apart] = d[1] - d[3];
-}
+/* B' d B of W channels; d[r][s] is AT(r, s). Rows 1 and 2 are read twice, rather than kept in more
+ * registers than there are. */
+#define WINDOW(AT)                                                                            \
+    do {                                                                                      \
+        WINDOW_ROW(0, AT(0, s) - AT(2, s));                                                   \
+        WINDOW_ROW(1, AT(1, s) + AT(2, s));                                                   \
+        WINDOW_ROW(2, AT(2, s) - AT(1, s));                                                   \
+        WINDOW_ROW(3, AT(1, s) - AT(3, s));                                                   \
+    } while (0)
+#define WINDOW_ROW(i, VALUE)                                                                  \
+    do {                                                                                      \
+        V d[4];                                                                               \
+        UNROLL for (int s = 0; s < 4; s++)                                                    \
+            d[s] = VALUE;                                                                     \
+        v_storet(to + (4 * (i)) * pitch, d[0] - d[2]);                                        \
+        v_storet(to + (4 * (i) + 1) * pitch, d[1] + d[2]);                                    \
+        v_storet(to + (4 * (i) + 2) * pitch, d[2] - d[1]);                                    \
+        v_storet(to + (4 * (i) + 3) * pitch, d[1] - d[3]);                                    \
+    } while (0)
 
-/* The windows of `tiles` tiles side by side, channel by channel: B' d B. rows[r]: a row of pixels,
- * or NULL for padding; the first window begins at column `first`, which may be negative. Channels
- * c to c + W - 1 of tile t go to + t * step + c / W * apart; zeros fill the last vector. `zeros`
- * has as many as there are channels. */
+/* The windows of `tiles` tiles side by side, channel by channel. rows[r]: a row of pixels, or NULL
+ * for padding; the first window begins at column `first`, which may be negative. Channels c to
+ * c + W - 1 of tile t go to + t * step + c / W * apart; zeros fill the last vector. `zeros` holds
+ * four pixels of them. */
 static void winograd_windows(const void *const *rows, int64_t width, int64_t first,
                              int64_t channels, int64_t tiles, const void *zeros, void *to_,
                              int64_t step, int64_t apart, int64_t pitch)
 {
+    const int64_t whole = channels / W * W;
     for (int64_t t = 0; t < tiles; t++) {
         const int64_t column = first + 2 * t;
-        const T *at[16];
         T *to = (T *)to_ + t * step;
+        int64_t c = 0;
+        const T *at[4][4];
         for (int r = 0; r < 4; r++)
-            for (int s = 0; s < 4; s++)
-                at[4 * r + s] = rows[r] && column + s >= 0 && column + s < width
-                                    ? (const T *)rows[r] + (column + s) * channels
-                                    : (const T *)zeros;
-        for (int64_t c = 0; c < channels; c += W, to += apart) {
-            const int part = channels - c < W ? (int)(channels - c) : 0;
-#define AT(r, s) (part ? v_loadt_part(at[4 * (r) + (s)] + c, part) : v_loadt(at[4 * (r) + (s)] + c))
-#define ROW(i, VALUE)                                                                         \
-    do {                                                                                      \
-        V d[4], o[4];                                                                         \
-        UNROLL for (int s = 0; s < 4; s++)                                                    \
-            d[s] = VALUE;                                                                     \
-        input_line(d, o, 1);                                                                  \
-        UNROLL for (int s = 0; s < 4; s++)                                                    \
-            v_storet(to + (4 * (i) + s) * pitch, o[s]);                                       \
-    } while (0)
-            ROW(0, AT(0, s) - AT(2, s));
-            ROW(1, AT(1, s) + AT(2, s));
-            ROW(2, AT(2, s) - AT(1, s));
-            ROW(3, AT(1, s) - AT(3, s));
-#undef ROW
-#undef AT
+            at[r][0] = rows[r] ? (const T *)rows[r] + column * channels : (const T *)zeros;
+        if (column >= 0 && column + 4 <= width) {
+            const T *p0 = at[0][0], *p1 = at[1][0], *p2 = at[2][0], *p3 = at[3][0];
+#define INSIDE(r, s) v_loadt(p##r + (s) * channels + c)
+            for (; c < whole; c += W, to += apart)
+                WINDOW(INSIDE);
+#undef INSIDE
+        }
+        if (c == channels)
+            continue;
+        for (int r = 0; r < 4; r++)
+            for (int s = 3; s >= 0; s--)
+                at[r][s] = column + s >= 0 && column + s < width ? at[r][0] + s * channels
+                                                                 : (const T *)zeros;
+#define ANYWHERE(r, s) v_loadt(at[r][s] + c)
+        for (; c < whole; c += W, to += apart)
+            WINDOW(ANYWHERE);
+#undef ANYWHERE
+        if (c < channels) {
+            const int part = (int)(channels - c);
+#define PART(r, s) v_loadt_part(at[r][s] + c, part)
+            WINDOW(PART);
+#undef PART
         }
     }
 }
+#undef WINDOW
+#undef WINDOW_ROW
 
 /* y = A' m A (+ bias) of `tiles` tiles side by side: rows y0 and y1 of `width` pixels; y1 may be
  * NULL, and the last tile half a tile. Tells whether all numbers are finite. */

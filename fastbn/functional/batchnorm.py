@@ -43,6 +43,7 @@ def batch_norm(
     negative_slope: float = 0.01,
     residual: Array | None = None,
     num_batches_tracked: NDArray[np.int64] | None = None,
+    moments: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None,
     out: Array | None = None,
 ) -> tuple[Array, BatchNormSaved]:
     r"""Normalise every channel to mean 0 and variance 1, then scale, shift, add and activate.
@@ -74,6 +75,9 @@ def batch_norm(
         Added before the activation; shape and dtype of x.
     num_batches_tracked : int64 array of shape () or None
         Incremented when training.
+    moments : Moments or None
+        Those of x, if they were taken already (:func:`batch_moments`, or :func:`conv2d` with
+        ``moments=True``): x is read only once when training then.
     out : array or None
         Where y goes. In inference it may be x or `residual`; backward is then refused. In
         training it may be x where y tells what x was: without a residual, without an activation
@@ -108,7 +112,7 @@ def batch_norm(
         _check_count(num_batches_tracked)
     return _kernels.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
-        negative_slope, residual, num_batches_tracked, out,
+        negative_slope, residual, num_batches_tracked, moments, out,
     )  # fmt: skip
 
 

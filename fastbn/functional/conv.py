@@ -23,6 +23,7 @@ def conv2d(
     padding: IntPair | str = 0,
     dilation: IntPair = 1,
     groups: int = 1,
+    moments: bool = False,
     out: Array | None = None,
 ) -> tuple[Array, ConvSaved]:
     """Cross-correlate x with weight (what networks call a convolution).
@@ -46,6 +47,9 @@ def conv2d(
         even filter goes behind).
     groups : int
         Channels are split into so many groups that do not see each other.
+    moments : bool
+        Take the moments of y's channels while they are written: ``saved.moments`` is what
+        :func:`batch_norm` takes as `moments`.
     out : array or None
         Where y goes.
 
@@ -71,7 +75,43 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]])
     """
-    return _kernels.forward(x, weight, dense(bias), stride, padding, dilation, groups, out)
+    return _kernels.forward(x, weight, dense(bias), stride, padding, dilation, groups, out, moments)
+
+
+def conv2d_way(
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    *,
+    stride: IntPair = 1,
+    padding: IntPair | str = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> str:
+    """Tell how :func:`conv2d` and its gradients are computed for these shapes.
+
+    Parameters
+    ----------
+    x_shape : (int, int, int, int)
+        (N, H, W, C).
+    weight_shape : (int, int, int, int)
+        (O, C / groups, kh, kw).
+    stride, padding, dilation, groups
+        As for :func:`conv2d`.
+
+    Returns
+    -------
+    way : {"direct", "minimal filtering", "depthwise"}
+        "minimal filtering" is Winograd's F(2×2, 3×3), with 16 multiplications for four outputs
+        instead of 36 (Lavin & Gray 2016): 3×3 filters of stride 1 between 16 channels or more.
+
+    Examples
+    --------
+    >>> conv2d_way((64, 28, 28, 32), (64, 32, 3, 3), padding=1)
+    'minimal filtering'
+    >>> conv2d_way((64, 28, 28, 32), (64, 32, 1, 1))
+    'direct'
+    """
+    return _kernels.way(x_shape, weight_shape, stride, padding, dilation, groups)
 
 
 def conv2d_backward(

@@ -26,6 +26,7 @@ def forward(
     negative_slope: float,
     residual: NDArray[Any] | None,
     tracked: NDArray[np.int64] | None,
+    moments: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None,
     out: NDArray[Any] | None,
 ) -> tuple[NDArray[Any], BatchNormSaved]: ...
 def backward(

@@ -224,7 +224,7 @@ cdef cnp.ndarray residual_of(object residual_, cnp.ndarray x):
 
 def forward(object x_, object weight, object bias, object running_mean, object running_var,
             bint training, object momentum, double eps, object axis_, object activation,
-            object negative_slope, object residual_, object tracked, object out):
+            object negative_slope, object residual_, object tracked, object moments, object out):
     """Check the arguments of ``functional.batch_norm``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x"), residual, y
     cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
@@ -232,7 +232,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis)
     cdef double factor = 0.0, unbias = 1.0
-    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3, not training)
+    cdef bint batch = training and moments is None  # statistics are to be taken from x
+    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3, not batch)
     cdef bint tracks = running_mean is not None and running_var is not None
     cdef const bn_spans_t *spans = &spans_of(element).bn
     cdef BatchNormSaved saved
@@ -260,6 +261,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
                     raise ValueError(f"{name} is read-only and cannot be updated")
     elif not tracks:
         raise ValueError("Expected running_mean and running_var to be defined when training=False")
+    if moments is not None:
+        check_moments(moments, training, &l)
     y = output(out, x, "out")
 
     saved = saved_of(x, weight, bias, residual, axis, act, training)
@@ -268,9 +271,13 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     var = saved.mean + 2 * C
     if not training:
         spans.col_running(C, eps, data(running_mean), data(running_var), saved.mean, saved.invstd)
+    elif moments is not None:
+        memcpy(saved.mean, data(moments[1]), C * sizeof(double))
+        memcpy(var, data(moments[2]), C * sizeof(double))
+        spans.col_invstd(C, <double>l.count, eps, var, saved.invstd)
     if cnp.PyArray_SIZE(x):
         status = compute_forward(&l, x, residual, y, data(weight), data(bias), saved.mean,
-                                 saved.invstd, var, eps, training, &act)
+                                 saved.invstd, var, eps, batch, &act)
         if status:
             raise MemoryError
     if training and tracks:
@@ -295,6 +302,18 @@ cdef int compute_forward(const layout_t *l, cnp.ndarray x, object residual, cnp.
         if l.columns:
             return forward_columns(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
         return forward_channels(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
+
+
+cdef int check_moments(object moments, bint training, const layout_t *l) except -1:
+    """Refuse moments that cannot be those of x."""
+    if not training:
+        raise ValueError("moments are the batch's: they go with training=True")
+    count, mean, m2 = moments
+    if count != l.count:
+        raise ValueError(f"moments: expected those of {l.count} values per channel, got {count}")
+    check_vector(mean, "moments: mean", l.C, cnp.NPY_FLOAT64)
+    check_vector(m2, "moments: m2", l.C, cnp.NPY_FLOAT64)
+    return 0
 
 
 cdef double next_factor(object momentum, object tracked) except? -1.0:

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 class ConvSaved:
@@ -7,6 +8,7 @@ class ConvSaved:
     weight: NDArray[Any]
     bias: NDArray[Any] | None
     output_shape: tuple[int, int, int, int]
+    moments: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None
 
 def forward(
     x: NDArray[Any],
@@ -17,6 +19,7 @@ def forward(
     dilation: int | tuple[int, int],
     groups: int,
     out: NDArray[Any] | None,
+    moments: bool,
 ) -> tuple[NDArray[Any], ConvSaved]: ...
 def backward(
     dy: NDArray[Any],
@@ -56,3 +59,11 @@ def transpose_backward(
     dweight: NDArray[Any] | None,
     dbias: NDArray[Any] | None,
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
+def way(
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int] | str,
+    dilation: int | tuple[int, int],
+    groups: int,
+) -> str: ...

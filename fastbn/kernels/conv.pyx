@@ -12,7 +12,7 @@ dweight     rows are (tap, input channel), columns output channels, the sum runs
 depthwise   all three without products                                         conv_depthwise.pxi
 transposed  the same three in other roles                                      conv_transpose.pxi
 
-Cuts come from the shapes alone: threads never change a result.
+conv_ways.pxi chooses. Cuts come from the shapes alone: threads never change a result.
 """
 
 from cython.parallel cimport prange
@@ -55,47 +55,13 @@ cdef struct conv_t:
     int element, itemsize
 
 
+include "conv_moments.pxi"
 include "conv_rows.pxi"
 include "conv_forward.pxi"
 include "conv_backward.pxi"
 include "conv_weights.pxi"
 include "conv_winograd.pxi"
 include "conv_depthwise.pxi"
-
-
-cdef int run_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
-                     const char *bias, char *y) noexcept nogil:
-    cdef int status
-    if is_depthwise(v):
-        return depth_forward(v, x, w, sw, bias, y)
-    if is_winograd(v):
-        status = winograd_forward(v, x, w, sw, bias, y)
-        if status <= 0:
-            return status
-    return forward_rows(v, x, w, sw, bias, y)
-
-
-cdef int run_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
-                      const char *bias, char *dx) noexcept nogil:
-    cdef int status
-    if is_depthwise(v):
-        return depth_backward(v, dy, w, sw, bias, dx)
-    if is_winograd(v):
-        status = winograd_backward(v, dy, w, sw, bias, dx)
-        if status <= 0:
-            return status
-    return backward_rows(v, dy, w, sw, bias, dx)
-
-
-cdef int run_weights(const conv_t *v, const char *x, const char *dy, char *dweight) noexcept nogil:
-    cdef int status
-    if is_depthwise(v):
-        return depth_weights(v, x, dy, dweight)
-    if is_winograd(v):
-        status = winograd_weights(v, x, dy, dweight)
-        if status <= 0:
-            return status
-    return backward_weights(v, x, dy, dweight)
 
 
 # ---- the border ----
@@ -105,6 +71,7 @@ cdef class ConvSaved:
 
     cdef readonly object x, weight, bias
     cdef readonly tuple output_shape
+    cdef readonly object moments  # of y: count, mean, sum of squares about it; None if not asked for
     cdef conv_t v
 
 
@@ -152,14 +119,15 @@ cdef int strides_of(cnp.ndarray w, int64_t *strides) except -1:
 
 
 def forward(object x_, object weight, object bias, object stride, object padding, object dilation,
-            int64_t groups, object out):
+            int64_t groups, object out, bint moments):
     """Check the arguments of ``functional.conv2d``, then compute it."""
-    cdef cnp.ndarray x = dense(x_, "x"), w, y
+    cdef cnp.ndarray x = dense(x_, "x"), w, y, sums
     cdef int64_t strides[4]
     cdef cnp.npy_intp shape[4]
     cdef conv_t v
     cdef ConvSaved saved
     cdef const char *bias_data
+    cdef double *sums_data = NULL
     cdef int status = 0
     v.element = product_element(x, "x")
     v.itemsize = cnp.PyArray_ITEMSIZE(x)
@@ -191,16 +159,23 @@ def forward(object x_, object weight, object bias, object stride, object padding
             raise ValueError("out must overlap neither x nor weight")
     strides_of(w, strides)
     bias_data = <char *>data(bias)
+    if moments:
+        if v.N * v.OH * v.OW < 1:
+            raise ValueError(f"moments need a value per channel, got input size {np.shape(x)}")
+        shape[0], shape[1] = 2, v.K
+        sums = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT64, 0)
+        sums_data = <double *>cnp.PyArray_DATA(sums)
     if v.N:
         with nogil:
             status = run_forward(&v, <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(w),
-                                  strides, bias_data,
-                                  <char *>cnp.PyArray_DATA(y))
+                                 strides, bias_data, <char *>cnp.PyArray_DATA(y), sums_data)
     if status:
         raise MemoryError
     saved = ConvSaved.__new__(ConvSaved)
     saved.x, saved.weight, saved.bias, saved.v = x, w, bias, v
     saved.output_shape = (v.N, v.OH, v.OW, v.K)
+    if moments:
+        saved.moments = (v.N * v.OH * v.OW, sums[0], sums[1])
     return y, saved
 
 
@@ -270,4 +245,5 @@ cdef tuple gradient_like(object destination, cnp.ndarray w):
     return destination, np.empty((kh, kw, I, O), dtype=w.dtype)
 
 
+include "conv_ways.pxi"
 include "conv_transpose.pxi"

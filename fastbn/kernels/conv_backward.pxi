@@ -71,5 +71,6 @@ cdef int backward_rows(const conv_t *v, const char *dy, const char *w, const int
                     count += 1
             k.taps, k.dots = count, r.dots
             run_packing(&k)
-            run_rows(&r)
+            if run_rows(&r, NULL, v):
+                return -1
     return 0

@@ -66,8 +66,11 @@ cdef void forward_axes(const conv_t *v, axis_t *h, axis_t *w) noexcept nogil:
 
 
 cdef int forward_rows(const conv_t *v, const char *x, const char *w, const int64_t *sw,
-                      const char *bias, char *y) noexcept nogil:
-    """y = conv(x, w) + bias; sw are the strides of w (O, I, kh, kw) in elements."""
+                      const char *bias, char *y, double *moments) noexcept nogil:
+    """y = conv(x, w) + bias; sw are the strides of w (O, I, kh, kw) in elements.
+
+    moments, if not NULL: mean of every channel of y, and the sum of squares about it.
+    """
     cdef int64_t depth = v.C // v.groups, n = v.K // v.groups, tap
     cdef room_t room
     cdef rows_t r
@@ -87,5 +90,4 @@ cdef int forward_rows(const conv_t *v, const char *x, const char *w, const int64
     k.sg, k.sk, k.sn, k.off, k.packed = n * sw[0], sw[1], sw[0], room.off, room.packed
     k.dots, k.element, k.itemsize = r.dots, v.element, v.itemsize
     run_packing(&k)
-    run_rows(&r)
-    return 0
+    return run_rows(&r, moments, v)

@@ -23,6 +23,7 @@ cdef struct rows_t:
     int64_t depth, n, groups       # of each group: channels of the source, columns
     const char *packed             # [group][panel][tap][depth][nr], or [group][column][tap][depth]
     const char *bias
+    parts_t moments                # of dst, where it is the output
     bint gather, dots
     int64_t block                  # rows of a task
     int64_t pixel, pitch           # elements from a pixel, and a row of them, to the next
@@ -143,6 +144,7 @@ cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
         spans.dot_rows(p.chunk_segments[1], p.start, p.length, rows,
                        p.packed + group * p.n * window * p.itemsize, window, c, group * p.n, count,
                        <int>p.n, bias, 0)
+        take_rows(p, task)
         return
     for chunk in range(p.chunks):
         segment = p.chunk_segments[chunk]
@@ -159,15 +161,30 @@ cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
                                p.length + segment, rows, b, c, column, count,
                                min(<int64_t>spans.nr, p.n - panel * spans.nr), bias, chunk > 0,
                                ahead, bytes_ if p.chunks > 1 else 0)
+    take_rows(p, task)
 
 
-cdef void run_rows(const rows_t *p) noexcept nogil:
+cdef void take_rows(const rows_t *p, int64_t task) noexcept nogil:
+    """The moments of what a task has written."""
+    cdef int64_t first = task // p.groups * p.block, total = p.N * p.h.grid * p.w.grid
+    if p.moments.parts != NULL:
+        take_part(&p.moments, task // p.groups, p.dst + first * p.DC * p.itemsize,
+                  min(p.block, total - first), task % p.groups * p.n, p.n)
+
+
+cdef int run_rows(rows_t *p, double *moments, const conv_t *v) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block, task
     cdef int64_t blocks = (total + block - 1) // block
     cdef int threads = team(<double>total * p.n * p.groups * p.depth * p.h.taps * p.w.taps)
+    if open_parts(&p.moments, moments, v, blocks):
+        return -1
     for task in prange(blocks * p.groups, schedule="dynamic", num_threads=threads):
         rows_task(p, task)
+    if moments != NULL:
+        for task in range(blocks):
+            add_part(&p.moments, task, min(block, total - task * block))
+    return 0
 
 
 cdef int64_t chunks_of(const matmul_spans_t *spans, int64_t window, int itemsize) noexcept nogil:

@@ -111,7 +111,7 @@ def transpose_backward(object dy_, ConvTransposeSaved saved, bint need_dx, bint 
     if need_dx:
         with nogil:
             status = run_forward(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides, NULL,
-                                 cnp.PyArray_BYTES(<cnp.ndarray>dx))
+                                 cnp.PyArray_BYTES(<cnp.ndarray>dx), NULL)
     if need_dweight and not status:
         with nogil:
             status = run_weights(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(x),

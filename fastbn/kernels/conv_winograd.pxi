@@ -40,6 +40,7 @@ cdef struct winograd_t:
     const char *bias
     int64_t filter_pitch           # elements from one of the 16 matrices to the next
     int64_t rows                   # of tiles in a task
+    parts_t moments                # of y
     bint finite
     int element, itemsize
 
@@ -132,9 +133,19 @@ cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
                                 p.bias, y,
                                 y + p.OW * p.K * p.itemsize if 2 * i + 1 < p.OH else NULL, p.OW):
             p.finite = False
+    if p.moments.parts != NULL:
+        at = pixels_before(p, first)
+        take_part(&p.moments, task, p.y + at * p.K * p.itemsize, pixels_before(p, first + count) - at,
+                  0, p.K)
 
 
-cdef int run_winograd(winograd_t *p, packing_t *k) noexcept nogil:
+cdef int64_t pixels_before(const winograd_t *p, int64_t row) noexcept nogil:
+    """Pixels of y in front of a row of tiles."""
+    return (row // p.TH * p.OH + 2 * (row % p.TH)) * p.OW
+
+
+cdef int run_winograd(winograd_t *p, packing_t *k, double *moments,
+                      const conv_t *v) noexcept nogil:
     """0: done; 1: a number is not finite; -1: no memory."""
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t panels = (p.K + spans.nr - 1) // spans.nr, task, size, tasks
@@ -152,13 +163,19 @@ cdef int run_winograd(winograd_t *p, packing_t *k) noexcept nogil:
     for task in prange(panels, schedule="static", num_threads=threads):
         filter_task(k, p, task)
     tasks = (p.N * p.TH + p.rows - 1) // p.rows
+    if open_parts(&p.moments, moments, v, tasks):
+        return -1
     for task in prange(tasks, schedule="dynamic", num_threads=threads):
         winograd_task(p, task)
+    if moments != NULL:
+        for task in range(tasks):
+            size = pixels_before(p, min((task + 1) * p.rows, p.N * p.TH))
+            add_part(&p.moments, task, size - pixels_before(p, task * p.rows))
     return 0 if p.finite else 1
 
 
 cdef int winograd_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
-                          const char *bias, char *y) noexcept nogil:
+                          const char *bias, char *y, double *moments) noexcept nogil:
     """As forward_rows; 1 where it should be done that way."""
     cdef winograd_t p
     cdef packing_t k
@@ -170,7 +187,7 @@ cdef int winograd_forward(const conv_t *v, const char *x, const char *w, const i
     for tap in range(9):
         off[tap] = tap // 3 * sw[2] + tap % 3 * sw[3]
     k.w, k.off, k.sk, k.sn = w, off, sw[1], sw[0]
-    return run_winograd(&p, &k)
+    return run_winograd(&p, &k, moments, v)
 
 
 cdef int winograd_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
@@ -186,7 +203,7 @@ cdef int winograd_backward(const conv_t *v, const char *dy, const char *w, const
     for tap in range(9):
         off[tap] = (2 - tap // 3) * sw[2] + (2 - tap % 3) * sw[3]
     k.w, k.off, k.sk, k.sn = w, off, sw[0], sw[1]
-    return run_winograd(&p, &k)
+    return run_winograd(&p, &k, NULL, v)
 
 
 # ---- dweight ----

@@ -118,11 +118,13 @@ class BatchNorm(Module):
         negative_slope: float = 0.01,
         residual: Array | None = None,
         left_out_bias: Array | None = None,
+        moments: Any = None,
     ) -> Array:
         """Return ``act(bn(x) + residual)``.
 
         `left_out_bias` is what the layer in front did not add to x: the batch's mean takes it out
-        again, so that only the running mean has to know of it.
+        again, so that only the running mean has to know of it. `moments` are those of x, where
+        that layer has taken them.
         """
         if save and self._saved is not None:
             raise self.pending_error()
@@ -142,6 +144,7 @@ class BatchNorm(Module):
             negative_slope=negative_slope,
             residual=residual,
             num_batches_tracked=self.num_batches_tracked if batch else None,
+            moments=moments,
             out=self._pool.take(x.shape, x.dtype),
         )
         if left_out_bias is not None and mean is not None:

@@ -16,6 +16,8 @@ from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
+BATCH = 32  # images in a batch, where it is not known
+
 
 class Conv2d(Module):
     """Cross-correlate images with learned windows: x (N, H, W, in), y (N, OH, OW, out).
@@ -105,8 +107,14 @@ class Conv2d(Module):
         }
         self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
 
-    def forward(self, x: Array, save: bool, add_bias: bool = True) -> Array:
-        """Return the convolution; BatchNorm behind lets the bias be left out."""
+    def forward(self, x: Array, save: bool) -> Array:
+        """Return the convolution."""
+        return self.forward_moments(x, save, add_bias=True, moments=False)[0]
+
+    def forward_moments(
+        self, x: Array, save: bool, *, add_bias: bool, moments: bool
+    ) -> tuple[Array, Any]:
+        """Return the convolution, without the bias if told so, and its channels' moments."""
         if save and self._saved is not None:
             raise self.pending_error()
         if x.shape[1:] != self._sizes[0]:
@@ -117,12 +125,13 @@ class Conv2d(Module):
             self.weight.data,
             bias.data if bias is not None and add_bias else None,
             **self._arguments,
+            moments=moments,
             out=self._pool.take((x.shape[0], *self._sizes[1]), x.dtype),
         )
         if save:
             self._saved = (saved, x.shape)
             self._bias_left_out = not add_bias
-        return y
+        return y, saved.moments
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
@@ -179,6 +188,10 @@ class Conv2d(Module):
                 f"{reach}. Kernel size can't be greater than actual input size"
             )
         return (*counts, self.out_channels)
+
+    def way(self, input_shape: Shape) -> str:
+        """Return what `fastbn.functional.conv2d_way` says of a batch of such images."""
+        return F.conv2d_way((BATCH, *input_shape), self.weight.shape, **self._arguments)
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""

@@ -5,7 +5,8 @@ so that neighbours are found across their borders. What is fused:
 
 - BatchNorm with the ReLU or LeakyReLU behind it: one pass over memory less in each direction;
 - Linear or Conv2d with the BatchNorm behind it: the bias is not added where the batch's mean
-  would take it out again at once, its gradient is exactly zero then;
+  would take it out again at once, its gradient is exactly zero then; Conv2d takes the batch's
+  statistics while it writes;
 - at the end of a Residual's body: BatchNorm, the sum, and the activation (``tail``).
 
 Only layers of these very classes are fused: a subclass may do something else.
@@ -65,15 +66,20 @@ class Normalised:
     ) -> Array:
         """Return act(norm(weighted(x)) + residual); `kind` says act where there is none inside."""
         weighted, norm = self.weighted, self.norm
-        left_out = None
+        left_out = moments = None
         if weighted is not None:
-            bias = weighted.bias
-            if bias is not None and norm.uses_batch_statistics:
+            batch, bias = norm.uses_batch_statistics, weighted.bias
+            if bias is not None and batch:
                 left_out = bias.data
-            x = weighted.forward(x, save, left_out is None)
+            if isinstance(weighted, Conv2d):
+                x, moments = weighted.forward_moments(
+                    x, save, add_bias=left_out is None, moments=batch
+                )
+            else:
+                x = weighted.forward(x, save, left_out is None)
         if self.kind is not None:
             kind, slope = self.kind, self.slope
-        return norm.forward(x, save, kind, slope, residual, left_out)
+        return norm.forward(x, save, kind, slope, residual, left_out, moments)
 
     def backward(self, dy: Array, need_dx: bool) -> Array | None:
         """Return dx of the first of the layers."""
@@ -201,8 +207,13 @@ class Plan:
             if isinstance(step, Normalised):
                 if step.activation is not None:
                     found[step.activation] = step.norm.where
+                parts = []
                 if step.weighted is not None and step.weighted.bias is not None:
-                    found[step.weighted] = f"{step.norm.where} (bias)"
+                    parts.append("bias")
+                if isinstance(step.weighted, Conv2d):
+                    parts.append("statistics")
+                if step.weighted is not None and parts:
+                    found[step.weighted] = f"{step.norm.where} ({', '.join(parts)})"
             else:
                 for layer in layers:
                     found |= layer.fused()

@@ -439,6 +439,9 @@ class Module(Node):
     def summary(self, input_shape: Shape | None = None) -> str:
         """Return a table of the layers: output shape, parameters, and what runs fused with what.
 
+        The last column tells how a convolution of a batch of images is computed; see
+        :func:`fastbn.functional.conv2d_way`.
+
         Parameters
         ----------
         input_shape : tuple of int, optional
@@ -449,6 +452,10 @@ class Module(Node):
     def fused(self) -> dict[Module, str]:
         """Return which layers run inside another one's operation, and what to call that."""
         return {}
+
+    def way(self, input_shape: Shape) -> str:
+        """Return how a convolution of images of this shape is computed; "" for other layers."""
+        return ""
 
     def extra_repr(self) -> str:
         """Return the arguments that ``repr`` and `summary` show."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastbn.nn.module import Module
 
-HEADINGS = ("", "Layer", "Output shape", "Parameters", "Fused with")
+HEADINGS = ("", "Layer", "Output shape", "Parameters", "Fused with", "Convolution")
 
 
 def summary(net: Module, input_shape: tuple[int, ...] | None) -> str:
@@ -16,18 +16,23 @@ def summary(net: Module, input_shape: tuple[int, ...] | None) -> str:
     shape = net.input_shape if input_shape is None else tuple(input_shape)
     names = {module: name for name, module in net.named_modules()}
     fused = net.fused()
-    outputs = {} if shape is None else {layer: out for layer, _, out in net.trace(shape)}
-    rows = [HEADINGS]
+    traced = {} if shape is None else {layer: seen for layer, *seen in net.trace(shape)}
+    rows: list[tuple[str, ...]] = [HEADINGS]
     for module, name in names.items():
         is_leaf = next(module.named_children(), None) is None
-        if not (is_leaf if shape is None else module in outputs):
+        if not (is_leaf if shape is None else module in traced):
             continue
         own = sum(parameter.size for _, parameter in module.own_parameters())
         layer = f"{type(module).__name__}({module.extra_repr()})"
-        output = str(outputs[module]) if module in outputs else "?"
-        rows.append((name, layer, output, f"{own:,}", fused.get(module, "")))
+        output, way = "?", ""
+        if module in traced:
+            seen, made = traced[module]
+            output, way = str(made), module.way(seen)
+        rows.append((name, layer, output, f"{own:,}", fused.get(module, ""), way))
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
 
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

@@ -179,6 +179,15 @@ def test_summary_shows_what_is_fused() -> None:
     assert "?" in net.summary()
     lines = net.summary((4, 4, 2)).splitlines()
     assert [line.split()[0] for line in lines[2:-2]] == ["0", "0.body.0", "0.body.1", "1"]
-    assert lines[3].endswith("BatchNorm '0.body.1' (bias)")
+    assert lines[3].endswith("BatchNorm '0.body.1' (bias, statistics)  direct")
     assert lines[4].endswith("Residual '0' (sum, relu)")
     assert lines[-1] == "Input shape: (4, 4, 2). Parameters: 10. Buffers: 5."
+
+
+def test_summary_shows_how_convolutions_are_computed() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3), nn.ReLU())
+    lines = net.summary((8, 8, 3)).splitlines()
+    assert lines[0].split()[-1] == "Convolution"
+    assert lines[2].endswith("direct")
+    assert lines[3].endswith("minimal filtering")
+    assert lines[4].split()[-1] == "0"

@@ -1,0 +1,60 @@
+# Moments of what a convolution writes, taken while a task's output is still in cache: BatchNorm
+# behind it then reads it only once (see conv.pyx).
+
+cdef enum:
+    MOMENT_COLUMNS = 1024  # that the spans take at once
+
+
+cdef struct parts_t:
+    double *parts          # [task][2][K]: means, sums of squares about them; NULL: not wanted
+    double *moments        # [2][K]: of all
+    double count           # values of a channel in there
+    int64_t K
+    int element, itemsize
+
+
+cdef int open_parts(parts_t *m, double *moments, const conv_t *v, int64_t tasks) noexcept nogil:
+    m.parts, m.moments, m.count, m.K = NULL, moments, 0.0, v.K
+    m.element, m.itemsize = v.element, v.itemsize
+    if moments == NULL:
+        return 0
+    memset(moments, 0, 2 * v.K * sizeof(double))
+    m.parts = <double *>scratch(3, tasks * 2 * v.K * sizeof(double))
+    return 0 if m.parts != NULL else -1
+
+
+cdef void take_part(const parts_t *m, int64_t task, const char *y, int64_t pixels, int64_t first,
+                    int64_t n) noexcept nogil:
+    """The channels first to first + n - 1 of a task's pixels, the first of which is at y."""
+    cdef int64_t k = first, count
+    cdef double *mean = m.parts + task * 2 * m.K
+    while k < first + n:
+        count = min(<int64_t>MOMENT_COLUMNS, first + n - k)
+        spans_of(m.element).bn.col_moments(y + k * m.itemsize, pixels, count, m.K, mean + k,
+                                           mean + m.K + k)
+        k = k + count
+
+
+cdef void add_part(parts_t *m, int64_t task, int64_t pixels) noexcept nogil:
+    """Merge a task's moments into those of the tasks before."""
+    cdef const double *part = m.parts + task * 2 * m.K
+    spans_of(m.element).bn.col_merge(m.count, <double>pixels, part, part + m.K, m.K, m.moments,
+                                     m.moments + m.K)
+    m.count += <double>pixels
+
+
+cdef int whole_moments(const conv_t *v, const char *y, double *moments) noexcept nogil:
+    """The same behind the whole convolution, if wanted."""
+    cdef int64_t pixels = v.N * v.OH * v.OW, tasks = (pixels + PIXELS - 1) // PIXELS, task
+    cdef int threads = team(<double>pixels * v.K * v.itemsize)
+    cdef parts_t m
+    if moments == NULL:
+        return 0
+    if open_parts(&m, moments, v, tasks):
+        return -1
+    for task in prange(tasks, schedule="static", num_threads=threads):
+        take_part(&m, task, y + task * PIXELS * v.K * v.itemsize,
+                  min(<int64_t>PIXELS, pixels - task * PIXELS), 0, v.K)
+    for task in range(tasks):
+        add_part(&m, task, min(<int64_t>PIXELS, pixels - task * PIXELS))
+    return 0

@@ -1,0 +1,119 @@
+"""3x3 convolutions with 16 products for four outputs: equal to the reference at every border."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from checks import LAYOUTS, error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastbn
+from fastbn import functional as F
+from fastbn import reference
+
+TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-14}
+WAY = "minimal filtering"
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[Any, ...]:
+    """Sizes that are odd and even, padding of every kind, channels beside whole vectors."""
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    c, o = (draw(st.sampled_from([16, 17, 24, 31, 33, 48])) for _ in range(2))
+    padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    height, width = (draw(st.integers(3, 13)) for _ in range(2))
+    tiles = ((height + 2 * padding[0] - 1) // 2) * ((width + 2 * padding[1] - 1) // 2)
+    n = -(-32 // tiles) + draw(st.integers(0, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    layout = LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))]
+    x = layout(rng.standard_normal((n, height, width, c)).astype(dtype))
+    weight = layout(rng.standard_normal((3, 3, c, o)).astype(dtype)).transpose(3, 2, 0, 1)
+    if draw(st.booleans()):
+        weight = np.ascontiguousarray(weight)
+    bias = rng.standard_normal(o).astype(dtype) if draw(st.booleans()) else None
+    return x, weight, bias, padding, layout, rng
+
+
+@settings(max_examples=100)
+@given(calls())
+def test_random_calls_equal_the_reference(call: tuple[Any, ...]) -> None:
+    x, weight, bias, padding, layout, rng = call
+    assert F.conv2d_way(x.shape, weight.shape, padding=padding) == WAY
+    y, saved = F.conv2d(x, weight, bias, padding=padding)
+    y64, saved64 = reference.conv2d(x, weight, bias, padding=padding)
+    assert error(y, y64) < TOLERANCE[x.dtype]
+    dy = layout(rng.standard_normal(y.shape).astype(x.dtype))
+    gradients = F.conv2d_backward(dy, saved)
+    for gradient, gradient64 in zip(gradients, reference.conv2d_backward(dy, saved64), strict=True):
+        assert (gradient is None) == (gradient64 is None)
+        if gradient is not None:
+            assert error(gradient, gradient64) < TOLERANCE[x.dtype]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_an_offset_costs_no_digits_of_the_largest(offset: float, rng: np.random.Generator) -> None:
+    x = (rng.standard_normal((8, 14, 14, 64)) + offset).astype(np.float32)
+    weight = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
+    y64, _ = reference.conv2d(x, weight, padding=1)
+    assert error(F.conv2d(x, weight, padding=1)[0], y64) < 2e-6
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_what_is_not_finite_reaches_only_the_windows_that_see_it(value: float) -> None:
+    x = np.zeros((2, 9, 9, 16), np.float32)
+    x[0, 3, 4, 1] = value
+    weight = np.ones((16, 16, 3, 3), np.float32)
+    assert F.conv2d_way(x.shape, weight.shape, padding=1) == WAY
+    seen = np.zeros(x.shape, bool)
+    seen[0, 2:5, 3:6] = True
+    y, saved = F.conv2d(x, weight, padding=1, moments=True)
+    np.testing.assert_array_equal(y != 0, seen)
+    np.testing.assert_array_equal(y[seen], np.float32(value))
+    dx, dweight, _ = F.conv2d_backward(x, saved)
+    np.testing.assert_array_equal(dx != 0, seen)
+    # x and dy differ from zero in one place each, which only the middle tap brings together
+    hit = np.zeros(weight.shape, bool)
+    hit[1, 1, 1, 1] = True
+    if np.isfinite(value):
+        np.testing.assert_array_equal(dweight, np.where(hit, np.float32(np.inf), 0))
+    else:  # 0 * value is NaN wherever x or dy has the value
+        assert np.isnan(dweight[1, 0]).all()
+        assert np.isfinite(dweight[0, 0]).all()
+
+
+def test_the_same_bits_for_every_number_of_threads(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((9, 15, 14, 40)).astype(np.float32)
+    weight = rng.standard_normal((48, 40, 3, 3)).astype(np.float32)
+    dy = rng.standard_normal((9, 15, 14, 48)).astype(np.float32)
+    before = fastbn.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 4):
+            fastbn.set_num_threads(threads)
+            y, saved = F.conv2d(x, weight, padding=1, moments=True)
+            results.append((y, *saved.moments[1:], *F.conv2d_backward(dy, saved)[:2]))
+    finally:
+        fastbn.set_num_threads(before)
+    for more in results[1:]:
+        for a, b in zip(results[0], more, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("way", "x_shape", "w_shape", "options"),
+    [
+        (WAY, (64, 28, 28, 32), (64, 32, 3, 3), {"padding": "same"}),
+        ("direct", (64, 28, 28, 3), (64, 3, 3, 3), {"padding": 1}),
+        ("direct", (1, 4, 4, 32), (64, 32, 3, 3), {"padding": 1}),
+        ("direct", (64, 28, 28, 32), (64, 32, 3, 3), {"stride": 2}),
+        ("direct", (64, 28, 28, 32), (64, 32, 3, 3), {"dilation": 2}),
+        ("direct", (64, 28, 28, 32), (64, 32, 3, 3), {"padding": 3}),
+        ("direct", (64, 28, 28, 32), (64, 32, 5, 5), {}),
+        ("depthwise", (64, 28, 28, 32), (32, 1, 3, 3), {"groups": 32}),
+    ],
+)
+def test_the_shape_tells_the_way(way: str, x_shape: Any, w_shape: Any, options: Any) -> None:
+    assert F.conv2d_way(x_shape, w_shape, **options) == way

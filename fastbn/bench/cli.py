@@ -151,7 +151,9 @@ def conv(
     cases: Annotated[
         str, typer.Option(help='all, or parts of names, as in "3x3 64,depthwise".')
     ] = "all",
-    ops: Annotated[str, typer.Option(help="Out of forward,dx,dweight.")] = "forward,dx,dweight",
+    ops: Annotated[
+        str, typer.Option(help="Out of forward,dx,dweight,block; block adds BN and ReLU.")
+    ] = "forward,dx,dweight,block",
     threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
     peers: Annotated[str, typer.Option(help="none, or torch; if it is installed.")] = "all",
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
@@ -159,11 +161,11 @@ def conv(
         Path | None, typer.Option("--json", help="Write the rows to this file.")
     ] = None,
 ) -> int:
-    """Convolutions alone: forward, dx and dweight, channels-last."""
+    """Convolutions, channels-last: forward, dx, dweight, and all of them with BN and ReLU."""
     from rich.console import Console
 
     from fastbn.bench import conv as measuring
-    from fastbn.bench import rows, table
+    from fastbn.bench import rows, table, targets
     from fastbn.bench.peers import choose
 
     counts = thread_counts(threads)
@@ -179,7 +181,9 @@ def conv(
             progress=status.update,
         )
     machine = rows.machine(counts)
-    printer().print(table.conv_table(found, machine))
+    output = printer()
+    output.print(table.conv_table(found, machine))
+    output.print(table.results_table(targets.held_against(targets.CONV_TARGETS, found)))
     if json_file is not None:
         rows.write(json_file, machine, found)
     return 0

@@ -212,7 +212,7 @@ def train(
     """Training steps, against the best of the peers' ways to do them."""
     from rich.console import Console
 
-    from fastbn.bench import networks, rows, table
+    from fastbn.bench import networks, rows, table, train_targets
     from fastbn.bench import train as measuring
     from fastbn.bench.peers import choose
 
@@ -228,11 +228,14 @@ def train(
             peers=choose(names(peers)),
             rounds=rounds,
             profile=profile,
-            progress=status.update,
+            progress=status.update if console.is_terminal else console.print,
         )
+    for line in found.left_out:
+        console.print(f"warning: left out: {line}", style="yellow", markup=False)
     machine = rows.machine(counts)
     output = printer()
     output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
+    output.print(table.results_table(train_targets.judge(found.rows)))
     for title, operations in found.profiles.items():
         output.print(table.profile_table(title, operations))
     if json_file is not None:

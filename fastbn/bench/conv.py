@@ -52,8 +52,8 @@ class ConvCase:
         return 2.0 * self.N * self.out * self.out * self.K * taps
 
     def flops_of(self, op: str) -> float:
-        """Arithmetic of an operation; of a block, that of its convolution."""
-        return self.flops * (3 if op == "block" else 1)
+        """Arithmetic of an operation; that of a block is its convolution's."""
+        return self.flops * (3 if op in {"block", ALONE} else 1)
 
     def values(self) -> tuple[Array, Array, Array]:
         """x, the weight's storage (kh, kw, C / groups, K) and dy: the same in every process."""
@@ -90,6 +90,9 @@ CASES = {
         ConvCase("1x1 64>256@28", 16, 28, 64, 256, 1),
         ConvCase("1x1 256>64@28", 16, 28, 256, 64, 1),
         ConvCase("1x1/2 64>128@28", 16, 28, 64, 128, 1, 2),
+        ConvCase("8 groups 64@28", 16, 28, 64, 64, groups=8),
+        ConvCase("32 groups 128@28", 16, 28, 128, 128, groups=32),
+        ConvCase("4 groups 256@14", 16, 14, 256, 256, groups=4),
         ConvCase("depthwise 64@28", 16, 28, 64, 64, groups=64),
         ConvCase("depthwise 256@14", 16, 14, 256, 256, groups=256),
         ConvCase("depthwise/2 128@28", 16, 28, 128, 128, 3, 2, 128),

@@ -19,7 +19,7 @@ def calls(name: str) -> dict[str, Any]:
     return conv.ours(conv.CASES[name], conv.OPS)
 
 
-@pytest.mark.parametrize("op", (*conv.OPS, conv.ALONE))
+@pytest.mark.parametrize("op", [*conv.OPS, conv.ALONE])
 @pytest.mark.parametrize("name", conv.CASES)
 def test_conv2d(benchmark: Any, name: str, op: str, threads: int) -> None:
     benchmark.group = f"{name}, threads {threads}"

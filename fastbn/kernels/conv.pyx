@@ -8,12 +8,13 @@ dx          rows are input pixels, columns input channels; the taps that reach a
 dweight     rows are (tap, input channel), columns output channels, the sum runs over output
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
-depthwise   all three without products                                         conv_depthwise.pxi
+depthwise   all three without products, narrow groups too                      conv_depthwise.pxi
 transposed  the same three in other roles                                      conv_transpose.pxi
 
 Cuts come from the shapes alone: threads never change a result.
 """
 
+from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
@@ -46,6 +47,8 @@ cdef enum:
     MOST_CHUNKS = 16
     FEWEST_TASKS = 8     # of dweight: fewer chunks are cut into pieces of its rows
     DEPTH_ROWS = 4       # rows of a task of a depthwise convolution
+    NARROW = 4           # channels of a group that is treated likewise, at most
+    TURN_GAP = 32        # elements between its turned copies, for other lines of the first cache
     PARTIAL_BYTES = 8388608
 
 

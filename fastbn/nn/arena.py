@@ -91,7 +91,7 @@ class Slab:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         # Behind a memoryview, every entry's memory is the last base of its own views.
-        self.whole = memoryview(aligned_empty((nbytes,), np.uint8))
+        self.whole = aligned_empty((nbytes,), np.uint8).data
         self.placed: list[tuple[int, int, Buffer]] = []  # from byte, to byte
 
     def gap(self, nbytes: int) -> int | None:

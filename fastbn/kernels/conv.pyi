@@ -2,11 +2,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-class ConvSaved:
+class Saved:
     x: NDArray[Any]
     weight: NDArray[Any]
     bias: NDArray[Any] | None
     output_shape: tuple[int, int, int, int]
+
+class ConvSaved(Saved): ...
 
 def forward(
     x: NDArray[Any],
@@ -29,11 +31,7 @@ def backward(
     dbias: NDArray[Any] | None,
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 
-class ConvTransposeSaved:
-    x: NDArray[Any]
-    weight: NDArray[Any]
-    bias: NDArray[Any] | None
-    output_shape: tuple[int, int, int, int]
+class ConvTransposeSaved(Saved): ...
 
 def transpose_forward(
     x: NDArray[Any],

@@ -86,12 +86,16 @@ cdef int run_weights(const conv_t *v, const char *x, const char *dy, char *dweig
 
 # ---- the border ----
 
-cdef class ConvSaved:
+cdef class Saved:
     """What backward needs: x, weight and bias themselves, and the geometry."""
 
     cdef readonly object x, weight, bias
     cdef readonly tuple output_shape
     cdef conv_t v
+
+
+cdef class ConvSaved(Saved):
+    """Of `forward`."""
 
 
 cdef tuple pair(object value, str what, int least):
@@ -137,26 +141,57 @@ cdef int strides_of(cnp.ndarray w, int64_t *strides) except -1:
     return 0
 
 
-def forward(object x_, object weight, object bias, object stride, object padding, object dilation,
-            int64_t groups, object out):
-    """Check the arguments of ``functional.conv2d``, then compute it."""
-    cdef cnp.ndarray x = dense(x_, "x"), w, y
-    cdef int64_t strides[4]
-    cdef cnp.npy_intp shape[4]
-    cdef conv_t v
-    cdef ConvSaved saved
-    cdef const char *bias_data
-    cdef int status = 0
+cdef cnp.ndarray images_of(object x_, conv_t *v):
+    """x, an array of images, whose element type v gets."""
+    cdef cnp.ndarray x = dense(x_, "x")
     v.element = product_element(x, "x")
     v.itemsize = cnp.PyArray_ITEMSIZE(x)
     if cnp.PyArray_NDIM(x) != 4:
         raise ValueError(f"expected 4D input (N, H, W, C), got {cnp.PyArray_NDIM(x)}D input")
-    w = weight_of(weight, x, "weight", 4)
-    v.N, v.H, v.W, v.C = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    v.K, v.kh, v.kw = w.shape[0], w.shape[2], w.shape[3]
-    v.groups = groups
+    return x
+
+
+cdef cnp.ndarray filters_of(object weight, cnp.ndarray x, int64_t groups, conv_t *v):
+    """weight, whose window and groups v gets."""
+    cdef cnp.ndarray w = weight_of(weight, x, "weight", 4)
+    v.kh, v.kw, v.groups = w.shape[2], w.shape[3], groups
     if groups < 1:
         raise ValueError(f"groups should be at least 1, got {groups}")
+    return w
+
+
+cdef cnp.ndarray result_of(object out, tuple shape, cnp.ndarray x, cnp.ndarray w):
+    """Where y goes: a new array, or out."""
+    cdef cnp.npy_intp sizes[4]
+    cdef cnp.ndarray y
+    cdef int i
+    for i in range(4):
+        sizes[i] = shape[i]
+    if out is None:
+        return cnp.PyArray_EMPTY(4, sizes, cnp.PyArray_TYPE(x), 0)
+    y = output_of(out, 4, sizes, cnp.PyArray_TYPE(x), "out")
+    if overlaps(y, x) or overlaps(y, w):
+        raise ValueError("out must overlap neither x nor weight")
+    return y
+
+
+cdef int keep(Saved saved, cnp.ndarray x, cnp.ndarray w, object bias, tuple output_shape,
+              const conv_t *v) except -1:
+    saved.x, saved.weight, saved.bias, saved.output_shape = x, w, bias, output_shape
+    saved.v = v[0]
+    return 0
+
+
+def forward(object x_, object weight, object bias, object stride, object padding, object dilation,
+            int64_t groups, object out):
+    """Check the arguments of ``functional.conv2d``, then compute it."""
+    cdef conv_t v
+    cdef cnp.ndarray x = images_of(x_, &v), w = filters_of(weight, x, groups, &v), y
+    cdef int64_t strides[4]
+    cdef ConvSaved saved = ConvSaved.__new__(ConvSaved)
+    cdef const char *bias_data
+    cdef int status = 0
+    v.N, v.H, v.W, v.C, v.K = x.shape[0], x.shape[1], x.shape[2], x.shape[3], w.shape[0]
     if min(v.K, v.kh, v.kw) < 1:
         raise ValueError(f"weight: no side may be 0, got shape {np.shape(w)}")
     if v.K % groups:
@@ -168,31 +203,28 @@ def forward(object x_, object weight, object bias, object stride, object padding
     v.dh, v.dw = pair(dilation, "dilation", 1)
     pads(&v, padding)
     check_vector(bias, "bias", v.K, cnp.PyArray_TYPE(x))
-    shape[0], shape[1], shape[2], shape[3] = v.N, v.OH, v.OW, v.K
-    if out is None:
-        y = cnp.PyArray_EMPTY(4, shape, cnp.PyArray_TYPE(x), 0)
-    else:
-        y = output(out, cnp.PyArray_EMPTY(4, shape, cnp.PyArray_TYPE(x), 0), "out")
-        if overlaps(y, x) or overlaps(y, w):
-            raise ValueError("out must overlap neither x nor weight")
+    y = result_of(out, (v.N, v.OH, v.OW, v.K), x, w)
+    keep(saved, x, w, bias, (v.N, v.OH, v.OW, v.K), &v)
     strides_of(w, strides)
     bias_data = <char *>data(bias)
     if v.N:
         with nogil:
-            status = run_forward(&v, <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(w),
-                                  strides, bias_data,
-                                  <char *>cnp.PyArray_DATA(y))
+            status = run_forward(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(w), strides,
+                                 bias_data, cnp.PyArray_BYTES(y))
     if status:
         raise MemoryError
-    saved = ConvSaved.__new__(ConvSaved)
-    saved.x, saved.weight, saved.bias, saved.v = x, w, bias, v
-    saved.output_shape = (v.N, v.OH, v.OW, v.K)
     return y, saved
 
 
 def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
              object out, object dweight, object dbias):
     """Check the arguments of ``functional.conv2d_backward``, then compute it."""
+    return gradients(dy_, saved, False, need_dx, need_dweight, need_dbias, out, dweight, dbias)
+
+
+cdef tuple gradients(object dy_, Saved saved, bint transposed, bint need_dx, bint need_dweight,
+                     bint need_dbias, object out, object dweight, object dbias):
+    """dx, dweight, dbias of a convolution or a transposed one, after checks."""
     cdef cnp.ndarray x = saved.x, w = saved.weight, dy = dense(dy_, "dy"), store = None
     cdef object dx = None, dw = None, db = None
     cdef conv_t v = saved.v
@@ -219,20 +251,25 @@ def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint 
         return dx, dw, db
     if need_dx:
         with nogil:
-            status = run_backward(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides,
-                                   NULL, cnp.PyArray_BYTES(<cnp.ndarray>dx))
+            status = (run_forward if transposed else run_backward)(
+                &v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides, NULL,
+                cnp.PyArray_BYTES(<cnp.ndarray>dx))
     if need_dweight and not status:
         with nogil:
-            status = run_weights(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(dy),
-                                      cnp.PyArray_BYTES(store))
+            if transposed:
+                status = run_weights(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(x),
+                                     cnp.PyArray_BYTES(store))
+            else:
+                status = run_weights(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(dy),
+                                     cnp.PyArray_BYTES(store))
         if not cnp.PyArray_BYTES(store) == cnp.PyArray_BYTES(<cnp.ndarray>dw):
             dw[...] = np.transpose(store, (3, 2, 0, 1))
     if status:
         raise MemoryError
     if db is not None:
         with nogil:
-            column_sums(cnp.PyArray_BYTES(dy), v.N * v.OH * v.OW, v.K, v.element, v.itemsize,
-                        cnp.PyArray_DATA(<cnp.ndarray>db))
+            column_sums(cnp.PyArray_BYTES(dy), dy.shape[0] * dy.shape[1] * dy.shape[2],
+                        dy.shape[3], v.element, v.itemsize, cnp.PyArray_DATA(<cnp.ndarray>db))
     return dx, dw, db
 
 

@@ -111,14 +111,14 @@ def kernels(
     """Batch normalisation, in multiples of a copy's time."""
     from rich.console import Console
 
-    from fastbn.bench import cases, kernels, rows, table, targets
+    from fastbn.bench import cases, kernels, rows, sides, table, targets
     from fastbn.bench.peers import choose
     from fastbn.bench.shapes import shapes as shapes_of
 
     counts = thread_counts(threads)
     rivals = choose(names(peers))
     every = cases.BESIDE_PEERS if rivals else cases.ALONE
-    by_itself: kernels.Alone = {}
+    by_itself: sides.Alone = {}
     console = Console(stderr=True)
     warn_if_busy(console)
     with console.status("") as status:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import fastbn
 from fastbn import functional as F
 from fastbn import nn
 from fastbn.bench.cases import Array, aligned
-from fastbn.bench.digest import check, digest
+from fastbn.bench.digest import Digest, digest
 from fastbn.bench.peers.client import Worker
 from fastbn.bench.rows import Row
-from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Call, Local, Turn, in_turns, medians
+from fastbn.bench.sides import set_ratios, time_sides
+from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Call
 
 OPS = ("forward", "dx", "dweight", "block")
 ALONE = "alone"  # the yardstick of a block: its convolution's three directions, nothing else
@@ -173,22 +173,17 @@ def measure(
     PeerError, ValueError
         If a peer could not do it, or computes something else.
     """
-    before = fastbn.get_num_threads()
-    fastbn.set_num_threads(threads)
-    try:
+
+    def prepare() -> tuple[Mapping[str, Call], Callable[[], Mapping[str, Digest]]]:
         calls = ours(case, ops)
-        sides: dict[str, Turn] = {}
-        for peer, worker in (workers or {}).items():
-            expected = {op: digest(calls[op]()) for op in ops}  # type: ignore[arg-type]
-            found = worker.ask("open", name=case.name, ops=list(ops), seconds=seconds)
-            check(worker.title, expected, found["digests"], "float32")
-            sides[peer] = worker.turn
-        local = Local(calls, seconds)
-        turns = in_turns({"": local.turn, **sides}, rounds, settle=threads > 1)
-    finally:
-        fastbn.set_num_threads(before)
-    times = {side: medians(taken) for side, taken in turns.items()}
-    own = times.pop("")
+        return calls, lambda: {op: digest(calls[op]()) for op in ops}  # type: ignore[arg-type]
+
+    own, times = time_sides(
+        prepare,
+        workers or {},
+        {"name": case.name, "ops": list(ops)},
+        dtype="float32", threads=threads, rounds=rounds, seconds=seconds,
+    )  # fmt: skip
     rows = []
     for op in ops:
         row = Row(
@@ -202,9 +197,7 @@ def measure(
             gflops=case.flops_of(op) / own[op] / 1e9,
             x_conv=own[op] / own[ALONE] if op == "block" else None,
         )
-        for peer, taken in times.items():
-            best = min(time for name, time in taken.items() if name.partition(":")[0] == op)
-            setattr(row, f"x_{peer}", best / own[op])
+        set_ratios(row, own[op], times)
         rows.append(row)
     return rows
 

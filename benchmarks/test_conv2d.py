@@ -1,4 +1,7 @@
-"""Convolutions alone, all three directions; ``fastbn bench conv`` compares them with PyTorch's."""
+"""Convolutions alone, all three directions, and with BatchNorm and ReLU behind them.
+
+``fastbn bench conv`` compares them with PyTorch's.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ def calls(name: str) -> dict[str, Any]:
     return conv.ours(conv.CASES[name], conv.OPS)
 
 
-@pytest.mark.parametrize("op", conv.OPS)
+@pytest.mark.parametrize("op", [*conv.OPS, conv.ALONE])
 @pytest.mark.parametrize("name", conv.CASES)
 def test_conv2d(benchmark: Any, name: str, op: str, threads: int) -> None:
     benchmark.group = f"{name}, threads {threads}"
-    benchmark.extra_info |= {"gflop": conv.CASES[name].flops / 1e9, "threads": threads}
+    benchmark.extra_info |= {"gflop": conv.CASES[name].flops_of(op) / 1e9, "threads": threads}
     benchmark(calls(name)[op])

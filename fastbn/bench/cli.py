@@ -111,14 +111,14 @@ def kernels(
     """Batch normalisation, in multiples of a copy's time."""
     from rich.console import Console
 
-    from fastbn.bench import cases, kernels, rows, table, targets
+    from fastbn.bench import cases, kernels, rows, sides, table, targets
     from fastbn.bench.peers import choose
     from fastbn.bench.shapes import shapes as shapes_of
 
     counts = thread_counts(threads)
     rivals = choose(names(peers))
     every = cases.BESIDE_PEERS if rivals else cases.ALONE
-    by_itself: kernels.Alone = {}
+    by_itself: sides.Alone = {}
     console = Console(stderr=True)
     warn_if_busy(console)
     with console.status("") as status:
@@ -151,7 +151,9 @@ def conv(
     cases: Annotated[
         str, typer.Option(help='all, or parts of names, as in "3x3 64,depthwise".')
     ] = "all",
-    ops: Annotated[str, typer.Option(help="Out of forward,dx,dweight.")] = "forward,dx,dweight",
+    ops: Annotated[
+        str, typer.Option(help="Out of forward,dx,dweight,block; block adds BN and ReLU.")
+    ] = "forward,dx,dweight,block",
     threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
     peers: Annotated[str, typer.Option(help="none, or torch; if it is installed.")] = "all",
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
@@ -159,11 +161,11 @@ def conv(
         Path | None, typer.Option("--json", help="Write the rows to this file.")
     ] = None,
 ) -> int:
-    """Convolutions alone: forward, dx and dweight, channels-last."""
+    """Convolutions, channels-last: forward, dx, dweight, and all of them with BN and ReLU."""
     from rich.console import Console
 
     from fastbn.bench import conv as measuring
-    from fastbn.bench import rows, table
+    from fastbn.bench import rows, table, targets
     from fastbn.bench.peers import choose
 
     counts = thread_counts(threads)
@@ -179,7 +181,9 @@ def conv(
             progress=status.update,
         )
     machine = rows.machine(counts)
-    printer().print(table.conv_table(found, machine))
+    output = printer()
+    output.print(table.conv_table(found, machine))
+    output.print(table.results_table(targets.held_against(targets.CONV_TARGETS, found)))
     if json_file is not None:
         rows.write(json_file, machine, found)
     return 0
@@ -208,7 +212,7 @@ def train(
     """Training steps, against the best of the peers' ways to do them."""
     from rich.console import Console
 
-    from fastbn.bench import networks, rows, table
+    from fastbn.bench import networks, rows, table, train_targets
     from fastbn.bench import train as measuring
     from fastbn.bench.peers import choose
 
@@ -224,11 +228,14 @@ def train(
             peers=choose(names(peers)),
             rounds=rounds,
             profile=profile,
-            progress=status.update,
+            progress=status.update if console.is_terminal else console.print,
         )
+    for line in found.left_out:
+        console.print(f"warning: left out: {line}", style="yellow", markup=False)
     machine = rows.machine(counts)
     output = printer()
     output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
+    output.print(table.results_table(train_targets.judge(found.rows)))
     for title, operations in found.profiles.items():
         output.print(table.profile_table(title, operations))
     if json_file is not None:

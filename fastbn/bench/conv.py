@@ -1,4 +1,4 @@
-"""Convolutions alone, all three directions, against PyTorch's of the same layout."""
+"""Convolutions alone, and with batch normalisation behind them, against PyTorch's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import fastbn
 from fastbn import functional as F
+from fastbn import nn
 from fastbn.bench.cases import Array, aligned
-from fastbn.bench.digest import check, digest
+from fastbn.bench.digest import Digest, digest
 from fastbn.bench.peers.client import Worker
 from fastbn.bench.rows import Row
-from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Call, Local, Turn, in_turns, medians
+from fastbn.bench.sides import set_ratios, time_sides
+from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Call
 
-OPS = ("forward", "dx", "dweight")
+OPS = ("forward", "dx", "dweight", "block")
+ALONE = "alone"  # the yardstick of a block: its convolution's three directions, nothing else
 PEERS = ("torch",)
 
 
@@ -48,6 +50,10 @@ class ConvCase:
         """Arithmetic of one direction."""
         taps = self.kernel * self.kernel * self.C // self.groups
         return 2.0 * self.N * self.out * self.out * self.K * taps
+
+    def flops_of(self, op: str) -> float:
+        """Arithmetic of an operation; that of a block is its convolution's."""
+        return self.flops * (3 if op in {"block", ALONE} else 1)
 
     def values(self) -> tuple[Array, Array, Array]:
         """x, the weight's storage (kh, kw, C / groups, K) and dy: the same in every process."""
@@ -84,6 +90,9 @@ CASES = {
         ConvCase("1x1 64>256@28", 16, 28, 64, 256, 1),
         ConvCase("1x1 256>64@28", 16, 28, 256, 64, 1),
         ConvCase("1x1/2 64>128@28", 16, 28, 64, 128, 1, 2),
+        ConvCase("8 groups 64@28", 16, 28, 64, 64, groups=8),
+        ConvCase("32 groups 128@28", 16, 28, 128, 128, groups=32),
+        ConvCase("4 groups 256@14", 16, 14, 256, 256, groups=4),
         ConvCase("depthwise 64@28", 16, 28, 64, 64, groups=64),
         ConvCase("depthwise 256@14", 16, 14, 256, 256, groups=256),
         ConvCase("depthwise/2 128@28", 16, 28, 128, 128, 3, 2, 128),
@@ -113,7 +122,11 @@ def choose(names: Sequence[str]) -> list[ConvCase]:
 
 
 def ours(case: ConvCase, ops: Sequence[str]) -> dict[str, Call]:
-    """Return calls of this library's operations; all results go where memory is."""
+    """Return calls of this library's operations; all results go where memory is.
+
+    Beside ``"block"``, forward and backward of convolution, batch normalisation and ReLU as a
+    network runs them, stands the same convolution `ALONE`.
+    """
     x, storage, dy = case.values()
     y, dx, dstorage = (aligned(a.shape, a.dtype) for a in (dy, x, storage))
     weight, dweight = storage.transpose(3, 2, 0, 1), dstorage.transpose(3, 2, 0, 1)
@@ -124,12 +137,24 @@ def ours(case: ConvCase, ops: Sequence[str]) -> dict[str, Call]:
         )
 
     _, saved = forward()
+    layer = nn.Conv2d(
+        case.C, case.K, case.kernel, case.stride, case.padding, groups=case.groups, bias=False
+    )
+    layer.weight.data = weight
+    block = nn.Sequential(layer, nn.BatchNorm(case.K), nn.ReLU())
+
+    def train() -> tuple[Array | None, ...]:
+        result = block(x)
+        return result, block.backward(dy, need_dx=True), layer.weight.grad
+
     every: dict[str, Call] = {
         "forward": lambda: forward()[:1],
         "dx": lambda: F.conv2d_backward(dy, saved, need_dweight=False, out=dx)[:1],  # type: ignore[arg-type]
         "dweight": lambda: F.conv2d_backward(dy, saved, need_dx=False, dweight=dweight)[1:2],  # type: ignore[arg-type]
+        "block": train,
+        ALONE: lambda: F.conv2d_backward(dy, forward()[1], out=dx, dweight=dweight),  # type: ignore[arg-type]
     }
-    return {op: every[op] for op in ops}
+    return {op: every[op] for op in (*ops, *([ALONE] if "block" in ops else []))}
 
 
 def measure(
@@ -148,22 +173,17 @@ def measure(
     PeerError, ValueError
         If a peer could not do it, or computes something else.
     """
-    before = fastbn.get_num_threads()
-    fastbn.set_num_threads(threads)
-    try:
+
+    def prepare() -> tuple[Mapping[str, Call], Callable[[], Mapping[str, Digest]]]:
         calls = ours(case, ops)
-        sides: dict[str, Turn] = {}
-        for peer, worker in (workers or {}).items():
-            expected = {op: digest(call()) for op, call in calls.items()}  # type: ignore[arg-type]
-            found = worker.ask("open", name=case.name, ops=list(ops), seconds=seconds)
-            check(worker.title, expected, found["digests"], "float32")
-            sides[peer] = worker.turn
-        local = Local(calls, seconds)
-        turns = in_turns({"": local.turn, **sides}, rounds, settle=threads > 1)
-    finally:
-        fastbn.set_num_threads(before)
-    times = {side: medians(taken) for side, taken in turns.items()}
-    own = times.pop("")
+        return calls, lambda: {op: digest(calls[op]()) for op in ops}  # type: ignore[arg-type]
+
+    own, times = time_sides(
+        prepare,
+        workers or {},
+        {"name": case.name, "ops": list(ops)},
+        dtype="float32", threads=threads, rounds=rounds, seconds=seconds,
+    )  # fmt: skip
     rows = []
     for op in ops:
         row = Row(
@@ -174,11 +194,10 @@ def measure(
             dtype="float32",
             threads=threads,
             us=own[op] * 1e6,
-            gflops=case.flops / own[op] / 1e9,
+            gflops=case.flops_of(op) / own[op] / 1e9,
+            x_conv=own[op] / own[ALONE] if op == "block" else None,
         )
-        for peer, taken in times.items():
-            best = min(time for name, time in taken.items() if name.partition(":")[0] == op)
-            setattr(row, f"x_{peer}", best / own[op])
+        set_ratios(row, own[op], times)
         rows.append(row)
     return rows
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-import fastbn
 from fastbn.bench.cases import DTYPES, LAYOUTS, TRAFFIC, YARDSTICKS, Case
-from fastbn.bench.digest import check
+from fastbn.bench.digest import Digest
 from fastbn.bench.ours import Ours
 from fastbn.bench.peers.client import Worker
 from fastbn.bench.rows import Row
 from fastbn.bench.shapes import Shape
-from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Local, Turn, in_turns, medians
-
-Alone = dict[str, list[float]]
+from fastbn.bench.sides import Alone, set_ratios, time_sides
+from fastbn.bench.timing import ROUNDS, SAMPLE_SECONDS, Call
 
 
 def cases(shapes: Sequence[Shape], layouts: Sequence[str], dtypes: Sequence[str]) -> list[Case]:
@@ -61,17 +59,10 @@ def measure(
         The tensor.
     ops : sequence of str
         Names out of `cases.TRAFFIC`.
-    threads : int
-        The size of the team, here and in the workers.
     workers : mapping, optional
         Name of a peer to its process of the suite ``"kernels"``.
-    rounds : int
-        Turns that every side takes; medians over them are what counts.
-    seconds : float
-        A sample's least length.
-    alone : dict, optional
-        Let the peers be measured alone as well, and append here, by peer, their times alone over
-        their times in turns: 1 where the sides do not disturb each other.
+    threads, rounds, seconds, alone
+        See `sides.time_sides`.
 
     Returns
     -------
@@ -83,37 +74,22 @@ def measure(
     PeerError, ValueError
         If a peer could not do it, or computes something else.
     """
-    before = fastbn.get_num_threads()
-    fastbn.set_num_threads(threads)
-    try:
+
+    def prepare() -> tuple[Mapping[str, Call], Callable[[], Mapping[str, Digest]]]:
         ours = Ours(case, tuple(ops))
-        expected = ours.digests() if workers else {}
-        sides: dict[str, Turn] = {}
-        for peer, worker in (workers or {}).items():
-            found = worker.ask(
-                "open",
-                shape=case.shape.name,
-                layout=case.layout,
-                dtype=case.dtype,
-                ops=list(ops),
-                seconds=seconds,
-            )
-            check(worker.title, expected, found["digests"], case.dtype)
-            sides[peer] = worker.turn
-        local = Local(ours.calls, seconds)
-        turns = in_turns({"": local.turn, **sides}, rounds, settle=threads > 1)
-        by_itself = {
-            peer: in_turns({peer: turn}, rounds, settle=True)[peer]
-            for peer, turn in (sides if alone is not None else {}).items()
-        }
-    finally:
-        fastbn.set_num_threads(before)
-    times = {side: medians(taken) for side, taken in turns.items()}
-    own = times.pop("")
-    for peer, taken in by_itself.items():
-        assert alone is not None
-        ratios = [time / times[peer][name] for name, time in medians(taken).items()]
-        alone.setdefault(peer, []).extend(ratios)
+        return ours.calls, ours.digests
+
+    own, times = time_sides(
+        prepare,
+        workers or {},
+        {
+            "shape": case.shape.name,
+            "layout": case.layout,
+            "dtype": case.dtype,
+            "ops": list(ops),
+        },
+        dtype=case.dtype, threads=threads, rounds=rounds, seconds=seconds, alone=alone,
+    )  # fmt: skip
     for name in YARDSTICKS:
         own[name] = min(own[name], own.pop(f"{name} stream"))
     return [_row(case, name, threads, own, times) for name in own]
@@ -139,10 +115,7 @@ def _row(
         x_copy=own[op] / own["copy"],
         x_triad=own[op] / own["triad"],
     )
-    for peer, times in peers.items():
-        variants = [time for name, time in times.items() if name.partition(":")[0] == op]
-        if variants:
-            setattr(row, f"x_{peer}", min(variants) / own[op])
+    set_ratios(row, own[op], peers)
     return row
 
 

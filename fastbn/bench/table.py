@@ -68,7 +68,7 @@ def results_table(results: Sequence[Result]) -> Table:
 
     table = Table(title="geometric means and worst", title_justify="left")
     table.add_column("group")
-    for name in ("threads", "shapes", "mean", "worst"):
+    for name in ("threads", "cases", "mean", "worst"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("at", no_wrap=True)
     table.add_column("target", no_wrap=True)
@@ -121,7 +121,8 @@ def conv_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
     table = Table(title=f"conv2d, channels-last · {describe(machine)}", title_justify="left")
     for name in ("convolution", "operation"):
         table.add_column(name, no_wrap=True)
-    for name in ("images", "threads", "µs", "GFLOP/s", *(PEERS[peer] for peer in peers)):
+    numbers = ("images", "threads", "µs", "GFLOP/s", "× conv alone")
+    for name in (*numbers, *(PEERS[peer] for peer in peers)):
         table.add_column(name, justify="right", no_wrap=True)
     for index, row in enumerate(rows):
         if index and row.name != rows[index - 1].name:
@@ -131,18 +132,18 @@ def conv_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
             row.op,
             str(row.shape[0]),
             str(row.threads),
-            *map(digits, (row.us, row.gflops)),
+            *map(digits, (row.us, row.gflops, row.x_conv)),
             *(digits(getattr(row, peer)) for peer in peers),
             style="red" if loses(row) else None,
         )
-    if peers:
-        table.add_section()
-    for op in dict.fromkeys(row.op for row in rows if peers):
-        means = []
-        for peer in peers:
-            ratios = [getattr(row, peer) for row in rows if row.op == op]
-            means.append(geometric_mean([ratio for ratio in ratios if ratio is not None]))
-        table.add_row("mean", op, "", "", "", "", *map(digits, means), style="bold")
+    figures = ("x_conv", *peers)
+    table.add_section()
+    for op in dict.fromkeys(row.op for row in rows):
+        found = ([getattr(row, figure) for row in rows if row.op == op] for figure in figures)
+        ratios = [[ratio for ratio in column if ratio is not None] for column in found]
+        if any(ratios):
+            means = (geometric_mean(column) if column else None for column in ratios)
+            table.add_row("mean", op, "", "", "", "", *map(digits, means), style="bold")
     return table
 
 

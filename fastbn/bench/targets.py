@@ -1,4 +1,4 @@
-"""What the kernels should reach, and what they did: mean and worst of each group."""
+"""What kernels and convolutions should reach, and what they did: mean and worst of each group."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Target:
     worst: float | None = None
     more: bool = False
     smallest: int = 0  # rows of smaller tensors (in elements) are left out
+    prefix: str = ""  # rows with other names are left out
 
     def covers(self, row: Row) -> bool:
         """Tell whether a row belongs to the group."""
@@ -35,6 +36,7 @@ class Target:
             row.op in self.ops
             and row.layout in self.layouts
             and row.dtype == "float32"
+            and row.name.startswith(self.prefix)
             and size >= self.smallest
         )
 
@@ -62,6 +64,13 @@ TARGETS = (
     Target("step, against TensorFlow", ("step",), ("nhwc", "nc"), "x_tensorflow", 1.3, more=True),
     Target("step, against JAX", ("step",), EVERY, "x_jax", 1.3, more=True),
 )
+CONV_TARGETS = (
+    *(
+        Target(f"3×3 {op}", (op,), ("nhwc",), "x_torch", 1.0, 0.8, more=True, prefix="3x3 ")
+        for op in ("forward", "dx", "dweight")
+    ),
+    Target("3×3 → BN → ReLU", ("block",), ("nhwc",), "x_conv", 1.15, prefix="3x3 "),
+)
 
 
 @dataclass(frozen=True)
@@ -79,22 +88,27 @@ class Result:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """Return the geometric mean of positive numbers.
+    """Return the geometric mean of numbers that are not negative.
 
     Examples
     --------
     >>> round(geometric_mean([1.0, 4.0]), 9)
     2.0
     """
-    logs = [log(value) for value in values]
+    logs = [log(value) if value else -inf for value in values]
     return exp(sum(logs) / len(logs))
 
 
 def judge(rows: Sequence[Row]) -> list[Result]:
-    """Hold rows against all targets that they have figures for, for each number of threads."""
+    """Hold rows of kernels against all targets that they have figures for."""
+    return held_against(TARGETS, rows) + _compared(rows)
+
+
+def held_against(targets: Sequence[Target], rows: Sequence[Row]) -> list[Result]:
+    """Hold rows against those targets that they have figures for, for each number of threads."""
     results = []
     for threads in sorted({row.threads for row in rows}):
-        for target in TARGETS:
+        for target in targets:
             group = [
                 (row, value)
                 for row in rows
@@ -103,12 +117,13 @@ def judge(rows: Sequence[Row]) -> list[Result]:
                 and (value := getattr(row, target.figure)) is not None
             ]
             if group:
-                results.append(_judge(target, str(threads), group))
-    results += _compared(rows)
+                label = f"{target.label}, × {target.figure.removeprefix('x_')}"
+                results.append(judged(target, label, str(threads), group))
     return results
 
 
-def _judge(target: Target, threads: str, group: Sequence[tuple[Row, float]]) -> Result:
+def judged(target: Target, label: str, threads: str, group: Sequence[tuple[Row, float]]) -> Result:
+    """Hold the figures of a group of rows against a target."""
     sign = -1 if target.more else 1
     worst_row, worst = max(group, key=lambda item: sign * item[1])
     mean = geometric_mean(value for _, value in group)
@@ -117,7 +132,7 @@ def _judge(target: Target, threads: str, group: Sequence[tuple[Row, float]]) -> 
     if target.worst is not None:
         wanted += f", worst {limit} {target.worst:g}"
     return Result(
-        label=f"{target.label}, × {target.figure.removeprefix('x_')}",
+        label=label,
         threads=threads,
         count=len(group),
         mean=mean,
@@ -141,8 +156,7 @@ def _compared(rows: Sequence[Row]) -> list[Result]:
     ) -> None:
         if group:
             target = Target(label, (), (), "", mean, more=more)
-            result = _judge(target, threads, group)
-            results.append(Result(**{**result.__dict__, "label": label}))
+            results.append(judged(target, label, threads, group))
 
     def pairs(change: Callable[[Row], Key]) -> list[tuple[Row, Row]]:
         return [

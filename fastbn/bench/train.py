@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastbn.bench.networks import NETWORKS
-from fastbn.bench.peers.client import Worker
+from fastbn.bench.peers.client import PeerError, Worker
 from fastbn.bench.rows import Row
 from fastbn.bench.timing import ROUNDS, in_turns, medians
 
 LOSS_TOLERANCE = 1e-4
+PATIENCE = 900.0  # seconds for the first steps of a peer's variant: some are compiled first
 
 # What of a peer is measured; the fastest counts. "fused" is the optimizer.
 VARIANTS = {
@@ -44,11 +45,15 @@ class TrainRow(Row):
 
 @dataclass
 class Found:
-    """What was found: rows, the machine's peak, and the operations of each network's step."""
+    """What was found: rows, the machine's peak, the operations of each network's step.
+
+    `left_out` tells which variants of peers could not be measured, and why.
+    """
 
     rows: list[TrainRow] = field(default_factory=list)
     peak_gflops: dict[int, float] = field(default_factory=dict)  # by number of threads
     profiles: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by title
+    left_out: list[str] = field(default_factory=list)
 
 
 def variants(network: str, peers: Sequence[str]) -> list[tuple[str, str]]:
@@ -71,24 +76,39 @@ def measure(
     peers: Sequence[str] = (),
     rounds: int = ROUNDS,
     profile: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> None:
     """Time steps of one network, all sides in turns, and add what comes out to `found`.
+
+    A variant of a peer that cannot do its first steps, or not in time, is left out.
 
     Raises
     ------
     PeerError
-        If a side could not do it.
+        If this library, or a side that has begun, could not do it.
     ValueError
         If the losses of a side are others than this library's: its time would mean nothing.
     """
     recipe = NETWORKS[network]
+    tell = progress or (lambda _: None)
     wanted = [("fastbn", ""), *variants(network, peers)]
     with ExitStack() as stack:
         workers = {}
-        for peer, variant in wanted:
+        case = f"{network}, batch {batch}, threads {threads}"
+        for number, (peer, variant) in enumerate(wanted, 1):
+            side = f"{peer} {variant}".strip()
+            tell(f"{case}: first steps of {side}, {number} of {len(wanted)}")
             worker = stack.enter_context(Worker(peer, "train", threads))
-            worker.ask("open", network=network, batch=batch, variant=variant)
-            workers[f"{peer} {variant}".strip()] = worker
+            try:
+                worker.ask("open", patience=PATIENCE, network=network, batch=batch, variant=variant)
+            except PeerError as error:
+                if peer == "fastbn":
+                    raise
+                found.left_out.append(f"{case}, {side}: {error}")
+                worker.close()
+            else:
+                workers[side] = worker
+        tell(f"{case}: {len(workers)} sides in {rounds} turns")
         losses: dict[str, list[float]] = {}
 
         def turn_of(side: str) -> Callable[[bool], Mapping[str, float]]:
@@ -109,7 +129,7 @@ def measure(
             found.peak_gflops[threads] = ours.ask("limit")["gflops"]
         told = ours.ask("profile", steps=recipe.steps)
     if profile:
-        found.profiles[f"{network}, batch {batch}, threads {threads}"] = told["operations"]
+        found.profiles[case] = told["operations"]
     times = {side: medians(taken) for side, taken in turns.items()}
     rows = [
         TrainRow(
@@ -172,7 +192,8 @@ def run(
     for number in threads:
         for network in networks:
             for size in NETWORKS[network].batches if batch is None else (batch,):
-                if progress is not None:
-                    progress(f"{network}, batch {size}, threads {number}")
-                measure(network, size, number, found, peers=peers, rounds=rounds, profile=profile)
+                measure(
+                    network, size, number, found,
+                    peers=peers, rounds=rounds, profile=profile, progress=progress,
+                )  # fmt: skip
     return found

@@ -100,7 +100,7 @@ def conv2d_way(
 
     Returns
     -------
-    way : {"direct", "minimal filtering", "depthwise"}
+    way : {"direct", "minimal filtering", "depthwise", "narrow groups"}
         "minimal filtering" is Winograd's F(2×2, 3×3), with 16 multiplications for four outputs
         instead of 36 (Lavin & Gray 2016): 3×3 filters of stride 1 between 16 channels or more.
 

@@ -3,11 +3,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-class ConvSaved:
+class Saved:
     x: NDArray[Any]
     weight: NDArray[Any]
     bias: NDArray[Any] | None
     output_shape: tuple[int, int, int, int]
+
+class ConvSaved(Saved):
     moments: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None
 
 def forward(
@@ -32,11 +34,7 @@ def backward(
     dbias: NDArray[Any] | None,
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
 
-class ConvTransposeSaved:
-    x: NDArray[Any]
-    weight: NDArray[Any]
-    bias: NDArray[Any] | None
-    output_shape: tuple[int, int, int, int]
+class ConvTransposeSaved(Saved): ...
 
 def transpose_forward(
     x: NDArray[Any],

@@ -9,12 +9,13 @@ dweight     rows are (tap, input channel), columns output channels, the sum runs
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
 3x3         all three with 16 products instead of 36                          conv_winograd.pxi
-depthwise   all three without products                                         conv_depthwise.pxi
+depthwise   all three without products, narrow groups too                      conv_depthwise.pxi
 transposed  the same three in other roles                                      conv_transpose.pxi
 
 conv_ways.pxi chooses. Cuts come from the shapes alone: threads never change a result.
 """
 
+from cython cimport floating
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
@@ -47,6 +48,8 @@ cdef enum:
     MOST_CHUNKS = 16
     FEWEST_TASKS = 8     # of dweight: fewer chunks are cut into pieces of its rows
     DEPTH_ROWS = 4       # rows of a task of a depthwise convolution
+    NARROW = 4           # channels of a group that is treated likewise, at most
+    TURN_GAP = 32        # elements between its turned copies, for other lines of the first cache
     PARTIAL_BYTES = 8388608
 
 
@@ -66,13 +69,18 @@ include "conv_depthwise.pxi"
 
 # ---- the border ----
 
-cdef class ConvSaved:
+cdef class Saved:
     """What backward needs: x, weight and bias themselves, and the geometry."""
 
     cdef readonly object x, weight, bias
     cdef readonly tuple output_shape
-    cdef readonly object moments  # of y: count, mean, sum of squares about it; None if not asked for
     cdef conv_t v
+
+
+cdef class ConvSaved(Saved):
+    """Of `forward`."""
+
+    cdef readonly object moments  # of y: count, mean, sum of squares about it; None if not asked for
 
 
 cdef tuple pair(object value, str what, int least):
@@ -118,27 +126,59 @@ cdef int strides_of(cnp.ndarray w, int64_t *strides) except -1:
     return 0
 
 
-def forward(object x_, object weight, object bias, object stride, object padding, object dilation,
-            int64_t groups, object out, bint moments):
-    """Check the arguments of ``functional.conv2d``, then compute it."""
-    cdef cnp.ndarray x = dense(x_, "x"), w, y, sums
-    cdef int64_t strides[4]
-    cdef cnp.npy_intp shape[4]
-    cdef conv_t v
-    cdef ConvSaved saved
-    cdef const char *bias_data
-    cdef double *sums_data = NULL
-    cdef int status = 0
+cdef cnp.ndarray images_of(object x_, conv_t *v):
+    """x, an array of images, whose element type v gets."""
+    cdef cnp.ndarray x = dense(x_, "x")
     v.element = product_element(x, "x")
     v.itemsize = cnp.PyArray_ITEMSIZE(x)
     if cnp.PyArray_NDIM(x) != 4:
         raise ValueError(f"expected 4D input (N, H, W, C), got {cnp.PyArray_NDIM(x)}D input")
-    w = weight_of(weight, x, "weight", 4)
-    v.N, v.H, v.W, v.C = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    v.K, v.kh, v.kw = w.shape[0], w.shape[2], w.shape[3]
-    v.groups = groups
+    return x
+
+
+cdef cnp.ndarray filters_of(object weight, cnp.ndarray x, int64_t groups, conv_t *v):
+    """weight, whose window and groups v gets."""
+    cdef cnp.ndarray w = weight_of(weight, x, "weight", 4)
+    v.kh, v.kw, v.groups = w.shape[2], w.shape[3], groups
     if groups < 1:
         raise ValueError(f"groups should be at least 1, got {groups}")
+    return w
+
+
+cdef cnp.ndarray result_of(object out, tuple shape, cnp.ndarray x, cnp.ndarray w):
+    """Where y goes: a new array, or out."""
+    cdef cnp.npy_intp sizes[4]
+    cdef cnp.ndarray y
+    cdef int i
+    for i in range(4):
+        sizes[i] = shape[i]
+    if out is None:
+        return cnp.PyArray_EMPTY(4, sizes, cnp.PyArray_TYPE(x), 0)
+    y = output_of(out, 4, sizes, cnp.PyArray_TYPE(x), "out")
+    if overlaps(y, x) or overlaps(y, w):
+        raise ValueError("out must overlap neither x nor weight")
+    return y
+
+
+cdef int keep(Saved saved, cnp.ndarray x, cnp.ndarray w, object bias, tuple output_shape,
+              const conv_t *v) except -1:
+    saved.x, saved.weight, saved.bias, saved.output_shape = x, w, bias, output_shape
+    saved.v = v[0]
+    return 0
+
+
+def forward(object x_, object weight, object bias, object stride, object padding, object dilation,
+            int64_t groups, object out, bint moments):
+    """Check the arguments of ``functional.conv2d``, then compute it."""
+    cdef conv_t v
+    cdef cnp.ndarray x = images_of(x_, &v), w = filters_of(weight, x, groups, &v), y, sums
+    cdef int64_t strides[4]
+    cdef cnp.npy_intp shape[2]
+    cdef ConvSaved saved = ConvSaved.__new__(ConvSaved)
+    cdef const char *bias_data
+    cdef double *sums_data = NULL
+    cdef int status = 0
+    v.N, v.H, v.W, v.C, v.K = x.shape[0], x.shape[1], x.shape[2], x.shape[3], w.shape[0]
     if min(v.K, v.kh, v.kw) < 1:
         raise ValueError(f"weight: no side may be 0, got shape {np.shape(w)}")
     if v.K % groups:
@@ -150,13 +190,8 @@ def forward(object x_, object weight, object bias, object stride, object padding
     v.dh, v.dw = pair(dilation, "dilation", 1)
     pads(&v, padding)
     check_vector(bias, "bias", v.K, cnp.PyArray_TYPE(x))
-    shape[0], shape[1], shape[2], shape[3] = v.N, v.OH, v.OW, v.K
-    if out is None:
-        y = cnp.PyArray_EMPTY(4, shape, cnp.PyArray_TYPE(x), 0)
-    else:
-        y = output(out, cnp.PyArray_EMPTY(4, shape, cnp.PyArray_TYPE(x), 0), "out")
-        if overlaps(y, x) or overlaps(y, w):
-            raise ValueError("out must overlap neither x nor weight")
+    y = result_of(out, (v.N, v.OH, v.OW, v.K), x, w)
+    keep(saved, x, w, bias, (v.N, v.OH, v.OW, v.K), &v)
     strides_of(w, strides)
     bias_data = <char *>data(bias)
     if moments:
@@ -167,13 +202,10 @@ def forward(object x_, object weight, object bias, object stride, object padding
         sums_data = <double *>cnp.PyArray_DATA(sums)
     if v.N:
         with nogil:
-            status = run_forward(&v, <char *>cnp.PyArray_DATA(x), <char *>cnp.PyArray_DATA(w),
-                                 strides, bias_data, <char *>cnp.PyArray_DATA(y), sums_data)
+            status = run_forward(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(w), strides,
+                                 bias_data, cnp.PyArray_BYTES(y), sums_data)
     if status:
         raise MemoryError
-    saved = ConvSaved.__new__(ConvSaved)
-    saved.x, saved.weight, saved.bias, saved.v = x, w, bias, v
-    saved.output_shape = (v.N, v.OH, v.OW, v.K)
     if moments:
         saved.moments = (v.N * v.OH * v.OW, sums[0], sums[1])
     return y, saved
@@ -182,6 +214,12 @@ def forward(object x_, object weight, object bias, object stride, object padding
 def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
              object out, object dweight, object dbias):
     """Check the arguments of ``functional.conv2d_backward``, then compute it."""
+    return gradients(dy_, saved, False, need_dx, need_dweight, need_dbias, out, dweight, dbias)
+
+
+cdef tuple gradients(object dy_, Saved saved, bint transposed, bint need_dx, bint need_dweight,
+                     bint need_dbias, object out, object dweight, object dbias):
+    """dx, dweight, dbias of a convolution or a transposed one, after checks."""
     cdef cnp.ndarray x = saved.x, w = saved.weight, dy = dense(dy_, "dy"), store = None
     cdef object dx = None, dw = None, db = None
     cdef conv_t v = saved.v
@@ -208,20 +246,28 @@ def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint 
         return dx, dw, db
     if need_dx:
         with nogil:
-            status = run_backward(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides,
-                                   NULL, cnp.PyArray_BYTES(<cnp.ndarray>dx))
+            if transposed:
+                status = run_forward(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides, NULL,
+                                     cnp.PyArray_BYTES(<cnp.ndarray>dx), NULL)
+            else:
+                status = run_backward(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(w), strides,
+                                      NULL, cnp.PyArray_BYTES(<cnp.ndarray>dx))
     if need_dweight and not status:
         with nogil:
-            status = run_weights(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(dy),
-                                      cnp.PyArray_BYTES(store))
+            if transposed:
+                status = run_weights(&v, cnp.PyArray_BYTES(dy), cnp.PyArray_BYTES(x),
+                                     cnp.PyArray_BYTES(store))
+            else:
+                status = run_weights(&v, cnp.PyArray_BYTES(x), cnp.PyArray_BYTES(dy),
+                                     cnp.PyArray_BYTES(store))
         if not cnp.PyArray_BYTES(store) == cnp.PyArray_BYTES(<cnp.ndarray>dw):
             dw[...] = np.transpose(store, (3, 2, 0, 1))
     if status:
         raise MemoryError
     if db is not None:
         with nogil:
-            column_sums(cnp.PyArray_BYTES(dy), v.N * v.OH * v.OW, v.K, v.element, v.itemsize,
-                        cnp.PyArray_DATA(<cnp.ndarray>db))
+            column_sums(cnp.PyArray_BYTES(dy), dy.shape[0] * dy.shape[1] * dy.shape[2],
+                        dy.shape[3], v.element, v.itemsize, cnp.PyArray_DATA(<cnp.ndarray>db))
     return dx, dw, db
 
 

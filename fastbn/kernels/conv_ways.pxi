@@ -46,5 +46,5 @@ def way(tuple x_shape, tuple weight_shape, object stride, object padding, object
     v.groups = groups
     pads(&v, padding)
     if is_depthwise(&v):
-        return "depthwise"
+        return "depthwise" if v.groups == v.C else "narrow groups"
     return "minimal filtering" if is_winograd(&v) else "direct"

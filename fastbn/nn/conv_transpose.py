@@ -9,9 +9,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import IntPair, pair, short
+from fastbn.nn.geometry import IntPair, check_image, pair, short
 from fastbn.nn.module import Module, Shape
-from fastbn.nn.parameter import Parameter
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -69,10 +68,7 @@ class ConvTranspose2d(Module):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        init.check_sizes(self, in_channels=in_channels, out_channels=out_channels, groups=groups)
-        for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if channels % groups:
-                raise ValueError(f"ConvTranspose2d: {name} must be divisible by groups")
+        init.check_channels(self, in_channels, out_channels, groups)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = pair(kernel_size, "ConvTranspose2d: kernel_size")
@@ -89,13 +85,7 @@ class ConvTranspose2d(Module):
                 )
 
         shape = (in_channels, out_channels // groups, *self.kernel_size)
-        rng = init.generator(rng)
-        values = init.kaiming_uniform(shape, rng=rng)
-        self.weight = Parameter(values, order=(2, 3, 1, 0), dtype=dtype)
-        self.bias: Parameter | None = None
-        if bias:
-            values = init.bias_uniform(out_channels, init.fan_in_of(shape), rng=rng)
-            self.bias = Parameter(values, dtype=dtype)
+        self.weight, self.bias = init.filters(shape, out_channels, bias, rng, dtype)
         self._arguments: dict[str, Any] = {
             "stride": self.stride,
             "padding": self.padding,
@@ -144,11 +134,7 @@ class ConvTranspose2d(Module):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return (OH, OW, out_channels)."""
-        if len(input_shape) != 3:
-            raise ValueError(
-                f"{self.where}: Expected 4D (batched) input (N, H, W, C), "
-                f"got {batch_of(input_shape)}"
-            )
+        check_image(self.where, input_shape)
         height, width, channels = input_shape
         if channels != self.in_channels:
             raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastbn.nn.state import batch_of
+
 IntPair = int | tuple[int, int]
 
 
@@ -38,6 +40,14 @@ def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, in
     if min(height, width) < least:
         raise ValueError(f"{what} should be at least {least}, got {value!r}")
     return height, width
+
+
+def check_image(where: str, input_shape: tuple[int, ...]) -> None:
+    """Raise ValueError, naming the layer, unless a sample's shape is (H, W, C)."""
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"{where}: Expected 4D (batched) input (N, H, W, C), got {batch_of(input_shape)}"
+        )
 
 
 def short(values: tuple[int, int]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from fastbn.nn.parameter import Parameter
 
 Rng = np.random.Generator | int | None
 
@@ -76,6 +78,25 @@ def bias_uniform(size: int, fan_in: int, *, rng: Rng = None) -> NDArray[np.float
     """
     bound = 1.0 / math.sqrt(fan_in) if fan_in else 0.0
     return generator(rng).uniform(-bound, bound, size)
+
+
+def filters(
+    shape: tuple[int, ...], outputs: int, bias: bool, rng: Rng, dtype: DTypeLike
+) -> tuple[Parameter, Parameter | None]:
+    """Return a convolution's weight, stored (kh, kw, I, O), and its bias if there is one."""
+    rng = generator(rng)
+    weight = Parameter(kaiming_uniform(shape, rng=rng), order=(2, 3, 1, 0), dtype=dtype)
+    if not bias:
+        return weight, None
+    return weight, Parameter(bias_uniform(outputs, fan_in_of(shape), rng=rng), dtype=dtype)
+
+
+def check_channels(layer: object, in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise TypeError or ValueError unless a convolution can have these channels and groups."""
+    check_sizes(layer, in_channels=in_channels, out_channels=out_channels, groups=groups)
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            raise ValueError(f"{type(layer).__name__}: {name} must be divisible by groups")
 
 
 def check_sizes(layer: object, **sizes: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastbn.nn.buffers import aligned_empty
+from fastbn.nn.arena import aligned_empty
 
 Array = NDArray[Any]
 

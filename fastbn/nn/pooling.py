@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastbn import functional as F
-from fastbn.nn.geometry import IntPair, pair, short, windows
+from fastbn.nn.geometry import IntPair, check_image, pair, short, windows
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.state import batch_of
 
@@ -47,11 +47,7 @@ class _Pool2d(Module):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return (OH, OW, C)."""
-        if len(input_shape) != 3:
-            raise ValueError(
-                f"{self.where}: Expected 4D (batched) input (N, H, W, C), "
-                f"got {batch_of(input_shape)}"
-            )
+        check_image(self.where, input_shape)
         counts = tuple(
             windows(size, kernel, stride, pad, dilation=dilation, ceil_mode=self.ceil_mode)
             for size, kernel, stride, pad, dilation in zip(

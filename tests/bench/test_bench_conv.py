@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from fastbn import cli
-from fastbn.bench import conv, table
+from fastbn import functional as F
+from fastbn.bench import conv, table, targets
 from fastbn.bench.peers import installed
-from fastbn.bench.rows import machine
+from fastbn.bench.rows import Row, machine
 
 SMALL = conv.ConvCase("small", 2, 6, 4, 8, 3, 2)
 
@@ -39,25 +40,64 @@ def test_every_operation_has_its_row() -> None:
     for row in found:
         assert row.shape == (2, 6, 6, 4)
         assert row.us > 0
-        assert row.gflops == pytest.approx(SMALL.flops / row.us / 1e3)
+        assert row.gflops == pytest.approx(SMALL.flops_of(row.op) / row.us / 1e3)
         assert row.x_torch is None
+        assert (row.x_conv is None) == (row.op != "block")
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table.conv_table(found, machine([1])))
     assert "dweight" in capture.get()
-    with pytest.raises(ValueError, match="ops: 'dbias' is not one of forward, dx, dweight"):
+    with pytest.raises(ValueError, match="ops: 'dbias' is not one of forward, dx, dweight, block"):
         conv.run([SMALL], ["dbias"], [1])
+
+
+def test_a_block_is_what_its_operations_give_one_by_one() -> None:
+    x, storage, dy = SMALL.values()
+    weight = storage.transpose(3, 2, 0, 1)
+    z, of_conv = F.conv2d(x, weight, stride=2, padding=1)
+    y, of_norm = F.batch_norm(
+        z, np.ones(8, "f"), np.zeros(8, "f"), training=True, activation="relu"
+    )
+    dz, *_ = F.batch_norm_backward(dy, of_norm)
+    dx, dweight, _ = F.conv2d_backward(dz, of_conv)  # type: ignore[arg-type]
+    found = conv.ours(SMALL, ["block"])
+    assert list(found) == ["block", conv.ALONE]
+    for got, expected in zip(found["block"](), (y, dx, dweight), strict=True):  # type: ignore[call-overload]
+        np.testing.assert_array_equal(got, expected)
+    assert SMALL.flops_of("block") == 3 * SMALL.flops
+
+
+def test_targets_are_those_of_3x3_convolutions() -> None:
+    def row(name: str, op: str, **figures: float) -> Row:
+        return Row(name, (1, 1, 1, 1), "nhwc", op, "float32", 1, 1.0, **figures)  # type: ignore[arg-type]
+
+    found = [
+        row("3x3 64@7", "dx", x_torch=4.0),
+        row("3x3 32@7", "dx", x_torch=0.7),
+        row("1x1/2", "dx", x_torch=0.1),
+        row("3x3 64@7", "block", x_torch=3.0, x_conv=1.1),
+        row("depthwise", "block", x_conv=3.0),
+    ]
+    dx, block = targets.held_against(targets.CONV_TARGETS, found)
+    assert (dx.count, dx.worst, dx.wanted, dx.reached) == (2, 0.7, "≥ 1, worst ≥ 0.8", False)
+    assert dx.mean == pytest.approx((4.0 * 0.7) ** 0.5)
+    assert (block.label, block.count, block.mean) == ("3×3 → BN → ReLU, × conv", 1, 1.1)
+    assert (block.wanted, block.reached) == ("≤ 1.15", True)
+    assert not targets.held_against(targets.TARGETS, found)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "conv.json"
-    options = ["--cases", "3x3 64@7", "--ops", "dx", "--threads", "1", "--peers", "none"]
+    options = ["--cases", "3x3 64@7", "--ops", "block", "--threads", "1", "--peers", "none"]
     with pytest.raises(SystemExit) as end:
         cli.main(["bench", "conv", *options, "--rounds", "1", "--json", str(path)])
     assert end.value.code == 0
-    assert "3x3 64@7" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3x3 64@7" in printed
+    assert "≤ 1.15" in printed
     (row,) = json.loads(path.read_text("utf-8"))["rows"]
-    assert (row["name"], row["op"], row["layout"]) == ("3x3 64@7", "dx", "nhwc")
+    assert (row["name"], row["op"], row["layout"]) == ("3x3 64@7", "block", "nhwc")
+    assert row["x_conv"] > 0
 
 
 @pytest.mark.parametrize("peer", [peer for peer in installed() if peer in conv.PEERS])

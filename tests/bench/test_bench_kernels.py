@@ -20,7 +20,7 @@ from fastbn.kernels import memory, peak
 
 FIELDS = [
     "name", "shape", "layout", "op", "dtype", "threads", "us", "gbps", "gflops",
-    "x_copy", "x_triad", "x_torch", "x_tensorflow", "x_jax",
+    "x_copy", "x_triad", "x_conv", "x_torch", "x_tensorflow", "x_jax",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fastbn import cli, nn
 from fastbn import functional as F
-from fastbn.bench import load, rows, table, train
+from fastbn.bench import load, rows, table, train, train_targets
 from fastbn.bench.networks import NETWORKS, choose
 from fastbn.bench.peers import installed
 from fastbn.bench.peers.client import PeerError, Worker
@@ -111,6 +111,46 @@ def test_a_process_that_ended_is_an_error() -> None:
         worker.ask("turn", steps=1)
 
 
+def test_a_process_that_takes_too_long_is_ended() -> None:
+    with Worker("fastbn", "train", 1) as worker:
+        worker.ask("peak", patience=60.0)
+        with pytest.raises(PeerError, match=r"fastbn: no answer within 0\.05 s"):
+            worker.ask("open", patience=0.05, network="inception", batch=64, variant="")
+        assert worker._process.wait(10) != 0
+
+
+def test_a_variant_that_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "VARIANTS", {"no_such_peer": ("compile fused",)})
+    found, told = train.Found(), []
+    train.measure(
+        "mlp", 4, 1, found, peers=["no_such_peer"], rounds=1, progress=told.append
+    )  # fmt: skip
+    assert [row.op for row in found.rows] == ["train"]
+    (line,) = found.left_out
+    assert line.startswith("mlp, batch 4, threads 1, no_such_peer compile fused: no_such_peer: the")
+    assert "mlp, batch 4, threads 1: first steps of no_such_peer compile fused, 2 of 2" in told
+
+
+def test_targets_of_steps() -> None:
+    found = [
+        row(us=600.0, x_torch=3.6, peak_mb=6.0),
+        row(op="train: torch eager", us=3000.0, peak_mb=8.0),
+        row(op="train: torch compile", us=2160.0, peak_mb=10.0),
+        row(us=300.0, threads=2, minor_faults=0.25),
+        row(name="convnet4", shape=(64, 28, 28, 1), x_torch=1.4),
+    ]
+    results = {(result.label, result.threads): result for result in train_targets.judge(found)}
+    assert len(results) == 6
+    assert results["mlp, batch 32, × torch", "1"].reached
+    assert not results["convnet4, batch 64, × torch", "1"].reached
+    memory = results["peak memory, × torch", "1"]  # of the fastest
+    assert (memory.mean, memory.count, memory.reached) == (pytest.approx(0.6), 1, True)
+    assert results["page faults of a step", "1"].reached
+    assert not results["page faults of a step", "2"].reached
+    assert results["2 threads over 1", "2"].mean == pytest.approx(2.0)
+    assert "≥ 1.8" in printed(table.results_table(list(results.values())))
+
+
 def test_worker_answers_every_message() -> None:
     class Echo:
         def say(self, word: str) -> dict[str, str]:
@@ -189,7 +229,10 @@ def test_command_without_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as end:
         cli.main(["bench", "train", *arguments])
     assert end.value.code == 0
-    assert "linear 4×784 → 128" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "linear 4×784 → 128" in captured.out
+    assert "page faults of a step" in captured.out
+    assert "mlp, batch 4, threads 1: 1 sides in 1 turns" in captured.err
     (found,) = json.loads((tmp_path / "a.json").read_text("utf-8"))["rows"]
     assert (found["name"], found["op"], found["shape"]) == ("mlp", "train", [4, 28, 28, 1])
     assert found["x_torch"] is None

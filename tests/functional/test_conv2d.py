@@ -75,7 +75,7 @@ def test_random_calls_equal_the_reference(example: dict[str, Any]) -> None:
             assert error(gradient, gradient64, terms) < TOLERANCE[dtype]
 
 
-# Shapes of the literature: a first layer, a 3x3, a strided one, a 1x1, a depthwise one.
+# Shapes of the literature: a first layer, a 3x3, a strided one, a 1x1, a depthwise one, groups.
 LAYERS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 32, 32, 3), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
     ((3, 28, 28, 32), (64, 32, 3, 3), {"padding": 1}),
@@ -83,7 +83,28 @@ LAYERS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 14, 14, 96), (40, 96, 1, 1), {}),
     ((2, 16, 16, 64), (32, 64, 1, 1), {"stride": 2}),
     ((2, 19, 19, 48), (48, 1, 3, 3), {"padding": 1, "groups": 48}),
+    ((2, 17, 19, 40), (40, 4, 3, 3), {"padding": 1, "groups": 10}),
+    ((2, 17, 19, 40), (40, 4, 3, 3), {"padding": 1, "groups": 10, "stride": 2}),
+    ((3, 9, 14, 33), (33, 3, 5, 3), {"padding": 2, "groups": 11, "dilation": 2}),
+    ((3, 9, 14, 34), (34, 2, 3, 3), {"groups": 17, "stride": (3, 1)}),
+    ((2, 14, 14, 48), (48, 8, 3, 3), {"padding": 1, "groups": 6}),
 ]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 8])
+def test_groups_do_not_see_each_other(width: int, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 9, 9, 4 * width)).astype(np.float32)
+    dy = x.copy()
+    x[0, 3, 3, width : 2 * width] = np.inf
+    dy[1, 2, 2, 2 * width : 3 * width] = np.nan
+    weight = rng.standard_normal((4 * width, width, 3, 3)).astype(np.float32)
+    y, saved = F.conv2d(x, weight, padding=1, groups=4)
+    dx, dweight, _ = F.conv2d_backward(dy, saved)
+    assert dx is not None
+    assert dweight is not None
+    assert np.isfinite(np.delete(y, np.s_[width : 2 * width], -1)).all()
+    assert np.isfinite(np.delete(dx, np.s_[2 * width : 3 * width], -1)).all()
+    assert np.isfinite(np.delete(dweight, np.s_[width : 3 * width], 0)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

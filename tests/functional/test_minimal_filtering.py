@@ -113,6 +113,7 @@ def test_the_same_bits_for_every_number_of_threads(rng: np.random.Generator) -> 
         ("direct", (64, 28, 28, 32), (64, 32, 3, 3), {"padding": 3}),
         ("direct", (64, 28, 28, 32), (64, 32, 5, 5), {}),
         ("depthwise", (64, 28, 28, 32), (32, 1, 3, 3), {"groups": 32}),
+        ("narrow groups", (64, 28, 28, 32), (32, 4, 3, 3), {"groups": 8}),
     ],
 )
 def test_the_shape_tells_the_way(way: str, x_shape: Any, w_shape: Any, options: Any) -> None:

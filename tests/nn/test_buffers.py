@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastbn import nn, optim
-from fastbn.nn.buffers import SETS, SPARE, Pool, aligned_empty
+from fastbn import models, nn, optim
+from fastbn.nn.arena import aligned_empty
+from fastbn.nn.buffers import SETS, SPARE, Pool
 
 F32 = np.dtype(np.float32)
 
@@ -71,6 +72,66 @@ def test_any_way_of_holding_keeps_a_buffer(hold: Any) -> None:
     del held, again
     taken = {pool.take((4, 3), F32).ctypes.data for _ in range(3)}
     assert address in taken
+
+
+def test_large_buffers_of_different_shapes_take_turns() -> None:
+    pool, large, other = Pool(), (512, 256), (2, 131, 300)
+    first, second = pool.take(large, F32), pool.take(large, F32)
+    address = second.ctypes.data
+    del second
+    lying_over = pool.take(other, F32)
+    assert lying_over.ctypes.data == address
+    third = pool.take(large, F32)
+    arrays = first, lying_over, third
+    assert not any(np.shares_memory(a, b) for a in arrays for b in arrays if a is not b)
+    held = lying_over[1:]
+    elsewhere = third.ctypes.data
+    del third, lying_over, arrays
+    assert pool.take(large, F32).ctypes.data == elsewhere
+    del held
+    taken = pool.take(large, F32)
+    assert taken.ctypes.data == address
+    assert not np.shares_memory(pool.take(other, F32), taken)
+    assert pool.allocations == 5
+
+
+def test_small_buffers_and_what_callers_collect_have_memory_of_their_own() -> None:
+    pool = Pool()
+    pool.take((16,), F32)
+    assert not pool._arena._slabs
+    for _ in range(2):
+        pool.start(pool._key)
+        pool.take((1 << 20,), F32)
+        pool.take((1 << 21,), F32)
+    results = [pool.take((1 << 20,), F32) for _ in range(4)]
+    pool.start(pool._key)
+    results += [pool.take((1 << 20,), F32) for _ in range(40)]
+    assert len({result.ctypes.data for result in results}) == len(results)
+    assert sum(slab.nbytes for slab in pool._arena._slabs) < 10 * 4 << 20
+
+
+class Fresh(Pool):
+    """Every buffer is a new array."""
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return np.full(shape, np.nan, dtype)
+
+
+def test_training_in_shared_memory_gives_what_memory_of_its_own_gives() -> None:
+    nets = [models.inception((16, 16, 3), 4, stages=2, rng=0) for _ in range(2)]
+    nets[1].use_pool(Fresh())
+    rng, loss = np.random.default_rng(0), nn.CrossEntropyLoss()
+    for _ in range(3):
+        x = rng.standard_normal((32, 16, 16, 3)).astype(np.float32)
+        for net in nets:
+            _, dlogits = loss(net(x), np.arange(32) % 4)
+            net.backward(dlogits)
+        for ours, other in zip(*(net.parameters() for net in nets), strict=True):
+            np.testing.assert_array_equal(ours.grad, other.grad)
+    pool = nets[0]._pool
+    shapes = sum(entry[1].nbytes for found in pool._buffers.values() for entry, _ in found)
+    reached = sum(max(end for _, end, _ in slab.placed) for slab in pool._arena._slabs)
+    assert reached < 0.75 * shapes
 
 
 def test_collected_results_are_different_and_never_change() -> None:

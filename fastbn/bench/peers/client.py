@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -42,14 +43,37 @@ class Worker:
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
 
-    def ask(self, what: str, **arguments: Any) -> Mapping[str, Any]:
+    def ask(
+        self, what: str, *, patience: float | None = None, **arguments: Any
+    ) -> Mapping[str, Any]:
         """Let the peer do something, and wait for it asleep.
 
         Raises
         ------
         PeerError
-            If it could not; the last line that the process wrote to stderr is in the message.
+            If it could not; the last line that the process wrote to stderr is in the message. Or if
+            it took more than `patience` seconds: then its process was ended.
         """
+        if patience is None:
+            return self._ask(what, arguments)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        clock = threading.Timer(patience, give_up)
+        clock.start()
+        try:
+            return self._ask(what, arguments)
+        except PeerError as error:
+            if late.is_set():
+                raise PeerError(f"{self.title}: no answer within {patience:g} s") from error
+            raise
+        finally:
+            clock.cancel()
+
+    def _ask(self, what: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         message = json.dumps({"do": what, **arguments}) + "\n"

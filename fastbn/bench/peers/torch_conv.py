@@ -1,4 +1,4 @@
-"""PyTorch's conv2d on channels_last tensors, and the operator behind its gradients."""
+"""PyTorch's conv2d on channels_last tensors, the operator behind its gradients, and a block."""
 
 from __future__ import annotations
 
@@ -39,10 +39,20 @@ class Suite(Kernels):
                     torch.nn.functional.conv2d(x, weight, None, stride, padding, 1, case.groups),
                 )
 
+        own = [a.clone().requires_grad_() for a in (x, weight)]
+        norm = torch.nn.BatchNorm2d(case.K)
+
+        def block() -> Any:
+            y = torch.nn.functional.conv2d(*own, None, stride, padding, 1, case.groups)
+            y = torch.relu_(norm(y))
+            wanted = (*own, *norm.parameters())
+            return (y.detach(), *torch.autograd.grad(y, wanted, dy)[:2])
+
         every: dict[str, Call] = {
             "forward": forward,
             "dx": lambda: backward([True, False, False])[:1],
             "dweight": lambda: backward([False, True, False])[1:2],
+            "block": block,
         }
         return {f"{op}:channels_last": every[op] for op in ops}
 

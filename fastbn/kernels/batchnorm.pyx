@@ -40,9 +40,9 @@ cdef enum:
     TILE = 1024            # columns whose sums the spans take at once
     APPLY_TILE = 8192      # columns that they write at once
     GROUP = 32             # channels that a sweep takes at once, at most
-    GROUP_BYTES = 4096     # what their runs are together, at most
-    PIECE_BYTES = 65536    # what inference takes of a sample at a time
-    MAP_BYTES = 128        # runs up to this length are taken in tiles of channels;
+    GROUP_BYTES = 4096     # what their runs are together, at most;
+    PIECE_BYTES = 65536    # the same in inference, which takes so much of a sample at a time
+    MAP_BYTES = 256        # runs up to this length are taken in tiles of channels;
     KNOWN_MAP_BYTES = 400  # the same where statistics are known
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
@@ -50,6 +50,7 @@ cdef enum:
     BLOCK_BYTES = 65536    # rows that are written together
     CHUNK_BYTES = 262144   # what a chunk of rows is at least
     MOST_CHUNKS = 64
+    STAGGER = 640          # between coefficients that would stand a multiple of 4096 bytes apart
 
 
 cdef double TINY_WEIGHT = 1e-30  # its inverse is finite in float32
@@ -60,13 +61,24 @@ cdef struct layout_t:
     int64_t outer      # channels: N                     columns: rows
     int64_t inner      # channels: values in a run       columns: 1
     int64_t C          # channels
+    int64_t whole      # channels: how many fill whole cache lines
     int64_t maps       # channels: of a tile, 0 where runs are long
+    int64_t group      # channels: of a sweep
     int64_t repeat     # columns: rows that are taken as one
     int64_t count      # values of one channel
     int element
     int itemsize
     int64_t chunks     # columns: chunks of rows
     int threads
+
+
+cdef int64_t whole_lines(const layout_t *l, int64_t most, int64_t nbytes) noexcept:
+    """How many channels have `nbytes` in a sample: at most `most`, at least one, and a multiple of
+    what fills whole cache lines, if that is not more than `most`."""
+    cdef int64_t n = nbytes // max(1, l.inner * l.itemsize)
+    if l.whole > most:
+        return min(most, max(1, n))
+    return min(most, max(l.whole, n)) // l.whole * l.whole
 
 
 cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
@@ -87,12 +99,15 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
     l.count = total // l.C if l.C else 0
     l.columns = l.inner == 1
     l.outer = l.count // l.inner if l.inner else 0
+    l.whole = 1
+    while l.whole * l.inner * l.itemsize % 64 and 2 * l.whole * l.inner <= TILE:
+        l.whole *= 2
     l.maps = 0
     if not l.columns and l.inner * l.itemsize <= (KNOWN_MAP_BYTES if known else MAP_BYTES):
-        l.maps = max(1, min(TILE // l.inner,
-                            MAP_TILE_BYTES // (max(1, l.outer) * l.inner * l.itemsize)))
-        if l.maps >= 16:
-            l.maps -= l.maps % 16  # whole cache lines
+        l.maps = whole_lines(&l, TILE // max(1, l.inner), MAP_TILE_BYTES // max(1, l.outer))
+    l.group = 1
+    if l.inner * l.itemsize <= GROUP_BYTES:  # longer runs are cut into blocks, one by one
+        l.group = whole_lines(&l, GROUP, PIECE_BYTES if known else GROUP_BYTES)
     l.repeat = 1
     if l.columns and 0 < l.C < 64:
         l.repeat = 64 // l.C

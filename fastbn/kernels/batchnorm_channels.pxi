@@ -11,11 +11,6 @@ cdef inline runs_t runs_of(const layout_t *l) noexcept nogil:
     return runs
 
 
-cdef inline int64_t group_of(const layout_t *l) noexcept nogil:
-    """How many channels a sweep takes at once."""
-    return min(<int64_t>GROUP, max(<int64_t>1, GROUP_BYTES // (l.inner * l.itemsize)))
-
-
 cdef void channel_affine(const layout_t *l, affine_t *f, const void *weight, const void *bias,
                          const double *mean, const double *invstd, int64_t c) noexcept nogil:
     f[0] = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
@@ -35,7 +30,7 @@ cdef int forward_channels(const layout_t *l, const tensors_t *t, const void *wei
                          k * l.maps)
             store_fence()
     elif batch:
-        groups = (l.C + group_of(l) - 1) // group_of(l)
+        groups = (l.C + l.group - 1) // l.group
         for k in prange(l.threads, schedule="static", num_threads=l.threads):
             forward_range(l, t, weight, bias, mean, invstd, var, eps, act, stream,
                           groups * k // l.threads, groups * (k + 1) // l.threads)
@@ -47,7 +42,7 @@ cdef int forward_channels(const layout_t *l, const tensors_t *t, const void *wei
         for k in prange(l.C, schedule="static", num_threads=l.threads if l.C > 256 else 1):
             channel_affine(l, f + k, weight, bias, mean, invstd, k)
         tiles = (l.C * l.inner * l.itemsize + PIECE_BYTES - 1) // PIECE_BYTES
-        tiles = min(tiles, (l.C + group_of(l) - 1) // group_of(l))
+        tiles = min(tiles, (l.C + l.group - 1) // l.group)
         for k in prange(l.outer * tiles, schedule="static", num_threads=l.threads):
             apply_piece(l, t, f, act, stream, k // tiles, k % tiles, tiles)
             store_fence()
@@ -59,7 +54,7 @@ cdef void forward_range(const layout_t *l, const tensors_t *t, const void *weigh
                         const act_t *act, bint stream, int64_t begin, int64_t end) noexcept nogil:
     """Groups begin to end - 1 of the channels."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t size = group_of(l), first = begin * size, last = min(l.C, end * size), c
+    cdef int64_t size = l.group, first = begin * size, last = min(l.C, end * size), c
     cdef int64_t now = 0, coming = min(size, last - first)
     cdef runs_t runs = runs_of(l)
     cdef affine_t f[GROUP]
@@ -78,7 +73,7 @@ cdef void apply_piece(const layout_t *l, const tensors_t *t, const affine_t *f, 
                       bint stream, int64_t sample, int64_t piece, int64_t pieces) noexcept nogil:
     """Normalise a piece of a sample."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t size = group_of(l), groups = (l.C + size - 1) // size
+    cdef int64_t size = l.group, groups = (l.C + size - 1) // size
     cdef int64_t first = groups * piece // pieces * size
     cdef int64_t last = min(l.C, groups * (piece + 1) // pieces * size)
     cdef int64_t at = sample * l.C * l.inner * l.itemsize
@@ -94,12 +89,13 @@ cdef void apply_piece(const layout_t *l, const tensors_t *t, const affine_t *f, 
         first = first + size
 
 
-cdef affines_t tile_affines(int itemsize) noexcept nogil:
-    """Room for the coefficients of a tile, in the calling thread's scratch."""
+cdef affines_t tile_affines(const char *y) noexcept nogil:
+    """Room for the coefficients of the tile at y, in the calling thread's scratch."""
     cdef affines_t f
-    cdef char *memory = <char *>scratch(1, 5 * TILE * itemsize)
-    f.centre, f.a, f.b = memory, memory + TILE * itemsize, memory + 2 * TILE * itemsize
-    f.k0, f.k1 = memory + 3 * TILE * itemsize, memory + 4 * TILE * itemsize
+    cdef int64_t step = TILE * sizeof(double) + STAGGER
+    cdef char *memory = in_phase(<char *>scratch(1, affine_bytes(TILE)), y)
+    f.centre, f.a, f.b, f.k0, f.k1 = (memory, memory + step, memory + 2 * step, memory + 3 * step,
+                                      memory + 4 * step)
     return f
 
 
@@ -111,7 +107,7 @@ cdef void forward_maps(const layout_t *l, const tensors_t *t, const void *weight
     cdef int64_t maps = min(l.maps, l.C - first), ld = l.C * l.inner, c
     cdef int64_t at = first * l.inner * l.itemsize
     cdef affine_t f[TILE]
-    cdef affines_t columns = tile_affines(8)
+    cdef affines_t columns = tile_affines(t.y + at)
     if batch:
         spans.map_moments(t.x + at, l.outer, maps, l.inner, ld, mean + first, var + first)
         spans.col_invstd(maps, <double>l.count, eps, var + first, invstd + first)
@@ -128,7 +124,7 @@ cdef void backward_channels(const layout_t *l, const tensors_t *t, const void *w
                             const void *bias, const double *mean, const double *invstd,
                             void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
                             bint stream) noexcept nogil:
-    cdef int64_t k, step = l.maps if l.maps else group_of(l), tiles = (l.C + step - 1) // step
+    cdef int64_t k, step = l.maps if l.maps else l.group, tiles = (l.C + step - 1) // step
     if l.maps:
         for k in prange(tiles, schedule="static", num_threads=l.threads):
             backward_maps(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, act,
@@ -161,7 +157,7 @@ cdef void backward_range(const layout_t *l, const tensors_t *t, const void *weig
     """Groups begin to end - 1 of the channels. Without sums, the first sweep over a group is
     left out; without dx and dresidual, the second one."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t size = group_of(l), first = begin * size, last = min(l.C, end * size), c, k
+    cdef int64_t size = l.group, first = begin * size, last = min(l.C, end * size), c, k
     cdef int64_t now = 0, coming = min(size, last - first)
     cdef bint apply = t.y != NULL or t.dresidual != NULL
     cdef runs_t runs = runs_of(l)
@@ -198,7 +194,7 @@ cdef void backward_maps(const layout_t *l, const tensors_t *t, const void *weigh
     cdef double d_sums[TILE]
     cdef double dx_sums[TILE]
     cdef affine_t f[TILE]
-    cdef affines_t columns = tile_affines(8)
+    cdef affines_t columns = tile_affines(t.y + at)
     for c in range(first, first + maps):
         f[c - first] = affine_of(mean[c], invstd[c], parameter(weight, c, l.element, 1.0),
                                  parameter(bias, c, l.element, 0.0), l.element)

@@ -17,25 +17,40 @@ cdef inline int64_t block_rows(const layout_t *l) noexcept nogil:
     return max(8, BLOCK_BYTES // (min(width_of(l), TILE) * l.itemsize))
 
 
+cdef inline int64_t affine_step(const layout_t *l) noexcept nogil:
+    return width_of(l) * (8 if l.element == F64 else 4) + STAGGER
+
+
+cdef inline int64_t affine_bytes(int64_t columns) noexcept nogil:
+    """Room for the coefficients, wherever `in_phase` puts them."""
+    return 5 * (columns * sizeof(double) + STAGGER) + 4096
+
+
+cdef inline char *in_phase(char *memory, const char *y) noexcept nogil:
+    """Move on to where y stands within its page. Coefficients are read there or STAGGER bytes
+    further on, ahead of what is written: a load waits for a store before it whose address differs
+    by a multiple of 4096."""
+    return memory + ((<int64_t>y - <int64_t>memory + 63) & 4032)
+
+
 cdef affines_t affines_at(const layout_t *l, char *coefficients, int64_t j) noexcept nogil:
     """The five coefficients of column j on."""
     cdef affines_t f
-    cdef int size = 8 if l.element == F64 else 4
-    cdef int64_t step = width_of(l) * size
-    f.centre = coefficients + j * size
-    f.a = coefficients + step + j * size
-    f.b = coefficients + 2 * step + j * size
-    f.k0 = coefficients + 3 * step + j * size
-    f.k1 = coefficients + 4 * step + j * size
+    cdef int64_t step = affine_step(l)
+    cdef char *first = coefficients + j * (8 if l.element == F64 else 4)
+    f.centre, f.a, f.b, f.k0, f.k1 = (first, first + step, first + 2 * step, first + 3 * step,
+                                      first + 4 * step)
     return f
 
 
 cdef void repeat_affines(const layout_t *l, char *coefficients) noexcept nogil:
     """Copy the C coefficients to the columns of the rows that are taken as one."""
     cdef int64_t i, r, n = l.C * (8 if l.element == F64 else 4)
+    cdef char *first
     for i in range(5):
+        first = coefficients + i * affine_step(l)
         for r in range(1, l.repeat):
-            memcpy(coefficients + (i * l.repeat + r) * n, coefficients + i * l.repeat * n, n)
+            memcpy(first + r * n, first, n)
 
 
 cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
@@ -93,7 +108,8 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef int64_t ld = width_of(l), k
     cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if batch else 0
-    cdef char *memory = <char *>scratch(0, part_bytes + 5 * ld * sizeof(double))
+    cdef char *memory = <char *>scratch(0, part_bytes + affine_bytes(ld))
+    cdef char *coefficients = in_phase(memory + part_bytes, t.y)
     cdef affines_t f
     if memory == NULL:
         return -1
@@ -106,16 +122,16 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
                 chunk_moments(l, t.x, <double *>memory, k)
         merge_moments(l, <double *>memory, mean, var)
         spans.col_invstd(l.C, <double>l.count, eps, var, invstd)
-    f = affines_at(l, memory + part_bytes, 0)
+    f = affines_at(l, coefficients, 0)
     spans.col_affine(l.C, mean, invstd, weight, bias, &f)
-    repeat_affines(l, memory + part_bytes)
+    repeat_affines(l, coefficients)
     if l.threads == 1:
         for k in range(l.chunks):
-            apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
+            apply_chunk(l, t, coefficients, act, stream, l.chunks - 1 - k)
             store_fence()
     else:
         for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-            apply_chunk(l, t, memory + part_bytes, act, stream, l.chunks - 1 - k)
+            apply_chunk(l, t, coefficients, act, stream, l.chunks - 1 - k)
             store_fence()
     return 0
 
@@ -182,15 +198,15 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef int64_t ld = width_of(l), k
     cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double)
-    cdef char *memory = <char *>scratch(0, part_bytes + 5 * ld * sizeof(double))
-    cdef char *coefficients = memory + part_bytes
+    cdef char *memory = <char *>scratch(0, part_bytes + affine_bytes(ld))
+    cdef char *coefficients = in_phase(memory + part_bytes, t.y)
     cdef double *parts = <double *>memory
     cdef affines_t f
     if memory == NULL:
         return -1
     f = affines_at(l, coefficients, 0)
     spans.col_affine(l.C, mean, invstd, weight, bias, &f)
-    memset(<void *>f.k0, 0, 2 * ld * (8 if l.element == F64 else 4))
+    memset(<void *>f.k0, 0, 2 * affine_step(l))
     repeat_affines(l, coefficients)
     if sums:
         if l.threads == 1:

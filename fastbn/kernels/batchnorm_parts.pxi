@@ -19,7 +19,7 @@ cdef int compute_moments(const layout_t *l, const char *x, double *mean, double 
 
 
 cdef inline int64_t moments_step(const layout_t *l) noexcept nogil:
-    return l.maps if l.maps else group_of(l)
+    return l.maps if l.maps else l.group
 
 
 cdef void channel_moments(const layout_t *l, const char *x, int64_t first, double *mean,

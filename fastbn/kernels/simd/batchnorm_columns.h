@@ -3,58 +3,58 @@
  * whole vectors, and are added to float64 every SUM_ROWS rows.
  */
 
-/* Narrow rows are taken two at a time, and memory is asked for ahead; wide ones, which are pages
- * long, are better fetched by the machine itself, and share the loads and stores of their sums. */
-enum { NARROW = 2, WIDE = 4 };
+/* Sums stay in registers over BLOCK_ROWS rows of a strip of columns, as many as there are registers
+ * for. The machine fetches wide rows ahead by itself; narrow ones are asked for. */
+enum { BLOCK_ROWS = 8, STRIP = 4 * W, SUM_STRIP = 2 * W, NARROW = 1024 / sizeof(io_t) };
 
-INLINE void ask_ahead(const io_t *x, int64_t ld, const int K)
-{
-    if (K == NARROW)
-        UNROLL for (int k = 0; k < K; k++)
-            PREFETCH(x + k * ld + 2048 / sizeof(io_t));
-}
-
-/* Add K rows to the sums of their columns. */
-INLINE void add_rows(const io_t *x, int64_t ld, int64_t columns, T *sum, const int K)
+/* Add rows to the sums of their columns. */
+INLINE void add_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *sum)
 {
     for (int64_t j = 0; j < columns; j += W) {
         const int part = columns - j < W ? (int)(columns - j) : 0;
         V s = v_loadt(sum + j);
-        UNROLL for (int k = 0; k < K; k++)
-            s += part ? v_load_part(x + k * ld + j, part, 0) : v_load(x + k * ld + j);
+        for (int64_t i = 0; i < rows; i++)
+            s += part ? v_load_part(x + i * ld + j, part, 0) : v_load(x + i * ld + j);
         v_storet(sum + j, s);
     }
 }
 
-/* Add K rows to the sums and sums of squares about shift. */
-INLINE void add_moments(const io_t *x, int64_t ld, int64_t columns, const T *shift, T *sum,
-                        T *square, const int K)
+/* Add rows of a strip of `width` columns to its sums and sums of squares about shift; with `part`,
+ * of that many columns, and the lanes beyond gather numbers that nobody reads. */
+INLINE void strip_moments(const io_t *x, int64_t ld, int64_t rows, const T *shift, T *sum,
+                          T *square, int part, const int width)
 {
-    int64_t j = 0;
-#define ADD(LOAD)                                                                             \
-    do {                                                                                      \
-        const V c = v_loadt(shift + j);                                                       \
-        V s = v_loadt(sum + j), q = v_loadt(square + j);                                      \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            const V d = LOAD(x + k * ld + j) - c;                                             \
-            s += d;                                                                           \
-            q = v_fma(d, d, q);                                                               \
-        }                                                                                     \
-        v_storet(sum + j, s);                                                                 \
-        v_storet(square + j, q);                                                              \
-    } while (0)
-#define LOAD_PART(p) v_load_part(p, (int)(columns - j), 0)
-    while (j + LINE <= columns) {
-        ask_ahead(x + j, ld, K);
-        UNROLL for (int v = 0; v < LINE; v += W, j += W)
-            ADD(v_load);
+    V c[STRIP / W], s[STRIP / W], q[STRIP / W];
+    UNROLL for (int v = 0; v < width / W; v++) {
+        c[v] = v_loadt(shift + v * W);
+        s[v] = v_loadt(sum + v * W);
+        q[v] = v_loadt(square + v * W);
     }
-    for (; j + W <= columns; j += W)
-        ADD(v_load);
-    if (j < columns) /* the lanes beyond gather numbers that nobody reads */
-        ADD(LOAD_PART);
-#undef ADD
-#undef LOAD_PART
+    for (int64_t i = 0; i < rows; i++, x += ld)
+        UNROLL for (int v = 0; v < width / W; v++) {
+            const V d = (part ? v_load_part(x, part, 0) : v_load(x + v * W)) - c[v];
+            s[v] += d;
+            q[v] = v_fma(d, d, q[v]);
+        }
+    UNROLL for (int v = 0; v < width / W; v++) {
+        v_storet(sum + v * W, s[v]);
+        v_storet(square + v * W, q[v]);
+    }
+}
+
+static void add_moments(const io_t *x, int64_t ld, int64_t rows, int64_t columns, const T *shift,
+                        T *sum, T *square)
+{
+    for (int64_t i = 0; i < rows; i += BLOCK_ROWS, x += BLOCK_ROWS * ld) {
+        const int64_t some = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
+        int64_t j = 0;
+        for (; j + STRIP <= columns; j += STRIP)
+            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, 0, STRIP);
+        for (; j + W <= columns; j += W)
+            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, 0, W);
+        if (j < columns)
+            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, (int)(columns - j), W);
+    }
 }
 
 INLINE void add_to_doubles(double *to, const T *from, int64_t n)
@@ -77,13 +77,11 @@ static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t l
     T shift[TILE + W], s[TILE + W], q[TILE + W];
     const int64_t sample = (rows + 7) / 8, padded = (columns + W - 1) / W * W;
     const double n = (double)rows, share = 1.0 / n;
-    int64_t i = 0, j;
+    int64_t j;
     int safe = 1;
     fill(shift, padded, 0);
-    for (; i + WIDE <= sample; i += WIDE)
-        add_rows(x + i * ld, ld, columns, shift, WIDE);
-    for (; i < sample; i++)
-        add_rows(x + i * ld, ld, columns, shift, 1);
+    for (int64_t i = 0; i < sample; i += BLOCK_ROWS)
+        add_rows(x + i * ld, ld, sample - i < BLOCK_ROWS ? sample - i : BLOCK_ROWS, columns, shift);
     for (j = 0; j < padded; j++)
         shift[j] *= (T)(1.0 / (double)sample);
     for (j = 0; j < columns; j++)
@@ -92,13 +90,7 @@ static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t l
         const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
         fill(s, padded, 0);
         fill(q, padded, 0);
-        i = first;
-        for (; columns == TILE && i + WIDE <= last; i += WIDE)
-            add_moments(x + i * ld, ld, columns, shift, s, q, WIDE);
-        for (; i + NARROW <= last; i += NARROW)
-            add_moments(x + i * ld, ld, columns, shift, s, q, NARROW);
-        for (; i < last; i++)
-            add_moments(x + i * ld, ld, columns, shift, s, q, 1);
+        add_moments(x + first * ld, ld, last - first, columns, shift, s, q);
         add_to_doubles(mean, s, columns);
         add_to_doubles(m2, q, columns);
     }
@@ -157,20 +149,15 @@ static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t leng
         const int64_t count = rows - first < SUM_ROWS ? rows - first : SUM_ROWS;
         const int64_t sample = (count + 7) / 8;
         const double n = (double)(count * length);
-        int64_t i = 0;
         fill(s, padded, 0);
         fill(q, padded, 0);
-        for (; i < sample; i++)
-            add_rows(x + i * ld, ld, columns, s, 1);
+        add_rows(x, ld, sample, columns, s);
         for (int64_t k = 0; k < maps; k++)
             fill(shift + k * length, length,
                  (T)(sum_of(s + k * length, length) / (double)(sample * length)));
         fill(shift + columns, padded - columns, 0);
         fill(s, padded, 0);
-        for (i = 0; i + WIDE <= count; i += WIDE)
-            add_moments(x + i * ld, ld, columns, shift, s, q, WIDE);
-        for (; i < count; i++)
-            add_moments(x + i * ld, ld, columns, shift, s, q, 1);
+        add_moments(x, ld, count, columns, shift, s, q);
         for (int64_t k = 0; k < maps; k++) {
             const double sk = sum_of(s + k * length, length), qk = sum_of(q + k * length, length);
             double total = before, block_mean = (double)shift[k * length] + sk / n;
@@ -203,33 +190,52 @@ static void map_spread(const affine_t *f, int64_t maps, int64_t length, const af
 
 /* ---- normalise ---- */
 
-/* One row: several at once would share the loads of the coefficients, but rows whose distance is a
- * multiple of 4096 bytes would then wait for one another's stores. */
-INLINE void apply_row(const io_t *x, const io_t *residual, io_t *y, int64_t n, const T *c,
-                      const T *a, const T *b, V slope, const int act, const int has_residual,
-                      int stream)
+#define LOAD_PART(p) v_load_part(p, (int)(columns - j), 0)
+#define LOADT_PART(p) v_loadt_part(p, (int)(columns - j))
+#define STORE_PART(p, v) v_store_part(p, v, (int)(columns - j))
+#define PUT(p, v) put(p, v, stream)
+
+/* Coefficients are shared by ROWS rows (GRAD_ROWS, as a set of the first cache has room for eight
+ * lines that are a page apart). All of them are loaded before the first is stored: a load waits for
+ * a store before it whose address differs by a multiple of 4096, as that of rows often does. What
+ * bypasses the cache is written row by row, and memory is asked for ahead. */
+enum { ROWS = 4, GRAD_ROWS = 2 };
+
+INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t columns,
+                       const T *c_, const T *a_, const T *b_, V slope, int64_t ahead,
+                       int stream, const int act, const int has_residual, const int K)
 {
     int64_t j = 0;
-#define AT(j)                                                                                 \
-    normal(v_load(x + (j)), v_loadt(c + (j)), v_loadt(a + (j)),                               \
-           has_residual ? v_loadt(b + (j)) + v_load(residual + (j)) : v_loadt(b + (j)), slope, \
-           act)
-    for (; j + 4 * W <= n; j += 4 * W)
-        UNROLL for (int v = 0; v < 4; v++)
-            put(y + j + v * W, AT(j + v * W), stream);
-    for (; j + W <= n; j += W)
-        put(y + j, AT(j), stream);
-#undef AT
-    if (j < n) {
-        const int part = (int)(n - j);
-        const V bj = v_loadt_part(b + j, part);
-        v_store_part(y + j,
-                     normal(v_load_part(x + j, part, 0), v_loadt_part(c + j, part),
-                            v_loadt_part(a + j, part),
-                            has_residual ? bj + v_load_part(residual + j, part, 0) : bj, slope,
-                            act),
-                     part);
+#define APPLY(LOAD, LOADT, PUT)                                                               \
+    do {                                                                                      \
+        const V c = LOADT(c_ + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                      \
+        V z[ROWS];                                                                            \
+        UNROLL for (int k = 0; k < K; k++)                                                    \
+            z[k] = normal(LOAD(x + k * ld + j), c, a,                                         \
+                          has_residual ? b + LOAD(residual + k * ld + j) : b, slope, act);    \
+        UNROLL for (int k = 0; k < K; k++)                                                    \
+            PUT(y + k * ld + j, z[k]);                                                        \
+    } while (0)
+    while (j + LINE <= columns) {
+        if (K == 1) {
+            PREFETCH(x + j + ahead);
+            if (has_residual)
+                PREFETCH(residual + j + ahead);
+        }
+        UNROLL for (int v = 0; v < LINE; v += W, j += W)
+            APPLY(v_load, v_loadt, PUT);
     }
+    for (; j + W <= columns; j += W)
+        APPLY(v_load, v_loadt, PUT);
+    if (j < columns)
+        APPLY(LOAD_PART, LOADT_PART, STORE_PART);
+#undef APPLY
+}
+
+/* What is asked for while a row is written: the next tile, or a little further on in the row. */
+INLINE int64_t ahead_of(int64_t columns, int64_t ld)
+{
+    return columns < ld ? columns : 1024 / (int64_t)sizeof(io_t);
 }
 
 /* Rows can be streamed where all of them begin on a vector's boundary and end on one. */
@@ -248,52 +254,82 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
     stream = stream && rows_stream(y, columns, ld);
+    int64_t i = 0;
+#define SOME(A, R, K)                                                                         \
+    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, ld, columns, c, a, b, slope,  \
+               ahead_of(columns, ld), stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (int64_t i = 0; i < rows; i++)                                                        \
-        apply_row(x + i * ld, R ? res + i * ld : NULL, y + i * ld, columns, c, a, b, slope, A, \
-                  R, stream)
+    for (; !stream && i + ROWS <= rows; i += ROWS)                                                       \
+        SOME(A, R, ROWS);                                                                     \
+    for (; i < rows; i++)                                                                     \
+        SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
+#undef SOME
 }
 
 /* ---- gradients ---- */
 
-/* Add the sums of K rows: of d, and of d * (x - centre). */
-INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld, int64_t n,
-                     const T *centre, const T *a_, const T *b_, V slope, const int act,
-                     const int has_residual, T *sum_d, T *sum_dx, const int K)
+/* Add rows of a strip to its sums: of d, and of d * (x - centre); see strip_moments. */
+INLINE void strip_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld,
+                       int64_t rows, const T *centre, const T *a_, const T *b_, V slope, T *sum_d,
+                       T *sum_dx, int part, const int act, const int has_residual,
+                       const int width)
 {
-    int64_t j = 0;
-#define ADD(LOAD, LOADT)                                                                      \
-    do {                                                                                      \
-        const V c = LOADT(centre + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                  \
-        V s = v_loadt(sum_d + j), p = v_loadt(sum_dx + j);                                    \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            const int64_t at = k * ld + j;                                                    \
-            const V xc = LOAD(x + at) - c;                                                    \
-            const V d = gradient(xc, LOAD(dy + at), a,                                        \
-                                 has_residual ? b + LOAD(residual + at) : b, slope, act);     \
-            s += d;                                                                           \
-            p = v_fma(d, xc, p);                                                              \
-        }                                                                                     \
-        v_storet(sum_d + j, s);                                                               \
-        v_storet(sum_dx + j, p);                                                              \
-    } while (0)
-#define LOAD_PART(p) v_load_part(p, (int)(n - j), 0)
-#define LOADT_PART(p) v_loadt_part(p, (int)(n - j))
-    while (j + LINE <= n) {
-        ask_ahead(x + j, ld, K);
-        ask_ahead(dy + j, ld, K);
-        UNROLL for (int v = 0; v < LINE; v += W, j += W)
-            ADD(v_load, v_loadt);
+    V c[SUM_STRIP / W], a[SUM_STRIP / W], b[SUM_STRIP / W], s[SUM_STRIP / W], p[SUM_STRIP / W];
+    UNROLL for (int v = 0; v < width / W; v++) {
+        c[v] = v_loadt(centre + v * W);
+        a[v] = v_loadt(a_ + v * W);
+        b[v] = v_loadt(b_ + v * W);
+        s[v] = v_loadt(sum_d + v * W);
+        p[v] = v_loadt(sum_dx + v * W);
     }
-    for (; j + W <= n; j += W)
-        ADD(v_load, v_loadt);
-    if (j < n)
-        ADD(LOAD_PART, LOADT_PART);
-#undef ADD
-#undef LOAD_PART
-#undef LOADT_PART
+#define LOAD(from) (part ? v_load_part((from) + i * ld, part, 0) : v_load((from) + i * ld + v * W))
+    for (int64_t i = 0; i < rows; i++) {
+        if (ld <= NARROW) {
+            PREFETCH(x + (i + BLOCK_ROWS) * ld);
+            PREFETCH(dy + (i + BLOCK_ROWS) * ld);
+        }
+        UNROLL for (int v = 0; v < width / W; v++) {
+            const V xc = LOAD(x) - c[v];
+            const V d = gradient(xc, LOAD(dy), a[v], has_residual ? b[v] + LOAD(residual) : b[v],
+                                 slope, act);
+            s[v] += d;
+            p[v] = v_fma(d, xc, p[v]);
+        }
+    }
+#undef LOAD
+    UNROLL for (int v = 0; v < width / W; v++) {
+        v_storet(sum_d + v * W, s[v]);
+        v_storet(sum_dx + v * W, p[v]);
+    }
+}
+
+/* By itself, so that nothing else takes registers from the sums. */
+NOINLINE static void add_sums(const io_t *x, const io_t *dy, const io_t *res, int64_t ld,
+                              int64_t rows, int64_t columns, const affines_t *f, const act_t *act,
+                              T *sum_d, T *sum_dx)
+{
+    const T *c = f->centre, *a = f->a, *b = f->b;
+    const void *residual = res;
+    const V slope = v_set((T)act->slope);
+    for (int64_t i = 0; i < rows; i += BLOCK_ROWS) {
+        const int64_t some = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
+        int64_t j = 0;
+#define SUMS(A, R, PART, WIDTH)                                                               \
+    strip_sums(x + i * ld + j, dy + i * ld + j, R ? res + i * ld + j : NULL, ld, some, c + j, \
+               a + j, b + j, slope, sum_d + j, sum_dx + j, PART, A, R, WIDTH)
+#define CALL(A, R)                                                                            \
+    for (; j + SUM_STRIP <= columns; j += SUM_STRIP)                                          \
+        SUMS(A, R, 0, SUM_STRIP);                                                             \
+    for (; j + W <= columns; j += W)                                                          \
+        SUMS(A, R, 0, W);                                                                     \
+    if (j < columns)                                                                          \
+        SUMS(A, R, (int)(columns - j), W)
+        DISPATCH(CALL)
+#undef CALL
+#undef SUMS
+    }
 }
 
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
@@ -302,64 +338,62 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
                           double *sum_d, double *sum_dx)
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
-    const T *c = f->centre, *a = f->a, *b = f->b;
-    const V slope = v_set((T)act->slope);
     const int64_t padded = (columns + W - 1) / W * W;
     T s[TILE + W], p[TILE + W];
     for (int64_t first = 0; first < rows; first += SUM_ROWS) {
         const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
-        int64_t i = first;
         fill(s, padded, 0);
         fill(p, padded, 0);
-#define SOME(A, R, K)                                                                         \
-    add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, ld, columns, c, a, b, slope, A, \
-             R, s, p, K)
-#define CALL(A, R)                                                                            \
-    for (; columns == TILE && i + WIDE <= last; i += WIDE)                                    \
-        SOME(A, R, WIDE);                                                                     \
-    for (; i + NARROW <= last; i += NARROW)                                                   \
-        SOME(A, R, NARROW);                                                                   \
-    for (; i < last; i++)                                                                     \
-        SOME(A, R, 1)
-        DISPATCH(CALL)
-#undef CALL
-#undef SOME
+        add_sums(x + first * ld, dy + first * ld, res ? res + first * ld : NULL, ld,
+                 last - first, columns, f, act, s, p);
         add_to_doubles(sum_d, s, columns);
         add_to_doubles(sum_dx, p, columns);
     }
 }
 
-INLINE void grad_row(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
-                     io_t *dresidual, int64_t n, const T *c, const T *a, const T *b, const T *k0,
-                     const T *k1, V keep, V slope, const int act, const int has_residual,
-                     int stream)
+INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
+                      io_t *dresidual, int64_t ld, int64_t columns, const T *c_, const T *a_,
+                      const T *b_, const T *k0_, const T *k1_, V keep, V slope, int64_t ahead,
+                      int stream, const int act, const int has_residual, const int K)
 {
     int64_t j = 0;
-    for (; j + W <= n; j += W) {
-        const V xc = v_load(x + j) - v_loadt(c + j), aj = v_loadt(a + j), bj = v_loadt(b + j);
-        const V d = gradient(xc, v_load(dy + j), aj,
-                             has_residual ? bj + v_load(residual + j) : bj, slope, act);
-        if (dresidual)
-            v_store(dresidual + j, d);
-        if (dx)
-            put(dx + j, input_gradient(xc, d, aj, v_loadt(k0 + j), v_loadt(k1 + j), keep), stream);
+#define APPLY(LOAD, LOADT, PUT, STORE)                                                        \
+    do {                                                                                      \
+        const V c = LOADT(c_ + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                      \
+        const V k0 = LOADT(k0_ + j), k1 = LOADT(k1_ + j);                                     \
+        V xc[GRAD_ROWS], d[GRAD_ROWS];                                                                  \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            xc[k] = LOAD(x + k * ld + j) - c;                                                 \
+            d[k] = gradient(xc[k], LOAD(dy + k * ld + j), a,                                  \
+                            has_residual ? b + LOAD(residual + k * ld + j) : b, slope, act);  \
+        }                                                                                     \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            if (dresidual)                                                                    \
+                STORE(dresidual + k * ld + j, d[k]);                                          \
+            if (dx)                                                                           \
+                PUT(dx + k * ld + j, input_gradient(xc[k], d[k], a, k0, k1, keep));           \
+        }                                                                                     \
+    } while (0)
+    while (j + LINE <= columns) {
+        if (K == 1) {
+            PREFETCH(x + j + ahead);
+            PREFETCH(dy + j + ahead);
+            if (has_residual)
+                PREFETCH(residual + j + ahead);
+        }
+        UNROLL for (int v = 0; v < LINE; v += W, j += W)
+            APPLY(v_load, v_loadt, PUT, v_store);
     }
-    if (j < n) {
-        const int part = (int)(n - j);
-        const V aj = v_loadt_part(a + j, part), bj = v_loadt_part(b + j, part);
-        const V xc = v_load_part(x + j, part, 0) - v_loadt_part(c + j, part);
-        const V d = gradient(xc, v_load_part(dy + j, part, 0), aj,
-                             has_residual ? bj + v_load_part(residual + j, part, 0) : bj, slope,
-                             act);
-        if (dresidual)
-            v_store_part(dresidual + j, d, part);
-        if (dx)
-            v_store_part(dx + j,
-                         input_gradient(xc, d, aj, v_loadt_part(k0 + j, part),
-                                        v_loadt_part(k1 + j, part), keep),
-                         part);
-    }
+    for (; j + W <= columns; j += W)
+        APPLY(v_load, v_loadt, PUT, v_store);
+    if (j < columns)
+        APPLY(LOAD_PART, LOADT_PART, STORE_PART, STORE_PART);
+#undef APPLY
 }
+#undef LOAD_PART
+#undef LOADT_PART
+#undef STORE_PART
+#undef PUT
 
 static void col_grad_apply(const void *x_, const void *dy_, const void *residual, void *dx_,
                            void *dresidual_, int64_t rows, int64_t columns, int64_t ld,
@@ -369,13 +403,19 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
     io_t *dx = dx_, *dres = dresidual_;
     const V slope = v_set((T)act->slope), keep = v_all(!frozen);
     stream = stream && dx && rows_stream(dx, columns, ld);
+    int64_t i = 0;
+#define SOME(A, R, K)                                                                         \
+    grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
+              dres ? dres + i * ld : NULL, ld, columns, f->centre, f->a, f->b, f->k0, f->k1,  \
+              keep, slope, ahead_of(columns, ld), stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (int64_t i = 0; i < rows; i++)                                                        \
-        grad_row(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,   \
-                 dres ? dres + i * ld : NULL, columns, f->centre, f->a, f->b, f->k0, f->k1,   \
-                 keep, slope, A, R, stream)
+    for (; !stream && i + GRAD_ROWS <= rows; i += GRAD_ROWS)                                                       \
+        SOME(A, R, GRAD_ROWS);                                                                     \
+    for (; i < rows; i++)                                                                     \
+        SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
+#undef SOME
 }
 
 /* ---- statistics and coefficients of columns ---- */

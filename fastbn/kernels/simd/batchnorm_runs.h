@@ -27,12 +27,6 @@ INLINE void ask_for(const io_t *p)
         PREFETCH(p + i);
 }
 
-INLINE void ask_to_write(const io_t *p)
-{
-    for (int64_t i = 0; i < 2 * W; i += LINE)
-        PREFETCH_WRITE(p + i);
-}
-
 /* What the sweep over run k of a group's sample i asks for, from the group's first value on: a run
  * `step` further on in the order of the sweep, and the next group's first runs in the end. */
 INLINE int64_t ask_from(const runs_t *r, int64_t step, int64_t channels, int64_t i, int64_t k)
@@ -80,8 +74,8 @@ INLINE V normal(V x, V c, V a, V b, V slope, const int act)
  * with f[0], and with f[1] where the next channel begins (if `apply`). */
 INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, const io_t *residual,
                         io_t *y, const line_t *f, V slope, int64_t n, extent_t e, int stream,
-                        const io_t *ask, const io_t *ask_y, const int act, const int has_residual,
-                        const int moments, const int apply)
+                        const io_t *ask, const int act, const int has_residual, const int moments,
+                        const int apply)
 {
     const int64_t head = apply ? e.head : 0, end = apply ? e.end : n;
     int64_t j = 0;
@@ -116,8 +110,8 @@ INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, con
             TWO_MOMENTS;
         }
         if (apply) {
-            if (!stream)
-                ask_to_write(ask_y + j);
+            if (!moments)
+                ask_for(x + head + j + AHEAD);
             put(y + head + j, Y(head + j), stream);
             put(y + head + j + W, Y(head + j + W), stream);
         }
@@ -242,9 +236,7 @@ INLINE void forward_group(const tensors_t *t, const runs_t *r, int64_t first, in
 #define RUN(MOMENTS, APPLY)                                                                   \
     forward_run(next + p, shift[k], &m[k], x + p, has_residual ? residual + p : NULL, y + p,  \
                 &f[k], slope, n, extent_of(y + p, n, k == 0, k == now - 1), stream,           \
-                next + j + ask_from(r, step, coming, i, k),                                   \
-                y + j + ask_from(r, step, now, i, k),                                         \
-                act, has_residual, MOMENTS, APPLY)
+                next + j + ask_from(r, step, coming, i, k), act, has_residual, MOMENTS, APPLY)
                     if (k < now && k < coming)
                         RUN(1, 1);
                     else if (k < now)
@@ -349,8 +341,6 @@ INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, su
         if (apply) {
             ask_for(x + ask_now + j);
             ask_for(dy + ask_now + j);
-            if (!stream && dx)
-                ask_to_write((io_t *)t->y + ask_now + j);
             APPLY(head + j);
             APPLY(head + j + W);
         }

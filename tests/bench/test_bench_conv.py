@@ -54,9 +54,10 @@ def test_every_operation_has_its_row() -> None:
 def test_a_block_is_what_its_operations_give_one_by_one() -> None:
     x, storage, dy = SMALL.values()
     weight = storage.transpose(3, 2, 0, 1)
-    z, of_conv = F.conv2d(x, weight, stride=2, padding=1)
+    z, of_conv = F.conv2d(x, weight, stride=2, padding=1, moments=True)
+    ones, zeros = np.ones(8, "f"), np.zeros(8, "f")
     y, of_norm = F.batch_norm(
-        z, np.ones(8, "f"), np.zeros(8, "f"), training=True, activation="relu"
+        z, ones, zeros, training=True, activation="relu", moments=of_conv.moments
     )
     dz, *_ = F.batch_norm_backward(dy, of_norm)
     dx, dweight, _ = F.conv2d_backward(dz, of_conv)  # type: ignore[arg-type]

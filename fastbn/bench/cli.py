@@ -216,6 +216,9 @@ def train(
     from fastbn.bench import train as measuring
     from fastbn.bench.peers import choose
 
+    def line_by_line(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
     counts = thread_counts(threads)
     wanted = networks.choose(names(network))
     console = Console(stderr=True)
@@ -228,10 +231,10 @@ def train(
             peers=choose(names(peers)),
             rounds=rounds,
             profile=profile,
-            progress=status.update if console.is_terminal else console.print,
+            progress=status.update if console.is_terminal else line_by_line,
         )
     for line in found.left_out:
-        console.print(f"warning: left out: {line}", style="yellow", markup=False)
+        console.print(f"warning: left out: {line}", style="yellow", markup=False, soft_wrap=True)
     machine = rows.machine(counts)
     output = printer()
     output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))

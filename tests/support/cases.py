@@ -223,7 +223,7 @@ CASES: list[Case] = [
 # Beyond the size from which work is shared, and odd, so that no cut is an even one.
 LARGE: list[Case] = [
     _batch_norm("rows", (1031, 67)),
-    _batch_norm("few channels", (7001, 3), activation="relu"),
+    _batch_norm("few channels", (14001, 3), activation="relu"),
     _batch_norm("many channels", (37, 1031), activation="leaky_relu"),
     _batch_norm("image", (5, 17, 19, 65), residual=True, activation="relu"),
     _batch_norm("image, axis 1", (5, 67, 17, 19), axis=1, residual=True, activation="relu"),

@@ -259,7 +259,7 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, ld, columns, c, a, b, slope,  \
                ahead_of(columns, ld), stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (; !stream && i + ROWS <= rows; i += ROWS)                                                       \
+    for (; !stream && i + ROWS <= rows; i += ROWS)                                            \
         SOME(A, R, ROWS);                                                                     \
     for (; i < rows; i++)                                                                     \
         SOME(A, R, 1)
@@ -361,7 +361,7 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
     do {                                                                                      \
         const V c = LOADT(c_ + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                      \
         const V k0 = LOADT(k0_ + j), k1 = LOADT(k1_ + j);                                     \
-        V xc[GRAD_ROWS], d[GRAD_ROWS];                                                                  \
+        V xc[GRAD_ROWS], d[GRAD_ROWS];                                                        \
         UNROLL for (int k = 0; k < K; k++) {                                                  \
             xc[k] = LOAD(x + k * ld + j) - c;                                                 \
             d[k] = gradient(xc[k], LOAD(dy + k * ld + j), a,                                  \
@@ -409,8 +409,8 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
               dres ? dres + i * ld : NULL, ld, columns, f->centre, f->a, f->b, f->k0, f->k1,  \
               keep, slope, ahead_of(columns, ld), stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (; !stream && i + GRAD_ROWS <= rows; i += GRAD_ROWS)                                                       \
-        SOME(A, R, GRAD_ROWS);                                                                     \
+    for (; !stream && i + GRAD_ROWS <= rows; i += GRAD_ROWS)                                  \
+        SOME(A, R, GRAD_ROWS);                                                                \
     for (; i < rows; i++)                                                                     \
         SOME(A, R, 1)
     DISPATCH(CALL)

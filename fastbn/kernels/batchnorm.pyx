@@ -323,11 +323,15 @@ cdef int check_moments(object moments, bint training, const layout_t *l) except 
     """Refuse moments that cannot be those of x."""
     if not training:
         raise ValueError("moments are the batch's: they go with training=True")
-    count, mean, m2 = moments
-    if count != l.count:
-        raise ValueError(f"moments: expected those of {l.count} values per channel, got {count}")
-    check_vector(mean, "moments: mean", l.C, cnp.NPY_FLOAT64)
-    check_vector(m2, "moments: m2", l.C, cnp.NPY_FLOAT64)
+    if not isinstance(moments, tuple) or len(moments) != 3:
+        raise TypeError(f"moments: expected (count, mean, m2), got {type(moments).__name__}")
+    if moments[0] != l.count:
+        raise ValueError(
+            f"moments: expected those of {l.count} values per channel, got {moments[0]}")
+    for name, vector in (("mean", moments[1]), ("m2", moments[2])):
+        if vector is None:
+            raise TypeError(f"moments: {name}: expected a numpy.ndarray, got NoneType")
+        check_vector(vector, f"moments: {name}", l.C, cnp.NPY_FLOAT64)
     return 0
 
 

@@ -84,6 +84,12 @@ def test_moments_that_cannot_be_are_refused() -> None:
         call((count, mean[:2], m2))
     with pytest.raises(TypeError, match="moments: m2: expected float64"):
         call((count, mean, m2.astype(np.float32)))
+    for nothing in ((count, None, m2), (count, mean, None)):
+        with pytest.raises(TypeError, match=r"moments: m.*: expected a numpy.ndarray"):
+            call(nothing)
+    for other in (5, (count, mean), [count, mean, m2]):
+        with pytest.raises(TypeError, match=r"moments: expected \(count, mean, m2\)"):
+            call(other)
     with pytest.raises(ValueError, match="go with training=True"):
         call((count, mean, m2), training=False)
     assert (running[0] == 0).all()

@@ -80,7 +80,7 @@ cdef class Saved:
 cdef class ConvSaved(Saved):
     """Of `forward`."""
 
-    cdef readonly object moments  # of y: count, mean, sum of squares about it; None if not asked for
+    cdef readonly object moments  # of y: count, mean, m2; None if not asked for
 
 
 cdef tuple pair(object value, str what, int least):

@@ -13,7 +13,7 @@ cdef struct depth_t:
     const char *src              # (N, h.size, w.size, C)
     char *dst                    # (N, DH, DW, C); of dweight: dy, which is read
     int64_t DH, DW, skip_h, skip_w, first_h, first_w
-    char *weights                # [tap][turn][C], taps in the order of the axes; of dweight: the sums
+    char *weights                # [tap][turn][C], taps as the axes have them; of dweight: the sums
     const char *bias
     int element, itemsize
 
@@ -94,8 +94,8 @@ cdef int64_t taps_of(const depth_t *p, const turned_t *t, int64_t image, int64_t
 cdef void depth_row(const depth_t *p, const turned_t *t, int64_t row, char *sums) noexcept nogil:
     """One row of the grid; with `sums`, of its dweight, which is added there."""
     cdef const depth_spans_t *spans = &spans_of(p.element).depth
-    cdef int64_t taps = p.h.taps * p.w.taps * p.width, image = row // p.h.grid, i = row % p.h.grid, j = 0
-    cdef int64_t count, run, begin, end
+    cdef int64_t taps = p.h.taps * p.w.taps * p.width, image = row // p.h.grid
+    cdef int64_t i = row % p.h.grid, j = 0, count, run, begin, end
     cdef const void **x = <const void **>scratch(1, 2 * taps * sizeof(void *))
     cdef const void **w = x + taps
     cdef char *to = p.dst + ((image * p.DH + i * p.skip_h + p.first_h) * p.DW

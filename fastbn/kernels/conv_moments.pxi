@@ -3,6 +3,7 @@
 
 cdef enum:
     MOMENT_COLUMNS = 1024  # that the spans take at once
+    MOMENT_PIXELS = 224    # that a part has, where tasks of the convolution do not say it
 
 
 cdef struct parts_t:
@@ -45,7 +46,8 @@ cdef void add_part(parts_t *m, int64_t task, int64_t pixels) noexcept nogil:
 
 cdef int whole_moments(const conv_t *v, const char *y, double *moments) noexcept nogil:
     """The same behind the whole convolution, if wanted."""
-    cdef int64_t pixels = v.N * v.OH * v.OW, tasks = (pixels + PIXELS - 1) // PIXELS, task
+    cdef int64_t pixels = v.N * v.OH * v.OW, task
+    cdef int64_t tasks = (pixels + MOMENT_PIXELS - 1) // MOMENT_PIXELS
     cdef int threads = team(<double>pixels * v.K * v.itemsize)
     cdef parts_t m
     if moments == NULL:
@@ -53,8 +55,8 @@ cdef int whole_moments(const conv_t *v, const char *y, double *moments) noexcept
     if open_parts(&m, moments, v, tasks):
         return -1
     for task in prange(tasks, schedule="static", num_threads=threads):
-        take_part(&m, task, y + task * PIXELS * v.K * v.itemsize,
-                  min(<int64_t>PIXELS, pixels - task * PIXELS), 0, v.K)
+        take_part(&m, task, y + task * MOMENT_PIXELS * v.K * v.itemsize,
+                  min(<int64_t>MOMENT_PIXELS, pixels - task * MOMENT_PIXELS), 0, v.K)
     for task in range(tasks):
-        add_part(&m, task, min(<int64_t>PIXELS, pixels - task * PIXELS))
+        add_part(&m, task, min(<int64_t>MOMENT_PIXELS, pixels - task * MOMENT_PIXELS))
     return 0

@@ -30,8 +30,7 @@ cdef bint is_winograd(const conv_t *v) noexcept nogil:
 
 
 cdef struct winograd_t:
-    int64_t N, H, W, C, OH, OW, K  # of what is read and written
-    int64_t ph, pw                 # padding
+    const conv_t *v                # for dx, from dy to x
     int64_t TH, TW                 # tiles of an image
     const char *x
     char *y
@@ -42,7 +41,6 @@ cdef struct winograd_t:
     int64_t rows                   # of tiles in a task
     parts_t moments                # of y
     bint finite
-    int element, itemsize
 
 
 cdef inline int64_t ceil_to(int64_t n, int64_t step) noexcept nogil:
@@ -50,7 +48,7 @@ cdef inline int64_t ceil_to(int64_t n, int64_t step) noexcept nogil:
 
 
 cdef inline int64_t pitch_of(int64_t n, int itemsize) noexcept nogil:
-    """Of matrices of n elements: not a multiple of a page, or all 16 would meet in one cache set."""
+    """Of matrices of n elements: no multiple of a page, or all 16 would meet in one cache set."""
     return ceil_to(n * itemsize, 64) // itemsize + 64 // itemsize
 
 
@@ -63,147 +61,149 @@ cdef int64_t rows_of_task(const winograd_t *p, int64_t tile_bytes, int mr) noexc
         if share >= most_share:
             best, most_share = rows, share
         rows += 1
-    return min(best, max(<int64_t>1, p.N * p.TH // FEWEST_BLOCKS))
+    return min(best, max(<int64_t>1, p.v.N * p.TH // FEWEST_BLOCKS))
 
 
-cdef void filter_task(const packing_t *k, winograd_t *p, int64_t panel) noexcept nogil:
+cdef void windows_row(const conv_t *v, const char *x, int64_t image, int64_t i, int64_t tiles,
+                      const char *zeros, char *to, int64_t step, int64_t apart,
+                      int64_t pitch) noexcept nogil:
+    """The windows of row i of an image's tiles (see winograd_windows)."""
+    cdef const void *seen[4]
+    cdef int64_t r, h
+    for r in range(4):
+        h = 2 * i - v.ph + r
+        seen[r] = NULL
+        if 0 <= h < v.H:
+            seen[r] = x + (image * v.H + h) * v.W * v.C * v.itemsize
+    spans_of(v.element).winograd.windows(seen, v.W, -v.pw, v.C, tiles, zeros, to, step, apart,
+                                         pitch)
+
+
+cdef void filter_task(const packing_t *k, const winograd_t *p, int64_t panel) noexcept nogil:
     """One panel of filters."""
-    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t size = p.C * spans.nr, tap
-    cdef char *taps = <char *>scratch(1, 9 * size * p.itemsize)
+    cdef const conv_t *v = p.v
+    cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
+    cdef int64_t size = v.C * spans.nr, tap
+    cdef char *taps = <char *>scratch(1, 9 * size * v.itemsize)
     for tap in range(9):
-        spans.pack_panel(k.w + (k.off[tap] + panel * spans.nr * k.sn) * p.itemsize, p.C,
-                         min(<int64_t>spans.nr, p.K - panel * spans.nr), k.sk, k.sn,
-                         taps + tap * size * p.itemsize)
-    spans_of(p.element).winograd.filters(taps, size, p.filters + panel * size * p.itemsize,
+        spans.pack_panel(k.w + (k.off[tap] + panel * spans.nr * k.sn) * v.itemsize, v.C,
+                         min(<int64_t>spans.nr, v.K - panel * spans.nr), k.sk, k.sn,
+                         taps + tap * size * v.itemsize)
+    spans_of(v.element).winograd.filters(taps, size, p.filters + panel * size * v.itemsize,
                                          p.filter_pitch)
 
 
 cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
     """Some rows of tiles."""
-    cdef const winograd_spans_t *winograd = &spans_of(p.element).winograd
-    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t first = task * p.rows, count = min(p.rows, p.N * p.TH - first), tiles, row
-    cdef int64_t width = spans_of(p.element).width, C = ceil_to(p.C, width), r, h, t, i, at
-    cdef int64_t K = ceil_to(p.K, width), panels = (p.K + spans.nr - 1) // spans.nr, panel
-    cdef int64_t chunks = chunks_of(spans, p.C, p.itemsize), chunk, begin = 0, length
-    cdef int64_t pitch, product_pitch, image, ahead = 0
-    cdef char *windows
-    cdef char *products
+    cdef const conv_t *v = p.v
+    cdef const winograd_spans_t *winograd = &spans_of(v.element).winograd
+    cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
+    cdef int64_t first = task * p.rows, count = min(p.rows, v.N * p.TH - first)
+    cdef int64_t tiles = count * p.TW, width = spans_of(v.element).width
+    cdef int64_t C = ceil_to(v.C, width), K = ceil_to(v.K, width)
+    cdef int64_t pitch = pitch_of(tiles * C, v.itemsize)
+    cdef int64_t product_pitch = pitch_of(tiles * K, v.itemsize)
+    cdef int64_t panels = (v.K + spans.nr - 1) // spans.nr, panel, row, t, i, at
+    cdef int64_t chunks = chunks_of(spans, v.C, v.itemsize), chunk, begin, length, ahead = 0
+    cdef const void **rows = <const void **>scratch(1, 2 * tiles * sizeof(void *))
+    cdef void **c = <void **>(rows + tiles)
+    cdef char *windows = <char *>scratch(2, 16 * (pitch + product_pitch) * v.itemsize)
+    cdef char *products = windows + 16 * pitch * v.itemsize
     cdef const char *b
     cdef char *y
-    cdef const void **rows
-    cdef void **c
-    cdef const void *seen[4]
-    tiles = count * p.TW
-    pitch, product_pitch = pitch_of(tiles * C, p.itemsize), pitch_of(tiles * K, p.itemsize)
-    rows = <const void **>scratch(1, 2 * tiles * sizeof(void *))
-    c = <void **>(rows + tiles)
-    windows = <char *>scratch(2, 16 * (pitch + product_pitch) * p.itemsize)
-    products = windows + 16 * pitch * p.itemsize
     for row in range(count):
-        image, i = (first + row) // p.TH, (first + row) % p.TH
-        for r in range(4):
-            h = 2 * i - p.ph + r
-            seen[r] = NULL
-            if 0 <= h < p.H:
-                seen[r] = p.x + (image * p.H + h) * p.W * p.C * p.itemsize
-        winograd.windows(seen, p.W, -p.pw, p.C, p.TW, p.zeros,
-                         windows + row * p.TW * C * p.itemsize, C, width, pitch)
+        windows_row(v, p.x, (first + row) // p.TH, (first + row) % p.TH, p.TW, p.zeros,
+                    windows + row * p.TW * C * v.itemsize, C, width, pitch)
     for t in range(tiles):
-        rows[t] = windows + t * C * p.itemsize
-        c[t] = products + t * K * p.itemsize
-    if p.filter_pitch * p.itemsize > NEAR_BYTES:  # the next panel is fetched meanwhile
-        ahead = p.C // chunks * spans.nr * p.itemsize
+        rows[t] = windows + t * C * v.itemsize
+        c[t] = products + t * K * v.itemsize
+    if p.filter_pitch * v.itemsize > NEAR_BYTES:  # the next panel is fetched meanwhile
+        ahead = v.C // chunks * spans.nr * v.itemsize
     for i in range(16):
         for chunk in range(chunks):
-            begin = p.C * chunk // chunks
-            length = p.C * (chunk + 1) // chunks - begin
+            begin = v.C * chunk // chunks
+            length = v.C * (chunk + 1) // chunks - begin
             at = i * pitch + begin
             for panel in range(panels):
-                b = p.filters + (i * p.filter_pitch + (panel * p.C + begin) * spans.nr) * p.itemsize
+                b = p.filters + (i * p.filter_pitch + (panel * v.C + begin) * spans.nr) * v.itemsize
                 spans.product_rows(1, &at, &length, rows, b, c,
                                    i * product_pitch + panel * spans.nr, tiles,
-                                   min(<int64_t>spans.nr, p.K - panel * spans.nr), NULL, chunk > 0,
-                                   b + p.C * spans.nr * p.itemsize, ahead)
+                                   min(<int64_t>spans.nr, v.K - panel * spans.nr), NULL, chunk > 0,
+                                   b + v.C * spans.nr * v.itemsize, ahead)
     for row in range(count):
-        image, i = (first + row) // p.TH, (first + row) % p.TH
-        y = p.y + (image * p.OH + 2 * i) * p.OW * p.K * p.itemsize
-        if not winograd.outputs(products + row * p.TW * K * p.itemsize, K, product_pitch, p.TW, p.K,
-                                p.bias, y,
-                                y + p.OW * p.K * p.itemsize if 2 * i + 1 < p.OH else NULL, p.OW):
+        y = p.y + pixels_before(p, first + row) * v.K * v.itemsize
+        if not winograd.outputs(
+                products + row * p.TW * K * v.itemsize, K, product_pitch, p.TW, v.K, p.bias, y,
+                y + v.OW * v.K * v.itemsize if 2 * ((first + row) % p.TH) + 1 < v.OH else NULL,
+                v.OW):
             p.finite = False
     if p.moments.parts != NULL:
         at = pixels_before(p, first)
-        take_part(&p.moments, task, p.y + at * p.K * p.itemsize, pixels_before(p, first + count) - at,
-                  0, p.K)
+        take_part(&p.moments, task, p.y + at * v.K * v.itemsize,
+                  pixels_before(p, first + count) - at, 0, v.K)
 
 
 cdef int64_t pixels_before(const winograd_t *p, int64_t row) noexcept nogil:
     """Pixels of y in front of a row of tiles."""
-    return (row // p.TH * p.OH + 2 * (row % p.TH)) * p.OW
+    return (row // p.TH * p.v.OH + 2 * (row % p.TH)) * p.v.OW
 
 
-cdef int run_winograd(winograd_t *p, packing_t *k, double *moments,
-                      const conv_t *v) noexcept nogil:
+cdef int run_winograd(const conv_t *v, const char *x, const packing_t *k, const char *bias,
+                      char *y, double *moments) noexcept nogil:
     """0: done; 1: a number is not finite; -1: no memory."""
-    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t panels = (p.K + spans.nr - 1) // spans.nr, task, size, tasks
+    cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
+    cdef int64_t panels = (v.K + spans.nr - 1) // spans.nr, task, size, tasks
     cdef int threads
-    p.TH, p.TW = (p.OH + 1) // 2, (p.OW + 1) // 2
-    threads = team(<double>p.N * p.TH * p.TW * p.C * p.K)
-    p.filter_pitch = pitch_of(panels * p.C * spans.nr, p.itemsize)
-    p.rows = rows_of_task(p, 16 * (p.C + p.K) * p.itemsize, spans.mr)
-    p.finite = True
-    size = 16 * p.filter_pitch * p.itemsize
-    p.filters = <char *>scratch(0, size + 4 * p.C * p.itemsize)
+    cdef winograd_t p
+    p.v, p.x, p.y, p.bias, p.finite = v, x, y, bias, True
+    p.TH, p.TW = (v.OH + 1) // 2, (v.OW + 1) // 2
+    p.filter_pitch = pitch_of(panels * v.C * spans.nr, v.itemsize)
+    p.rows = rows_of_task(&p, 16 * (v.C + v.K) * v.itemsize, spans.mr)
+    size = 16 * p.filter_pitch * v.itemsize
+    p.filters = <char *>scratch(0, size + 4 * v.C * v.itemsize)
     if p.filters == NULL:
         return -1
-    p.zeros = <char *>memset(p.filters + size, 0, 4 * p.C * p.itemsize)
-    for task in prange(panels, schedule="static", num_threads=threads):
-        filter_task(k, p, task)
-    tasks = (p.N * p.TH + p.rows - 1) // p.rows
+    p.zeros = <char *>memset(p.filters + size, 0, 4 * v.C * v.itemsize)
+    tasks = (v.N * p.TH + p.rows - 1) // p.rows
     if open_parts(&p.moments, moments, v, tasks):
         return -1
+    threads = team(<double>v.N * p.TH * p.TW * v.C * v.K)
+    for task in prange(panels, schedule="static", num_threads=threads):
+        filter_task(k, &p, task)
     for task in prange(tasks, schedule="dynamic", num_threads=threads):
-        winograd_task(p, task)
+        winograd_task(&p, task)
     if moments != NULL:
         for task in range(tasks):
-            size = pixels_before(p, min((task + 1) * p.rows, p.N * p.TH))
-            add_part(&p.moments, task, size - pixels_before(p, task * p.rows))
+            size = pixels_before(&p, min((task + 1) * p.rows, v.N * p.TH))
+            add_part(&p.moments, task, size - pixels_before(&p, task * p.rows))
     return 0 if p.finite else 1
 
 
 cdef int winograd_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
                           const char *bias, char *y, double *moments) noexcept nogil:
     """As forward_rows; 1 where it should be done that way."""
-    cdef winograd_t p
     cdef packing_t k
     cdef int64_t off[9]
     cdef int64_t tap
-    p.N, p.H, p.W, p.C, p.OH, p.OW, p.K = v.N, v.H, v.W, v.C, v.OH, v.OW, v.K
-    p.ph, p.pw, p.x, p.y, p.bias = v.ph, v.pw, x, y, bias
-    p.element, p.itemsize = v.element, v.itemsize
     for tap in range(9):
         off[tap] = tap // 3 * sw[2] + tap % 3 * sw[3]
     k.w, k.off, k.sk, k.sn = w, off, sw[1], sw[0]
-    return run_winograd(&p, &k, moments, v)
+    return run_winograd(v, x, &k, bias, y, moments)
 
 
 cdef int winograd_backward(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
                            const char *bias, char *dx) noexcept nogil:
     """As backward_rows: a convolution of dy with the filters turned round."""
-    cdef winograd_t p
+    cdef conv_t turned = v[0]
     cdef packing_t k
     cdef int64_t off[9]
     cdef int64_t tap
-    p.N, p.H, p.W, p.C, p.OH, p.OW, p.K = v.N, v.OH, v.OW, v.K, v.H, v.W, v.C
-    p.ph, p.pw, p.x, p.y, p.bias = 2 - v.ph, 2 - v.pw, dy, dx, bias
-    p.element, p.itemsize = v.element, v.itemsize
+    turned.H, turned.W, turned.C, turned.OH, turned.OW, turned.K = v.OH, v.OW, v.K, v.H, v.W, v.C
+    turned.ph, turned.pw = 2 - v.ph, 2 - v.pw
     for tap in range(9):
         off[tap] = (2 - tap // 3) * sw[2] + (2 - tap % 3) * sw[3]
     k.w, k.off, k.sk, k.sn = w, off, sw[0], sw[1]
-    return run_winograd(&p, &k, NULL, v)
+    return run_winograd(&turned, dy, &k, bias, dx, NULL)
 
 
 # ---- dweight ----
@@ -229,18 +229,10 @@ cdef void spread_row(const outer_t *p, int64_t first, int64_t row) noexcept nogi
     cdef const conv_t *v = p.v
     cdef const winograd_spans_t *winograd = &spans_of(v.element).winograd
     cdef int64_t width = spans_of(v.element).width, nr = spans_of(v.element).matmul.nr
-    cdef int64_t image = (first + row) // p.TH, i = (first + row) % p.TH, r, h
-    cdef int64_t tiles = p.rows * p.TW
-    cdef const void *seen[4]
+    cdef int64_t image = (first + row) // p.TH, i = (first + row) % p.TH, tiles = p.rows * p.TW
     cdef const char *dy = p.dy + (image * v.OH + 2 * i) * v.OW * v.K * v.itemsize
-    for r in range(4):
-        h = 2 * i - v.ph + r
-        seen[r] = NULL
-        if 0 <= h < v.H:
-            seen[r] = p.x + (image * v.H + h) * v.W * v.C * v.itemsize
-    winograd.windows(seen, v.W, -v.pw, v.C, p.TW, p.zeros,
-                     p.windows + row * p.TW * width * v.itemsize, width, tiles * width,
-                     p.window_pitch)
+    windows_row(v, p.x, image, i, p.TW, p.zeros, p.windows + row * p.TW * width * v.itemsize,
+                width, tiles * width, p.window_pitch)
     winograd.spread(dy, dy + v.OW * v.K * v.itemsize if 2 * i + 1 < v.OH else NULL, v.OW, v.K,
                     p.TW, p.spread + row * p.TW * nr * v.itemsize, tiles * nr, p.spread_pitch)
 

@@ -15,8 +15,7 @@ cdef const spans_t *spans_of(int element) noexcept nogil
 # How many threads work of this many bytes (read and written) is worth: 1 or the whole team.
 cdef int team(double nbytes) noexcept nogil
 
-# Bytes of second-level cache of one core, and the size above which stores bypass the caches.
-cdef int64_t l2_bytes() noexcept nogil
+# Whether an array of this many bytes is written past the caches.
 cdef bint streams(double nbytes) noexcept nogil
 
 # Working memory of the calling thread, valid until it asks for this slot (0 to 3) again; NULL when

@@ -36,7 +36,6 @@ cdef int threads = 1
 cdef bint forked = False
 cdef double serial_below = 256 * 1024  # bytes: for less, a team costs more than it saves
 cdef double stream_above = 0
-cdef int64_t l2 = 0
 
 tables[0][F32] = &fastbn_spans_baseline_f32
 tables[0][F64] = &fastbn_spans_baseline_f64
@@ -58,10 +57,6 @@ cdef const spans_t *spans_of(int element) noexcept nogil:
 
 cdef int team(double nbytes) noexcept nogil:
     return 1 if nbytes < serial_below or omp_in_parallel() else threads
-
-
-cdef int64_t l2_bytes() noexcept nogil:
-    return l2
 
 
 cdef bint streams(double nbytes) noexcept nogil:
@@ -160,12 +155,11 @@ def _choose_threads():
 
 def _choose_sizes():
     """Stores bypass the caches from a third of L3 on: below that, source and destination stay in
-    it, and a copy through the caches is up to twice as fast. Virtual machines report an L3 that
-    they share with many others, hence the limit."""
-    global l2, stream_above
+    it, and a copy through the caches is faster. Virtual machines report an L3 that they share with
+    many others, hence the limit."""
+    global stream_above
     sizes = cache_sizes()
-    l2 = sizes.get("l2", 1 << 20)
-    stream_above = max(4.0 * l2, min(sizes.get("l3", 0), 32 << 20) / 3.0)
+    stream_above = max(4.0 * sizes.get("l2", 1 << 20), min(sizes.get("l3", 0), 32 << 20) / 3.0)
 
 
 def _after_fork_in_child():

@@ -9,13 +9,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import IntPair, check_image, pair, short, windows
+from fastbn.nn.geometry import BATCH, IntPair, check_image, pair, short, windows
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
-
-BATCH = 32  # images in a batch, where it is not known
 
 
 class Conv2d(Module):

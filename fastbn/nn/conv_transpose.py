@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import IntPair, check_image, pair, short
+from fastbn.nn.geometry import BATCH, IntPair, check_image, pair, short
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.state import batch_of
 
@@ -160,6 +160,12 @@ class ConvTranspose2d(Module):
                 f"output size per channel: {sizes}. Output size is too small"
             )
         return (*sizes, self.out_channels)
+
+    def way(self, input_shape: Shape) -> str:
+        """Return the way of the convolution that this one is the transpose of."""
+        options = {key: self._arguments[key] for key in ("stride", "padding", "dilation", "groups")}
+        shape = (BATCH, *self.output_shape(input_shape))
+        return F.conv2d_way(shape, self.weight.shape, **options)
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""

@@ -8,6 +8,8 @@ from fastbn.nn.state import batch_of
 
 IntPair = int | tuple[int, int]
 
+BATCH = 32  # images in a batch, where it is not known
+
 
 def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, int]:
     """Return ``(value, value)`` or the two values.

@@ -191,3 +191,9 @@ def test_summary_shows_how_convolutions_are_computed() -> None:
     assert lines[2].endswith("direct")
     assert lines[3].endswith("minimal filtering")
     assert lines[4].split()[-1] == "0"
+    transposed = nn.Sequential(
+        nn.ConvTranspose2d(32, 16, 3, padding=1), nn.ConvTranspose2d(16, 8, 4, stride=2)
+    )
+    lines = transposed.summary((8, 8, 32)).splitlines()
+    assert lines[2].endswith("minimal filtering")
+    assert lines[3].endswith("direct")

@@ -201,6 +201,9 @@ def train(
     peers: Annotated[
         str, typer.Option(help="none, all that are installed, or out of torch,tensorflow,jax.")
     ] = "all",
+    variants: Annotated[
+        str, typer.Option(help='Only those with this in their name, as "eager"; compiling is slow.')
+    ] = "",
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
     profile: Annotated[
         bool, typer.Option("--profile", help="Show the operations of a step, too.")
@@ -229,6 +232,7 @@ def train(
             counts,
             batch=batch,
             peers=choose(names(peers)),
+            part=variants,
             rounds=rounds,
             profile=profile,
             progress=status.update if console.is_terminal else line_by_line,

@@ -56,14 +56,20 @@ class Found:
     left_out: list[str] = field(default_factory=list)
 
 
-def variants(network: str, peers: Sequence[str]) -> list[tuple[str, str]]:
-    """Peers with their variants that are different for this network."""
+def variants(network: str, peers: Sequence[str], part: str = "") -> list[tuple[str, str]]:
+    """Peers with their variants that are different for this network, and have `part` in the name.
+
+    Examples
+    --------
+    >>> variants("mlp", ["torch"], "eager")
+    [('torch', 'eager'), ('torch', 'eager fused')]
+    """
     images = len(NETWORKS[network].input_shape) == 3 and network != "mlp"
     return [
         (peer, variant)
         for peer in peers
         for variant in VARIANTS.get(peer, ())
-        if images or "channels_last" not in variant
+        if part in variant and (images or "channels_last" not in variant)
     ]
 
 
@@ -74,13 +80,15 @@ def measure(
     found: Found,
     *,
     peers: Sequence[str] = (),
+    part: str = "",
     rounds: int = ROUNDS,
     profile: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> None:
     """Time steps of one network, all sides in turns, and add what comes out to `found`.
 
-    A variant of a peer that cannot do its first steps, or not in time, is left out.
+    A variant of a peer that has no `part` in its name, or cannot do its first steps, or not in
+    time, is left out.
 
     Raises
     ------
@@ -91,7 +99,7 @@ def measure(
     """
     recipe = NETWORKS[network]
     tell = progress or (lambda _: None)
-    wanted = [("fastbn", ""), *variants(network, peers)]
+    wanted = [("fastbn", ""), *variants(network, peers, part)]
     with ExitStack() as stack:
         workers = {}
         case = f"{network}, batch {batch}, threads {threads}"
@@ -183,17 +191,26 @@ def run(
     *,
     batch: int | None = None,
     peers: Sequence[str] = (),
+    part: str = "",
     rounds: int = ROUNDS,
     profile: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Found:
-    """Measure networks, each with its batch sizes and all numbers of threads; see `measure`."""
+    """Measure networks, each with its batch sizes and all numbers of threads; see `measure`.
+
+    Raises
+    ------
+    ValueError
+        If no variant of the peers has `part` in its name.
+    """
+    if peers and not any(variants(network, peers, part) for network in networks):
+        raise ValueError(f"variants: no variant of {', '.join(peers)} has {part!r} in its name")
     found = Found()
     for number in threads:
         for network in networks:
             for size in NETWORKS[network].batches if batch is None else (batch,):
                 measure(
                     network, size, number, found,
-                    peers=peers, rounds=rounds, profile=profile, progress=progress,
+                    peers=peers, part=part, rounds=rounds, profile=profile, progress=progress,
                 )  # fmt: skip
     return found

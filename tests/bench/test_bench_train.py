@@ -200,6 +200,12 @@ def test_variants_without_images_have_one_layout() -> None:
     assert train.variants("mlp", ["jax"]) == [("jax", "jit")]
     assert train.variants("mlp", ["tensorflow"]) == [("tensorflow", v) for v in ("function", "xla")]
     assert train.variants("convnet4", []) == []
+    assert train.variants("convnet4", ["torch"], "last fused") == [
+        ("torch", "eager channels_last fused"),
+        ("torch", "compile channels_last fused"),
+    ]
+    with pytest.raises(ValueError, match="no variant of torch has 'swift' in its name"):
+        train.run(["mlp"], [1], peers=["torch"], part="swift")
 
 
 def test_unknown_network() -> None:

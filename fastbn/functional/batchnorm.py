@@ -11,21 +11,6 @@ from fastbn.kernels import batchnorm as _kernels
 from fastbn.kernels.batchnorm import BatchNormSaved
 
 Array = NDArray[Any]
-_INT64 = np.dtype(np.int64)
-
-
-def _check_count(count: object) -> None:
-    """Refuse what could not be incremented in place, before the running statistics are moved."""
-    if not isinstance(count, np.ndarray):
-        raise TypeError(
-            f"num_batches_tracked: expected a numpy.ndarray, got {type(count).__name__}"
-        )
-    if count.dtype != _INT64:
-        raise TypeError(f"num_batches_tracked: expected int64, got {count.dtype}")
-    if count.shape != ():
-        raise ValueError(f"num_batches_tracked should have shape (), got shape {count.shape}")
-    if not count.flags.writeable:
-        raise ValueError("num_batches_tracked is read-only and cannot be updated")
 
 
 def batch_norm(
@@ -108,8 +93,6 @@ def batch_norm(
     array([[0., 0.],
            [1., 1.]])
     """
-    if num_batches_tracked is not None and training:
-        _check_count(num_batches_tracked)
     return _kernels.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
         negative_slope, residual, num_batches_tracked, moments, out,

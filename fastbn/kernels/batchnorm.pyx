@@ -250,6 +250,7 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     cdef bint batch = training and moments is None  # statistics are to be taken from x
     cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3, not batch)
     cdef bint tracks = running_mean is not None and running_var is not None
+    cdef int64_t *count = count_of(tracked) if training else NULL
     cdef const bn_spans_t *spans = &spans_of(element).bn
     cdef BatchNormSaved saved
     cdef double *var
@@ -270,7 +271,7 @@ def forward(object x_, object weight, object bias, object running_mean, object r
             raise ValueError("Expected more than 1 value per channel when training, "
                              f"got input size {size_of(x)}")
         if tracks:
-            factor = next_factor(momentum, tracked)
+            factor = next_factor(momentum, count)
             for name, buffer in (("running_mean", running_mean), ("running_var", running_var)):
                 if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>buffer):
                     raise ValueError(f"{name} is read-only and cannot be updated")
@@ -299,8 +300,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
         unbias = l.count / (l.count - 1.0)
         spans.col_move(C, factor, 1.0, saved.mean, data(running_mean))
         spans.col_move(C, factor, unbias, var, data(running_var))
-    if training and tracked is not None:
-        tracked += 1
+    if count != NULL:
+        count[0] += 1
     return y, saved
 
 
@@ -335,13 +336,34 @@ cdef int check_moments(object moments, bint training, const layout_t *l) except 
     return 0
 
 
-cdef double next_factor(object momentum, object tracked) except? -1.0:
+cdef int64_t *count_of(object tracked) except? NULL:
+    """Where num_batches_tracked stands; NULL for None."""
+    if tracked is None:
+        return NULL
+    if not isinstance(tracked, cnp.ndarray):
+        raise TypeError("num_batches_tracked: expected a numpy.ndarray, "
+                        f"got {type(tracked).__name__}")
+    cdef cnp.ndarray count = <cnp.ndarray>tracked
+    if not (cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(count), cnp.NPY_INT64)
+            and cnp.PyArray_ISNOTSWAPPED(count)):
+        raise TypeError(f"num_batches_tracked: expected int64, got {count.dtype}")
+    if cnp.PyArray_NDIM(count):
+        raise ValueError(
+            f"num_batches_tracked should have shape (), got shape {size_of(count)}")
+    if not cnp.PyArray_ISWRITEABLE(count):
+        raise ValueError("num_batches_tracked is read-only and cannot be updated")
+    if not cnp.PyArray_ISALIGNED(count):
+        raise ValueError("num_batches_tracked must be aligned")
+    return <int64_t *>data(count)
+
+
+cdef double next_factor(object momentum, const int64_t *count) except? -1.0:
     """The share of this batch in the running statistics."""
     if momentum is not None:
         return momentum
-    if tracked is None:
+    if count == NULL:
         raise ValueError("momentum=None (a cumulative average) needs num_batches_tracked")
-    return 1.0 / (int(tracked) + 1)
+    return 1.0 / (count[0] + 1.0)
 
 
 cdef int check_in_place(BatchNormSaved saved, cnp.ndarray out, bint training) except -1:

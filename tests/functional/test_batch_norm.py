@@ -342,6 +342,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a count that is no array": ({"num_batches_tracked": 7}, "num_batches_tracked"),
     "a count of another dtype": ({"num_batches_tracked": np.array(7.0)}, "num_batches_tracked"),
+    "a count of another byte order": (
+        {"num_batches_tracked": np.array(7, ">i8")},
+        "num_batches_tracked",
+    ),
     "two counts": ({"num_batches_tracked": np.array([7, 7])}, "num_batches_tracked"),
     "residual of another shape": ({"residual": np.ones((4, 3, 4), np.float32)}, "residual"),
     "residual of another dtype": ({"residual": np.ones((4, 3, 5))}, "residual"),

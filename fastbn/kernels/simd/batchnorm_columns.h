@@ -3,58 +3,50 @@
  * whole vectors, and are added to float64 every SUM_ROWS rows.
  */
 
-/* Sums stay in registers over BLOCK_ROWS rows of a strip of columns, as many as there are registers
- * for. The machine fetches wide rows ahead by itself; narrow ones are asked for. */
-enum { BLOCK_ROWS = 8, STRIP = 4 * W, SUM_STRIP = 2 * W, NARROW = 1024 / sizeof(io_t) };
+/* Rows are taken STREAMS at a time, `far` apart: all rows are cut into so many parts, and memory is
+ * read in several places at once, which it answers faster than one after the other. What belongs to
+ * a column, sums or coefficients, is loaded once for all of them. Rows left over come by one. */
+enum { STREAMS = 4, SUM_STEPS = SUM_ROWS / STREAMS };
 
-/* Add rows to the sums of their columns. */
-INLINE void add_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *sum)
+#define LOAD_PART(p) v_load_part(p, (int)(columns - j), 0)
+#define LOADT_PART(p) v_loadt_part(p, (int)(columns - j))
+#define STORE_PART(p, v) v_store_part(p, v, (int)(columns - j))
+#define PUT(p, v) put(p, v, stream)
+
+/* Add K rows, `far` values apart, to the sums of their columns. */
+INLINE void add_rows(const io_t *x, int64_t far, int64_t columns, T *sum, const int K)
 {
     for (int64_t j = 0; j < columns; j += W) {
         const int part = columns - j < W ? (int)(columns - j) : 0;
         V s = v_loadt(sum + j);
-        for (int64_t i = 0; i < rows; i++)
-            s += part ? v_load_part(x + i * ld + j, part, 0) : v_load(x + i * ld + j);
+        UNROLL for (int k = 0; k < K; k++)
+            s += part ? v_load_part(x + k * far + j, part, 0) : v_load(x + k * far + j);
         v_storet(sum + j, s);
     }
 }
 
-/* Add rows of a strip of `width` columns to its sums and sums of squares about shift; with `part`,
- * of that many columns, and the lanes beyond gather numbers that nobody reads. */
-INLINE void strip_moments(const io_t *x, int64_t ld, int64_t rows, const T *shift, T *sum,
-                          T *square, int part, const int width)
+/* Add K rows, `far` values apart, to the sums and sums of squares about shift. */
+INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, const T *shift, T *sum,
+                        T *square, const int K)
 {
-    V c[STRIP / W], s[STRIP / W], q[STRIP / W];
-    UNROLL for (int v = 0; v < width / W; v++) {
-        c[v] = v_loadt(shift + v * W);
-        s[v] = v_loadt(sum + v * W);
-        q[v] = v_loadt(square + v * W);
-    }
-    for (int64_t i = 0; i < rows; i++, x += ld)
-        UNROLL for (int v = 0; v < width / W; v++) {
-            const V d = (part ? v_load_part(x, part, 0) : v_load(x + v * W)) - c[v];
-            s[v] += d;
-            q[v] = v_fma(d, d, q[v]);
-        }
-    UNROLL for (int v = 0; v < width / W; v++) {
-        v_storet(sum + v * W, s[v]);
-        v_storet(square + v * W, q[v]);
-    }
-}
-
-static void add_moments(const io_t *x, int64_t ld, int64_t rows, int64_t columns, const T *shift,
-                        T *sum, T *square)
-{
-    for (int64_t i = 0; i < rows; i += BLOCK_ROWS, x += BLOCK_ROWS * ld) {
-        const int64_t some = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
-        int64_t j = 0;
-        for (; j + STRIP <= columns; j += STRIP)
-            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, 0, STRIP);
-        for (; j + W <= columns; j += W)
-            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, 0, W);
-        if (j < columns)
-            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, (int)(columns - j), W);
-    }
+    int64_t j = 0;
+#define ADD(LOAD)                                                                             \
+    do {                                                                                      \
+        const V c = v_loadt(shift + j);                                                       \
+        V s = v_loadt(sum + j), q = v_loadt(square + j);                                      \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            const V d = LOAD(x + k * far + j) - c;                                            \
+            s += d;                                                                           \
+            q = v_fma(d, d, q);                                                               \
+        }                                                                                     \
+        v_storet(sum + j, s);                                                                 \
+        v_storet(square + j, q);                                                              \
+    } while (0)
+    for (; j + W <= columns; j += W)
+        ADD(v_load);
+    if (j < columns)
+        ADD(LOAD_PART);
+#undef ADD
 }
 
 INLINE void add_to_doubles(double *to, const T *from, int64_t n)
@@ -69,31 +61,44 @@ INLINE void fill(T *to, int64_t n, T value)
         to[j] = value;
 }
 
+/* The mean of an eighth of the rows, or of one. */
+INLINE void sample(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *shift)
+{
+    const int64_t steps = rows / STREAMS, some = (steps + 7) / 8;
+    const T share = (T)1 / (T)(steps ? STREAMS * some : 1);
+    fill(shift, (columns + W - 1) / W * W, 0);
+    for (int64_t i = 0; i < some; i++)
+        add_rows(x + i * ld, steps * ld, columns, shift, STREAMS);
+    if (steps == 0)
+        add_rows(x, 0, columns, shift, 1);
+    for (int64_t j = 0; j < columns; j++)
+        shift[j] *= share;
+}
+
 /* Mean and sum of squares of every column. columns <= TILE. */
 static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, double *mean,
                         double *m2)
 {
     const io_t *x = x_;
     T shift[TILE + W], s[TILE + W], q[TILE + W];
-    const int64_t sample = (rows + 7) / 8, padded = (columns + W - 1) / W * W;
+    const int64_t steps = rows / STREAMS, far = steps * ld, padded = (columns + W - 1) / W * W;
     const double n = (double)rows, share = 1.0 / n;
-    int64_t j;
+    int64_t i = 0, j;
     int safe = 1;
-    fill(shift, padded, 0);
-    for (int64_t i = 0; i < sample; i += BLOCK_ROWS)
-        add_rows(x + i * ld, ld, sample - i < BLOCK_ROWS ? sample - i : BLOCK_ROWS, columns, shift);
-    for (j = 0; j < padded; j++)
-        shift[j] *= (T)(1.0 / (double)sample);
+    sample(x, ld, rows, columns, shift);
     for (j = 0; j < columns; j++)
         mean[j] = m2[j] = 0.0;
-    for (int64_t first = 0; first < rows; first += SUM_ROWS) {
-        const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
+    do {
+        const int64_t last = steps - i < SUM_STEPS ? steps : i + SUM_STEPS;
         fill(s, padded, 0);
         fill(q, padded, 0);
-        add_moments(x + first * ld, ld, last - first, columns, shift, s, q);
+        for (; i < last; i++)
+            add_moments(x + i * ld, far, columns, shift, s, q, STREAMS);
+        for (int64_t row = STREAMS * steps; i == steps && row < rows; row++)
+            add_moments(x + row * ld, 0, columns, shift, s, q, 1);
         add_to_doubles(mean, s, columns);
         add_to_doubles(m2, q, columns);
-    }
+    } while (i < steps);
     for (j = 0; j < columns; j++) {
         const double sum = mean[j], square = m2[j];
         q[j] = (T)square;
@@ -147,17 +152,19 @@ static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t leng
     for (int64_t first = 0; first < rows; first += SUM_ROWS) {
         const io_t *x = (const io_t *)x_ + first * ld;
         const int64_t count = rows - first < SUM_ROWS ? rows - first : SUM_ROWS;
-        const int64_t sample = (count + 7) / 8;
+        const int64_t steps = count / STREAMS;
         const double n = (double)(count * length);
-        fill(s, padded, 0);
-        fill(q, padded, 0);
-        add_rows(x, ld, sample, columns, s);
+        sample(x, ld, count, columns, s);
         for (int64_t k = 0; k < maps; k++)
             fill(shift + k * length, length,
-                 (T)(sum_of(s + k * length, length) / (double)(sample * length)));
+                 (T)(sum_of(s + k * length, length) / (double)length));
         fill(shift + columns, padded - columns, 0);
         fill(s, padded, 0);
-        add_moments(x, ld, count, columns, shift, s, q);
+        fill(q, padded, 0);
+        for (int64_t i = 0; i < steps; i++)
+            add_moments(x + i * ld, steps * ld, columns, shift, s, q, STREAMS);
+        for (int64_t row = STREAMS * steps; row < count; row++)
+            add_moments(x + row * ld, 0, columns, shift, s, q, 1);
         for (int64_t k = 0; k < maps; k++) {
             const double sk = sum_of(s + k * length, length), qk = sum_of(q + k * length, length);
             double total = before, block_mean = (double)shift[k * length] + sk / n;
@@ -190,52 +197,42 @@ static void map_spread(const affine_t *f, int64_t maps, int64_t length, const af
 
 /* ---- normalise ---- */
 
-#define LOAD_PART(p) v_load_part(p, (int)(columns - j), 0)
-#define LOADT_PART(p) v_loadt_part(p, (int)(columns - j))
-#define STORE_PART(p, v) v_store_part(p, v, (int)(columns - j))
-#define PUT(p, v) put(p, v, stream)
+/* All rows are loaded before the first is stored: a load waits for a store before it whose address
+ * differs by a multiple of 4096, as that of rows often does. Whole cache lines are stored together:
+ * those that bypass the cache must be. As many rows as there are registers for. */
+enum {
+    LINE_VECTORS = LINE / W ? LINE / W : 1,
+    ROWS = 8 / LINE_VECTORS < STREAMS ? 8 / LINE_VECTORS : STREAMS,
+    GRAD_ROWS = ROWS < 2 ? ROWS : 2
+};
 
-/* Coefficients are shared by ROWS rows (GRAD_ROWS, as a set of the first cache has room for eight
- * lines that are a page apart). All of them are loaded before the first is stored: a load waits for
- * a store before it whose address differs by a multiple of 4096, as that of rows often does. What
- * bypasses the cache is written row by row, and memory is asked for ahead. */
-enum { ROWS = 4, GRAD_ROWS = 2 };
-
-INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t columns,
-                       const T *c_, const T *a_, const T *b_, V slope, int64_t ahead,
-                       int stream, const int act, const int has_residual, const int K)
+INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t far, int64_t columns,
+                       const T *c_, const T *a_, const T *b_, V slope, int stream, const int act,
+                       const int has_residual, const int K)
 {
     int64_t j = 0;
-#define APPLY(LOAD, LOADT, PUT)                                                               \
+#define APPLY(LOAD, LOADT, PUT, N)                                                            \
     do {                                                                                      \
-        const V c = LOADT(c_ + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                      \
-        V z[ROWS];                                                                            \
+        V z[ROWS][LINE_VECTORS];                                                              \
+        UNROLL for (int v = 0; v < N; v++) {                                                  \
+            const V c = LOADT(c_ + j + v * W), a = LOADT(a_ + j + v * W);                     \
+            const V b = LOADT(b_ + j + v * W);                                                \
+            UNROLL for (int k = 0; k < K; k++)                                                \
+                z[k][v] = normal(LOAD(x + k * far + j + v * W), c, a,                         \
+                                 has_residual ? b + LOAD(residual + k * far + j + v * W) : b, \
+                                 slope, act);                                                 \
+        }                                                                                     \
         UNROLL for (int k = 0; k < K; k++)                                                    \
-            z[k] = normal(LOAD(x + k * ld + j), c, a,                                         \
-                          has_residual ? b + LOAD(residual + k * ld + j) : b, slope, act);    \
-        UNROLL for (int k = 0; k < K; k++)                                                    \
-            PUT(y + k * ld + j, z[k]);                                                        \
+            UNROLL for (int v = 0; v < N; v++)                                                \
+                PUT(y + k * far + j + v * W, z[k][v]);                                        \
     } while (0)
-    while (j + LINE <= columns) {
-        if (K == 1) {
-            PREFETCH(x + j + ahead);
-            if (has_residual)
-                PREFETCH(residual + j + ahead);
-        }
-        UNROLL for (int v = 0; v < LINE; v += W, j += W)
-            APPLY(v_load, v_loadt, PUT);
-    }
+    for (; j + LINE <= columns; j += LINE)
+        APPLY(v_load, v_loadt, PUT, LINE_VECTORS);
     for (; j + W <= columns; j += W)
-        APPLY(v_load, v_loadt, PUT);
+        APPLY(v_load, v_loadt, PUT, 1);
     if (j < columns)
-        APPLY(LOAD_PART, LOADT_PART, STORE_PART);
+        APPLY(LOAD_PART, LOADT_PART, STORE_PART, 1);
 #undef APPLY
-}
-
-/* What is asked for while a row is written: the next tile, or a little further on in the row. */
-INLINE int64_t ahead_of(int64_t columns, int64_t ld)
-{
-    return columns < ld ? columns : 1024 / (int64_t)sizeof(io_t);
 }
 
 /* Rows can be streamed where all of them begin on a vector's boundary and end on one. */
@@ -254,14 +251,15 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = v_set((T)act->slope);
     stream = stream && rows_stream(y, columns, ld);
+    const int64_t steps = rows / ROWS;
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
-    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, ld, columns, c, a, b, slope,  \
-               ahead_of(columns, ld), stream, A, R, K)
+    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, steps * ld, columns, c, a, b, \
+               slope, stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (; !stream && i + ROWS <= rows; i += ROWS)                                            \
+    for (; i < steps; i++)                                                                    \
         SOME(A, R, ROWS);                                                                     \
-    for (; i < rows; i++)                                                                     \
+    for (i = steps * ROWS; i < rows; i++)                                                     \
         SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
@@ -270,66 +268,32 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
 
 /* ---- gradients ---- */
 
-/* Add rows of a strip to its sums: of d, and of d * (x - centre); see strip_moments. */
-INLINE void strip_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld,
-                       int64_t rows, const T *centre, const T *a_, const T *b_, V slope, T *sum_d,
-                       T *sum_dx, int part, const int act, const int has_residual,
-                       const int width)
+/* Add K rows to the sums of d, and of d * (x - centre). */
+INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t far,
+                     int64_t columns, const T *c_, const T *a_, const T *b_, V slope, T *sum_d,
+                     T *sum_dx, const int act, const int has_residual, const int K)
 {
-    V c[SUM_STRIP / W], a[SUM_STRIP / W], b[SUM_STRIP / W], s[SUM_STRIP / W], p[SUM_STRIP / W];
-    UNROLL for (int v = 0; v < width / W; v++) {
-        c[v] = v_loadt(centre + v * W);
-        a[v] = v_loadt(a_ + v * W);
-        b[v] = v_loadt(b_ + v * W);
-        s[v] = v_loadt(sum_d + v * W);
-        p[v] = v_loadt(sum_dx + v * W);
-    }
-#define LOAD(from) (part ? v_load_part((from) + i * ld, part, 0) : v_load((from) + i * ld + v * W))
-    for (int64_t i = 0; i < rows; i++) {
-        if (ld <= NARROW) {
-            PREFETCH(x + (i + BLOCK_ROWS) * ld);
-            PREFETCH(dy + (i + BLOCK_ROWS) * ld);
-        }
-        UNROLL for (int v = 0; v < width / W; v++) {
-            const V xc = LOAD(x) - c[v];
-            const V d = gradient(xc, LOAD(dy), a[v], has_residual ? b[v] + LOAD(residual) : b[v],
-                                 slope, act);
-            s[v] += d;
-            p[v] = v_fma(d, xc, p[v]);
-        }
-    }
-#undef LOAD
-    UNROLL for (int v = 0; v < width / W; v++) {
-        v_storet(sum_d + v * W, s[v]);
-        v_storet(sum_dx + v * W, p[v]);
-    }
-}
-
-/* By itself, so that nothing else takes registers from the sums. */
-NOINLINE static void add_sums(const io_t *x, const io_t *dy, const io_t *res, int64_t ld,
-                              int64_t rows, int64_t columns, const affines_t *f, const act_t *act,
-                              T *sum_d, T *sum_dx)
-{
-    const T *c = f->centre, *a = f->a, *b = f->b;
-    const void *residual = res;
-    const V slope = v_set((T)act->slope);
-    for (int64_t i = 0; i < rows; i += BLOCK_ROWS) {
-        const int64_t some = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
-        int64_t j = 0;
-#define SUMS(A, R, PART, WIDTH)                                                               \
-    strip_sums(x + i * ld + j, dy + i * ld + j, R ? res + i * ld + j : NULL, ld, some, c + j, \
-               a + j, b + j, slope, sum_d + j, sum_dx + j, PART, A, R, WIDTH)
-#define CALL(A, R)                                                                            \
-    for (; j + SUM_STRIP <= columns; j += SUM_STRIP)                                          \
-        SUMS(A, R, 0, SUM_STRIP);                                                             \
-    for (; j + W <= columns; j += W)                                                          \
-        SUMS(A, R, 0, W);                                                                     \
-    if (j < columns)                                                                          \
-        SUMS(A, R, (int)(columns - j), W)
-        DISPATCH(CALL)
-#undef CALL
-#undef SUMS
-    }
+    int64_t j = 0;
+#define ADD(LOAD, LOADT)                                                                      \
+    do {                                                                                      \
+        const V c = LOADT(c_ + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                      \
+        V s = v_loadt(sum_d + j), p = v_loadt(sum_dx + j);                                    \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            const V xc = LOAD(x + k * far + j) - c;                                           \
+            const V d = gradient(xc, LOAD(dy + k * far + j), a,                               \
+                                 has_residual ? b + LOAD(residual + k * far + j) : b, slope,  \
+                                 act);                                                        \
+            s += d;                                                                           \
+            p = v_fma(d, xc, p);                                                              \
+        }                                                                                     \
+        v_storet(sum_d + j, s);                                                               \
+        v_storet(sum_dx + j, p);                                                              \
+    } while (0)
+    for (; j + W <= columns; j += W)
+        ADD(v_load, v_loadt);
+    if (j < columns)
+        ADD(LOAD_PART, LOADT_PART);
+#undef ADD
 }
 
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
@@ -338,56 +302,67 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
                           double *sum_d, double *sum_dx)
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
-    const int64_t padded = (columns + W - 1) / W * W;
+    const T *c = f->centre, *a = f->a, *b = f->b;
+    const V slope = v_set((T)act->slope);
+    const int64_t steps = rows / STREAMS, padded = (columns + W - 1) / W * W;
+    int64_t i = 0;
     T s[TILE + W], p[TILE + W];
-    for (int64_t first = 0; first < rows; first += SUM_ROWS) {
-        const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
+    do {
+        const int64_t last = steps - i < SUM_STEPS ? steps : i + SUM_STEPS;
         fill(s, padded, 0);
         fill(p, padded, 0);
-        add_sums(x + first * ld, dy + first * ld, res ? res + first * ld : NULL, ld,
-                 last - first, columns, f, act, s, p);
+#define SOME(A, R, K)                                                                         \
+    add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, steps * ld, columns, c, a, b,  \
+             slope, s, p, A, R, K)
+#define CALL(A, R)                                                                            \
+    for (; i < last; i++)                                                                     \
+        SOME(A, R, STREAMS);                                                                  \
+    if (i == steps)                                                                           \
+        for (i = STREAMS * steps; i < rows; i++)                                              \
+            SOME(A, R, 1)
+        DISPATCH(CALL)
+#undef CALL
+#undef SOME
         add_to_doubles(sum_d, s, columns);
         add_to_doubles(sum_dx, p, columns);
-    }
+    } while (i < steps);
 }
 
 INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
-                      io_t *dresidual, int64_t ld, int64_t columns, const T *c_, const T *a_,
-                      const T *b_, const T *k0_, const T *k1_, V keep, V slope, int64_t ahead,
-                      int stream, const int act, const int has_residual, const int K)
+                      io_t *dresidual, int64_t far, int64_t columns, const T *c_, const T *a_,
+                      const T *b_, const T *k0_, const T *k1_, V keep, V slope, int stream,
+                      const int act, const int has_residual, const int K)
 {
     int64_t j = 0;
-#define APPLY(LOAD, LOADT, PUT, STORE)                                                        \
+#define APPLY(LOAD, LOADT, PUT, STORE, N)                                                     \
     do {                                                                                      \
-        const V c = LOADT(c_ + j), a = LOADT(a_ + j), b = LOADT(b_ + j);                      \
-        const V k0 = LOADT(k0_ + j), k1 = LOADT(k1_ + j);                                     \
-        V xc[GRAD_ROWS], d[GRAD_ROWS];                                                        \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            xc[k] = LOAD(x + k * ld + j) - c;                                                 \
-            d[k] = gradient(xc[k], LOAD(dy + k * ld + j), a,                                  \
-                            has_residual ? b + LOAD(residual + k * ld + j) : b, slope, act);  \
+        V g[GRAD_ROWS][LINE_VECTORS], d[GRAD_ROWS][LINE_VECTORS];                             \
+        UNROLL for (int v = 0; v < N; v++) {                                                  \
+            const int64_t at = j + v * W;                                                     \
+            const V c = LOADT(c_ + at), a = LOADT(a_ + at), b = LOADT(b_ + at);               \
+            const V k0 = LOADT(k0_ + at), k1 = LOADT(k1_ + at);                               \
+            UNROLL for (int k = 0; k < K; k++) {                                              \
+                const V xc = LOAD(x + k * far + at) - c;                                      \
+                d[k][v] = gradient(xc, LOAD(dy + k * far + at), a,                            \
+                                   has_residual ? b + LOAD(residual + k * far + at) : b,      \
+                                   slope, act);                                               \
+                g[k][v] = input_gradient(xc, d[k][v], a, k0, k1, keep);                       \
+            }                                                                                 \
         }                                                                                     \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            if (dresidual)                                                                    \
-                STORE(dresidual + k * ld + j, d[k]);                                          \
-            if (dx)                                                                           \
-                PUT(dx + k * ld + j, input_gradient(xc[k], d[k], a, k0, k1, keep));           \
-        }                                                                                     \
+        UNROLL for (int k = 0; k < K; k++)                                                    \
+            UNROLL for (int v = 0; v < N; v++) {                                              \
+                if (dresidual)                                                                \
+                    STORE(dresidual + k * far + j + v * W, d[k][v]);                          \
+                if (dx)                                                                       \
+                    PUT(dx + k * far + j + v * W, g[k][v]);                                   \
+            }                                                                                 \
     } while (0)
-    while (j + LINE <= columns) {
-        if (K == 1) {
-            PREFETCH(x + j + ahead);
-            PREFETCH(dy + j + ahead);
-            if (has_residual)
-                PREFETCH(residual + j + ahead);
-        }
-        UNROLL for (int v = 0; v < LINE; v += W, j += W)
-            APPLY(v_load, v_loadt, PUT, v_store);
-    }
+    for (; j + LINE <= columns; j += LINE)
+        APPLY(v_load, v_loadt, PUT, v_store, LINE_VECTORS);
     for (; j + W <= columns; j += W)
-        APPLY(v_load, v_loadt, PUT, v_store);
+        APPLY(v_load, v_loadt, PUT, v_store, 1);
     if (j < columns)
-        APPLY(LOAD_PART, LOADT_PART, STORE_PART, STORE_PART);
+        APPLY(LOAD_PART, LOADT_PART, STORE_PART, STORE_PART, 1);
 #undef APPLY
 }
 #undef LOAD_PART
@@ -403,15 +378,16 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
     io_t *dx = dx_, *dres = dresidual_;
     const V slope = v_set((T)act->slope), keep = v_all(!frozen);
     stream = stream && dx && rows_stream(dx, columns, ld);
+    const int64_t steps = rows / GRAD_ROWS;
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
     grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
-              dres ? dres + i * ld : NULL, ld, columns, f->centre, f->a, f->b, f->k0, f->k1,  \
-              keep, slope, ahead_of(columns, ld), stream, A, R, K)
+              dres ? dres + i * ld : NULL, steps * ld, columns, f->centre, f->a, f->b, f->k0, \
+              f->k1, keep, slope, stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (; !stream && i + GRAD_ROWS <= rows; i += GRAD_ROWS)                                  \
+    for (; i < steps; i++)                                                                    \
         SOME(A, R, GRAD_ROWS);                                                                \
-    for (; i < rows; i++)                                                                     \
+    for (i = steps * GRAD_ROWS; i < rows; i++)                                                \
         SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL

@@ -43,14 +43,17 @@ cdef affines_t affines_at(const layout_t *l, char *coefficients, int64_t j) noex
     return f
 
 
-cdef void repeat_affines(const layout_t *l, char *coefficients) noexcept nogil:
-    """Copy the C coefficients to the columns of the rows that are taken as one."""
+cdef void lay_out(const layout_t *l, char *coefficients) noexcept nogil:
+    """Copy the C coefficients to the columns of the rows that are taken as one, and bring them into
+    the order that the spans read them in."""
     cdef int64_t i, r, n = l.C * (8 if l.element == F64 else 4)
     cdef char *first
+    cdef affines_t f = affines_at(l, coefficients, 0)
     for i in range(5):
         first = coefficients + i * affine_step(l)
         for r in range(1, l.repeat):
             memcpy(first + r * n, first, n)
+    spans_of(l.element).bn.col_order(width_of(l), &f, False)
 
 
 cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
@@ -124,7 +127,7 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
         spans.col_invstd(l.C, <double>l.count, eps, var, invstd)
     f = affines_at(l, coefficients, 0)
     spans.col_affine(l.C, mean, invstd, weight, bias, &f)
-    repeat_affines(l, coefficients)
+    lay_out(l, coefficients)
     if l.threads == 1:
         for k in range(l.chunks):
             apply_chunk(l, t, coefficients, act, stream, l.chunks - 1 - k)
@@ -207,7 +210,7 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
     f = affines_at(l, coefficients, 0)
     spans.col_affine(l.C, mean, invstd, weight, bias, &f)
     memset(<void *>f.k0, 0, 2 * affine_step(l))
-    repeat_affines(l, coefficients)
+    lay_out(l, coefficients)
     if sums:
         if l.threads == 1:
             for k in range(l.chunks):
@@ -216,9 +219,10 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
             for k in prange(l.chunks, schedule="static", num_threads=l.threads):
                 chunk_sums(l, t, coefficients, act, parts, k)
         add_sums(l, parts)
+        spans.col_order(ld, &f, True)
         spans.col_terms(l.C, <double>l.count, mean, invstd, parts, parts + ld, &f, dweight, dbias,
                         frozen)
-        repeat_affines(l, coefficients)
+        lay_out(l, coefficients)
     if t.y != NULL or t.dresidual != NULL:
         if l.threads == 1:
             for k in range(l.chunks):

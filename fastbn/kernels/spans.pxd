@@ -140,6 +140,7 @@ cdef extern from "table.h" nogil:
         void (*col_terms)(int64_t n, double count, const double *mean, const double *invstd,
                           const double *sum_d, double *sum_dx, const affines_t *f,
                           void *dweight, void *dbias, int frozen) noexcept nogil
+        void (*col_order)(int64_t n, const affines_t *f, int back) noexcept nogil
         void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows,
                           int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
                           int stream) noexcept nogil

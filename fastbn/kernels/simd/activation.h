@@ -80,7 +80,7 @@ static T row_top(const T *x, int64_t n)
     for (; j + W <= n; j += W)
         t0 = v_max(v_loadt(x + j), t0);
     if (j < n)
-        t1 = v_max(v_load_part((const io_t *)x + j, (int)(n - j), -INFINITY), t1);
+        t1 = v_max(v_loadt_or(x + j, (int)(n - j), -INFINITY), t1);
     return v_top(v_max(t0, t1));
 }
 
@@ -111,7 +111,7 @@ INLINE double row_exps(const T *x, T *e, int64_t n, T top_, const int keep)
         }
         if (j < end) {
             const int k = (int)(end - j);
-            const V value = v_exp_down(v_load_part((const io_t *)x + j, k, -INFINITY) - top);
+            const V value = v_exp_down(v_loadt_or(x + j, k, -INFINITY) - top);
             s1 += value;
             if (keep)
                 v_storet_part(e + j, value, k);

@@ -1,4 +1,5 @@
-/* What all kernels of batch normalisation share; batchnorm_runs.h and batchnorm_columns.h go on.
+/* What all kernels of batch normalisation share; batchnorm_runs.h, batchnorm_columns.h
+ * and the files named after them go on.
  *
  * Moments are taken block by block: the sum and the sum of squares about a shift. The first shift
  * of a channel is the mean of the first eighth of what it is used for. However values are
@@ -30,14 +31,6 @@ enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
     default: CALL(ACT_LEAKY, 1); break;                        \
     }
 
-INLINE void put(io_t *p, V v, int stream)
-{
-    if (stream)
-        v_stream(p, v);
-    else
-        v_store(p, v);
-}
-
 INLINE V activate(V z, const int act, V slope)
 {
     return act == ACT_RELU ? v_relu(z) : act == ACT_LEAKY ? v_leaky(z, slope) : z;
@@ -46,6 +39,11 @@ INLINE V activate(V z, const int act, V slope)
 INLINE V activate_grad(V z, V d, const int act, V slope)
 {
     return act == ACT_RELU ? v_relu_grad(z, d) : act == ACT_LEAKY ? v_leaky_grad(z, d, slope) : d;
+}
+
+INLINE V normal(V x, V c, V a, V b, V slope, const int act)
+{
+    return activate(v_fma(x - c, a, b), act, slope);
 }
 
 /* ---- moments ---- */
@@ -89,17 +87,12 @@ static void careful_moments(const io_t *x, const runs_t *r, double *mean, double
 /* The sum of the first n values of the run at p. */
 INLINE double first_sum(const io_t *p, int64_t n)
 {
-    V s0 = v_set(0), s1 = s0;
-    int64_t j = 0;
-    for (; j + 2 * W <= n; j += 2 * W) {
-        s0 += v_load(p + j);
-        s1 += v_load(p + j + W);
+    V s[2] = {v_set(0), v_set(0)};
+    for (int64_t j = 0; j < n; j += U) {
+        const unit_t v = u_load(p + j, n - j < U ? (int)(n - j) : 0);
+        EACH_PART(k) s[PARTS > 1 ? k : j / U & 1] += v.p[k];
     }
-    for (; j + W <= n; j += W)
-        s0 += v_load(p + j);
-    if (j < n)
-        s1 += v_load_part(p + j, (int)(n - j), 0);
-    return v_sum(s0 + s1);
+    return v_sum(s[0] + s[1]);
 }
 
 /* ---- gradients ---- */
@@ -110,10 +103,8 @@ INLINE V gradient(V xc, V dy, V a, V b, V slope, const int act)
     return act == ACT_NONE ? dy : activate_grad(v_fma(xc, a, b), dy, act, slope);
 }
 
-/* With frozen statistics dx is a * d: `keep` is all zeros then, else all ones, and so an x that is
- * not finite stays out of dx. */
-INLINE V input_gradient(V xc, V d, V a, V k0, V k1, V keep)
+/* With frozen statistics dx is a * d, and so an x that is not finite stays out of it. */
+INLINE V input_gradient(V xc, V d, V a, V k0, V k1, int frozen)
 {
-    return v_fma(a, d, v_fma(v_and(xc, keep), k1, k0));
+    return frozen ? a * d : v_fma(a, d, v_fma(xc, k1, k0));
 }
-

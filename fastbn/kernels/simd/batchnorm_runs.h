@@ -6,7 +6,7 @@
  * does, and the arithmetic hides behind it. Either group may be empty.
  *
  * The runs of a group lie behind one another in every sample, and so they are written as one, in
- * vectors that are aligned in memory; a vector where one channel ends and the next begins is
+ * units that are aligned in memory; a unit where one channel ends and the next begins is
  * computed for both. Sums are taken from the first value of a run on, wherever it stands. Runs that
  * share a group are longer than two cache lines.
  */
@@ -14,16 +14,21 @@
 enum { GROUP = 32 };                      /* channels of a group, at most */
 enum { AHEAD = 1024 / sizeof(io_t) };     /* how far ahead memory is asked for */
 
-/* Two partial sums each: a sum of values and one of products. */
+/* Two partial sums each: a sum of values and one of products. A step of a loop takes two units;
+ * part p of unit u goes to sum (u + p) & 1. */
 typedef struct {
-    V a0, a1, b0, b1;
+    V a[2], b[2];
 } sums_t;
 
-INLINE void clear(sums_t *s) { s->a0 = s->a1 = s->b0 = s->b1 = v_set(0); }
+enum { STEP = 2 * U };
+
+INLINE void clear(sums_t *s) { s->a[0] = s->a[1] = s->b[0] = s->b[1] = v_set(0); }
+INLINE V sum_a(const sums_t *s) { return s->a[0] + s->a[1]; }
+INLINE V sum_b(const sums_t *s) { return s->b[0] + s->b[1]; }
 
 INLINE void ask_for(const io_t *p)
 {
-    for (int64_t i = 0; i < 2 * W; i += LINE)
+    for (int64_t i = 0; i < STEP; i += LINE)
         PREFETCH(p + i);
 }
 
@@ -41,9 +46,9 @@ INLINE int64_t ask_from(const runs_t *r, int64_t step, int64_t channels, int64_t
     return i * r->stride + k * r->length;
 }
 
-/* Which of a run's n values are written in whole vectors, from `head` to `end`: those before belong
- * to the first partial line of the group, or to a vector that the run before has written; those
- * behind belong to the last partial line, or to a vector that goes on into the next run. */
+/* Which of a run's n values are written in whole units, from `head` to `end`: those before belong
+ * to the first partial line of the group, or to a unit that the run before has written; those
+ * behind belong to the last partial line, or to a unit that goes on into the next run. */
 typedef struct {
     int64_t head, end;
     int first, last; /* run of the group */
@@ -53,7 +58,7 @@ INLINE extent_t extent_of(const io_t *to, int64_t n, int first, int last)
 {
     extent_t e = {0, n, first, last};
     const int64_t line = to_line(to, n);
-    e.head = first ? line : line & (W - 1);
+    e.head = first ? line : line & (U - 1);
     if (last)
         e.end = n > line ? n - ((n - line) & (LINE - 1)) : e.head;
     return e;
@@ -65,9 +70,39 @@ typedef struct {
     V c, a, b;
 } line_t; /* a line in the sense of geometry */
 
-INLINE V normal(V x, V c, V a, V b, V slope, const int act)
+INLINE V set_of(double value) { return v_set(plain_nan((T)value)); }
+
+INLINE line_t line_of(const affine_t *f)
 {
-    return activate(v_fma(x - c, a, b), act, slope);
+    const line_t line = {set_of(f->centre), set_of(f->a), set_of(f->b)};
+    return line;
+}
+
+INLINE void add_unit(sums_t *s, unit_t d, const int u)
+{
+    EACH_PART(p) {
+        s->a[(u + p) & 1] += d.p[p];
+        s->b[(u + p) & 1] = v_fma(d.p[p], d.p[p], s->b[(u + p) & 1]);
+    }
+}
+
+INLINE unit_t about(const io_t *x, V centre, int part)
+{
+    unit_t u = u_load(x, part);
+    EACH_PART(p) u.p[p] -= centre;
+    return u;
+}
+
+/* y of one unit, or of `part` of its values. */
+INLINE unit_t normal_unit(const io_t *x, const io_t *residual, const line_t *f, V slope, int part,
+                          const int act, const int has_residual)
+{
+    unit_t y = u_load(x, part), r;
+    if (has_residual)
+        r = u_load(residual, part);
+    EACH_PART(p) y.p[p] = normal(y.p[p], f->c, f->a, has_residual ? f->b + r.p[p] : f->b, slope,
+                                 act);
+    return y;
 }
 
 /* Add the run at `next` to the moments m about `shift` (if `moments`), and normalise the run at x
@@ -80,78 +115,64 @@ INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, con
     const int64_t head = apply ? e.head : 0, end = apply ? e.end : n;
     int64_t j = 0;
     sums_t s;
-    V c, a, b;
+    line_t own;
     if (moments)
         s = *m;
     if (apply)
-        c = f->c, a = f->a, b = f->b;
-#define TWO_MOMENTS                                                                           \
-    do {                                                                                      \
-        const V d0 = v_load(next + j) - shift, d1 = v_load(next + j + W) - shift;             \
-        s.a0 += d0, s.a1 += d1;                                                               \
-        s.b0 = v_fma(d0, d0, s.b0), s.b1 = v_fma(d1, d1, s.b1);                               \
-    } while (0)
-#define Y(k)                                                                                  \
-    normal(v_load(x + (k)), c, a, has_residual ? b + v_load(residual + (k)) : b, slope, act)
-#define Y_PARTS(from, to)                                                                     \
-    for (int64_t p = (from); p < (to); p += W) {                                              \
-        const int part = (int)((to) - p < W ? (to) - p : W);                                  \
-        v_store_part(y + p,                                                                   \
-                     normal(v_load_part(x + p, part, 0), c, a,                                \
-                            has_residual ? b + v_load_part(residual + p, part, 0) : b, slope, \
-                            act),                                                             \
-                     part);                                                                   \
+        own = *f;
+#define MOMENTS(u) add_unit(&s, about(next + j + (u) * U, shift, 0), u)
+#define Y(f, k, part) \
+    normal_unit(x + (k), has_residual ? residual + (k) : NULL, f, slope, part, act, has_residual)
+#define PUT(k) put(y + (k), pack(Y(&own, k, 0)), 0, stream)
+#define PUT_PARTS(from, to)                                                                   \
+    for (int64_t p = (from); p < (to); p += U) {                                              \
+        const int part = (to) - p < U ? (int)((to) - p) : 0;                                  \
+        put(y + p, pack(Y(&own, p, part)), part, 0);                                          \
     }
     if (apply && e.first)
-        Y_PARTS(0, head);
-    for (; head + j + 2 * W <= end; j += 2 * W) {
+        PUT_PARTS(0, head);
+    for (; head + j + STEP <= end; j += STEP) {
         if (moments) {
             ask_for(ask + j);
-            TWO_MOMENTS;
+            MOMENTS(0);
+            MOMENTS(1);
         }
         if (apply) {
             if (!moments)
                 ask_for(x + head + j + AHEAD);
-            put(y + head + j, Y(head + j), stream);
-            put(y + head + j + W, Y(head + j + W), stream);
+            PUT(head + j);
+            PUT(head + j + U);
         }
     }
     if (apply) {
         int64_t k = head + j;
-        for (; k + W <= end; k += W)
-            put(y + k, Y(k), stream);
+        for (; k + U <= end; k += U)
+            PUT(k);
         if (e.last) {
-            Y_PARTS(k, n);
+            PUT_PARTS(k, n);
         } else if (k < n) {
-            const V xk = v_load(x + k), rk = has_residual ? v_load(residual + k) : v_set(0);
-            put(y + k,
-                v_where(v_first((int)(n - k)),
-                        normal(xk, c, a, has_residual ? b + rk : b, slope, act),
-                        normal(xk, f[1].c, f[1].a, has_residual ? f[1].b + rk : f[1].b, slope,
-                               act)),
-                stream);
+            put(y + k, pack(u_where_first((int)(n - k), Y(&own, k, 0), Y(f + 1, k, 0))), 0, stream);
         }
     }
     if (moments) {
-        for (; j + 2 * W <= n; j += 2 * W) /* once at most */
-            TWO_MOMENTS;
-        if (j + W <= n) {
-            const V d = v_load(next + j) - shift;
-            s.a0 += d;
-            s.b0 = v_fma(d, d, s.b0);
-            j += W;
+        for (; j + STEP <= n; j += STEP) { /* once at most */
+            MOMENTS(0);
+            MOMENTS(1);
+        }
+        if (j + U <= n) {
+            MOMENTS(0);
+            j += U;
         }
         if (j < n) {
             const int k = (int)(n - j);
-            const V d = v_where(v_first(k), v_load_part(next + j, k, 0) - shift, v_set(0));
-            s.a1 += d;
-            s.b1 = v_fma(d, d, s.b1);
+            add_unit(&s, u_where_first(k, about(next + j, shift, k), u_set(0)), 1);
         }
         *m = s;
     }
+#undef MOMENTS
 #undef Y
-#undef Y_PARTS
-#undef TWO_MOMENTS
+#undef PUT
+#undef PUT_PARTS
 }
 
 /* The mean of the first eighth of a block of runs. */
@@ -170,11 +191,12 @@ static void wide_sums(const io_t *x, const runs_t *block, V shift, double *sum, 
 {
     double s[W] = {0}, q[W] = {0};
     for (int64_t i = 0; i < block->runs; i++)
-        for (int64_t j = 0; j < block->length; j += W) {
-            const io_t *p = x + i * block->stride + j;
-            const int part = block->length - j < W ? (int)(block->length - j) : W;
-            const V v = part < W ? v_load_part(p, part, v_get(shift)) : v_load(p);
-            v_add_squares(s, q, v, v_get(shift));
+        for (int64_t j = 0; j < block->length; j += U) {
+            const int part = block->length - j < U ? (int)(block->length - j) : 0;
+            unit_t v = u_load(x + i * block->stride + j, part);
+            if (part)
+                v = u_where_first(part, v, u_set(v_get(shift)));
+            EACH_PART(p) v_add_squares(s, q, v.p[p], v_get(shift));
         }
     *sum = sum_lanes(s);
     *square = sum_lanes(q);
@@ -189,10 +211,10 @@ INLINE void merge_block(const io_t *x, const runs_t *block, const sums_t *m, V s
 {
     const double n = (double)(block->runs * block->length);
     double lanes[W] = {0}, top = 0.0;
-    v_add_to(lanes, m->b0 + m->b1);
+    v_add_to(lanes, sum_b(m));
     for (int i = 0; i < W; i++)
         top = lanes[i] > top ? lanes[i] : top;
-    double s = v_sum(m->a0 + m->a1), q = sum_lanes(lanes);
+    double s = v_sum(sum_a(m)), q = sum_lanes(lanes);
     if (sizeof(T) < sizeof(double) && top * W > 2 * q && squares_are_safe((T)q))
         wide_sums(x, block, shift, &s, &q);
     double block_mean = (double)v_get(shift) + s / n, block_m2 = q - s * (s / n);
@@ -211,13 +233,13 @@ INLINE void forward_group(const tensors_t *t, const runs_t *r, int64_t first, in
     const io_t *x = (const io_t *)t->x + first * length, *next = x + now * length;
     const io_t *residual = has_residual ? (const io_t *)t->residual + first * length : NULL;
     io_t *y = (io_t *)t->y + first * length;
-    const V slope = v_set((T)act_->slope);
+    const V slope = set_of(act_->slope);
     sums_t m[GROUP];
     line_t f[GROUP];
     V shift[GROUP];
     double count = 0.0;
     for (int64_t k = 0; k < now; k++)
-        f[k].c = v_set((T)f_[k].centre), f[k].a = v_set((T)f_[k].a), f[k].b = v_set((T)f_[k].b);
+        f[k] = line_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++)
         mean[k] = m2[k] = 0.0;
     for (int64_t i0 = 0; i0 < r->runs; i0 += rows)
@@ -257,193 +279,6 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
 {
     const void *residual = t->residual;
 #define CALL(A, R) forward_group(t, r, first, now, f, coming, mean, m2, act, stream, A, R)
-    DISPATCH(CALL)
-#undef CALL
-}
-
-/* ---- backward: sums of d and d * (x - centre), dx = a * d + (x - centre) * k1 + k0 ---- */
-
-typedef struct {
-    V c, a, b, k0, k1;
-} terms_t;
-
-INLINE terms_t terms_of(const affine_t *f)
-{
-    terms_t t = {v_set((T)f->centre), v_set((T)f->a), v_set((T)f->b), v_set((T)f->k0),
-                 v_set((T)f->k1)};
-    return t;
-}
-
-/* Add the run at `next` to its sums with g (if `take`); dx and dresidual of the run at `at`, with
- * f[0], and with f[1] where the next channel begins, as far as they are not NULL (if `apply`). */
-INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, sums_t *sums,
-                         int64_t at, const terms_t *f_, V keep, V slope, int64_t n, extent_t e,
-                         int stream, const int64_t ask, const int64_t ask_now, const int act,
-                         const int has_residual, const int take, const int apply)
-{
-    const io_t *x = (const io_t *)t->x, *dy = (const io_t *)t->dy;
-    const io_t *residual = (const io_t *)t->residual;
-    io_t *dx = t->y ? (io_t *)t->y + at : NULL;
-    io_t *dresidual = t->dresidual ? (io_t *)t->dresidual + at : NULL;
-    const io_t *xn = x + next, *dyn = dy + next, *rn = has_residual ? residual + next : NULL;
-    const int64_t head = apply ? e.head : 0, end = apply ? e.end : n;
-    const int stream_d = stream && ((uintptr_t)dresidual & (W * sizeof(io_t) - 1)) ==
-                                       ((uintptr_t)dx & (W * sizeof(io_t) - 1));
-    int64_t j = 0;
-    terms_t f, g;
-    sums_t s;
-    if (take)
-        s = *sums, g = *g_;
-    if (apply)
-        f = *f_;
-#define TAKE(k, a_, b_)                                                                       \
-    do {                                                                                      \
-        const V xc = v_load(xn + (k)) - g.c;                                                  \
-        const V d = gradient(xc, v_load(dyn + (k)), g.a,                                      \
-                             has_residual ? g.b + v_load(rn + (k)) : g.b, slope, act);        \
-        s.a_ += d;                                                                            \
-        s.b_ = v_fma(d, xc, s.b_);                                                            \
-    } while (0)
-#define XC(f, k) (v_load(x + at + (k)) - (f).c)
-#define D(f, xc, k)                                                                           \
-    gradient(xc, v_load(dy + at + (k)), (f).a,                                                \
-             has_residual ? (f).b + v_load(residual + at + (k)) : (f).b, slope, act)
-#define DX(f, xc, d) input_gradient(xc, d, (f).a, (f).k0, (f).k1, keep)
-#define APPLY(k)                                                                              \
-    do {                                                                                      \
-        const V xc = XC(f, k), d = D(f, xc, k);                                               \
-        if (dresidual)                                                                        \
-            put(dresidual + (k), d, stream_d);                                                \
-        if (dx)                                                                               \
-            put(dx + (k), DX(f, xc, d), stream);                                              \
-    } while (0)
-#define APPLY_PARTS(from, to)                                                                 \
-    for (int64_t p = (from); p < (to); p += W) {                                              \
-        const int part = (int)((to) - p < W ? (to) - p : W);                                  \
-        const V xc = v_load_part(x + at + p, part, 0) - f.c;                                  \
-        const V d = gradient(                                                                 \
-            xc, v_load_part(dy + at + p, part, 0), f.a,                                       \
-            has_residual ? f.b + v_load_part(residual + at + p, part, 0) : f.b, slope, act);  \
-        if (dresidual)                                                                        \
-            v_store_part(dresidual + p, d, part);                                             \
-        if (dx)                                                                               \
-            v_store_part(dx + p, DX(f, xc, d), part);                                         \
-    }
-    if (apply && e.first)
-        APPLY_PARTS(0, head);
-    for (; head + j + 2 * W <= end; j += 2 * W) {
-        if (take) {
-            ask_for(x + ask + j);
-            ask_for(dy + ask + j);
-            TAKE(j, a0, b0);
-            TAKE(j + W, a1, b1);
-        }
-        if (apply) {
-            ask_for(x + ask_now + j);
-            ask_for(dy + ask_now + j);
-            APPLY(head + j);
-            APPLY(head + j + W);
-        }
-    }
-    if (apply) {
-        int64_t k = head + j;
-        for (; k + W <= end; k += W)
-            APPLY(k);
-        if (e.last) {
-            APPLY_PARTS(k, n);
-        } else if (k < n) {
-            const VI ours = v_first((int)(n - k));
-            const V xc = XC(f, k), d = D(f, xc, k), xc1 = XC(f_[1], k), d1 = D(f_[1], xc1, k);
-            if (dresidual)
-                put(dresidual + k, v_where(ours, d, d1), stream_d);
-            if (dx)
-                put(dx + k, v_where(ours, DX(f, xc, d), DX(f_[1], xc1, d1)), stream);
-        }
-    }
-    if (take) {
-        for (; j + 2 * W <= n; j += 2 * W) {
-            TAKE(j, a0, b0);
-            TAKE(j + W, a1, b1);
-        }
-        if (j + W <= n) {
-            TAKE(j, a0, b0);
-            j += W;
-        }
-        if (j < n) { /* in the lanes beyond, dy and x - centre are 0 */
-            const int k = (int)(n - j);
-            const V xc = v_where(v_first(k), v_load_part(xn + j, k, 0) - g.c, v_set(0));
-            const V d = gradient(xc, v_load_part(dyn + j, k, 0), g.a,
-                                 has_residual ? g.b + v_load_part(rn + j, k, 0) : g.b, slope, act);
-            s.a1 += d;
-            s.b1 = v_fma(d, xc, s.b1);
-        }
-        *sums = s;
-    }
-#undef TAKE
-#undef XC
-#undef D
-#undef DX
-#undef APPLY
-#undef APPLY_PARTS
-}
-
-INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
-                           const affine_t *f_, int64_t coming, const affine_t *g_, double *sum_d,
-                           double *sum_dx, const act_t *act_, int frozen, int stream,
-                           const int act, const int has_residual)
-{
-    const int64_t length = r->length, most = now > coming ? now : coming;
-    const int64_t rows = length < BLOCK ? BLOCK / length : 1; /* of a block */
-    const int64_t step = AHEAD / length;
-    const int64_t from = first * length, next = from + now * length;
-    const io_t *to = (const io_t *)(t->y ? t->y : t->dresidual) + from; /* what is aligned */
-    const V slope = v_set((T)act_->slope), keep = v_all(!frozen);
-    sums_t s[GROUP];
-    terms_t f[GROUP], g[GROUP];
-    stream = stream && t->y;
-    for (int64_t k = 0; k < now; k++)
-        f[k] = terms_of(&f_[k]);
-    for (int64_t k = 0; k < coming; k++) {
-        g[k] = terms_of(&g_[k]);
-        sum_d[k] = sum_dx[k] = 0.0;
-    }
-    for (int64_t i0 = 0; i0 < r->runs; i0 += rows)
-        for (int64_t j = 0; j < length; j += BLOCK) {
-            const int64_t end = i0 + rows < r->runs ? i0 + rows : r->runs;
-            const int64_t n = length - j < BLOCK ? length - j : BLOCK;
-            for (int64_t k = 0; k < coming; k++)
-                clear(&s[k]);
-            for (int64_t i = i0; i < end; i++)
-                for (int64_t k = 0; k < most; k++) {
-                    const int64_t p = i * r->stride + j + k * length;
-#define RUN(TAKE, APPLY)                                                                      \
-    backward_run(t, next + p, &g[k], &s[k], from + p, &f[k], keep, slope, n,                  \
-                 extent_of(to + p, n, k == 0, k == now - 1), stream,                          \
-                 next + j + ask_from(r, step, coming, i, k),                                  \
-                 from + j + ask_from(r, step, now, i, k),                                     \
-                 act, has_residual, TAKE, APPLY)
-                    if (k < now && k < coming)
-                        RUN(1, 1);
-                    else if (k < now)
-                        RUN(0, 1);
-                    else
-                        RUN(1, 0);
-#undef RUN
-                }
-            for (int64_t k = 0; k < coming; k++) {
-                sum_d[k] += v_sum(s[k].a0 + s[k].a1);
-                sum_dx[k] += v_sum(s[k].b0 + s[k].b1);
-            }
-        }
-}
-
-static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
-                         const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
-                         double *sum_dx, const act_t *act, int frozen, int stream)
-{
-    const void *residual = t->residual;
-#define CALL(A, R)                                                                            \
-    backward_group(t, r, first, now, f, coming, g, sum_d, sum_dx, act, frozen, stream, A, R)
     DISPATCH(CALL)
 #undef CALL
 }

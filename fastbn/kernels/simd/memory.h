@@ -53,7 +53,7 @@ static void triad(const void *a_, const void *b_, void *y_, int64_t n, int strea
     if (stream && FASTBN_STREAMS) {
         TRIAD_LOOP(v_stream)
     } else {
-        TRIAD_LOOP(v_store)
+        TRIAD_LOOP(v_storet)
     }
 #undef TRIAD_LOOP
 #else

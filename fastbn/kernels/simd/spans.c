@@ -2,6 +2,7 @@
  * for each, with FASTBN_TABLE (the table's name) and FASTBN_F32, FASTBN_F64 or FASTBN_BF16. */
 #include "table.h"
 #include "vec.h"
+#include "unit.h"
 
 #include "activation.h"
 #include "dropout.h"
@@ -10,7 +11,11 @@
 #include "pooling.h"
 #include "batchnorm.h"
 #include "batchnorm_runs.h"
+#include "batchnorm_runs_backward.h"
+#include "batchnorm_columns_moments.h"
 #include "batchnorm_columns.h"
+#include "batchnorm_columns_backward.h"
+#include "batchnorm_coefficients.h"
 #include "matmul.h"
 #include "winograd.h"
 #include "depthwise.h"
@@ -24,7 +29,7 @@ const spans_t FASTBN_TABLE = {
     .winograd = WINOGRAD_SPANS,
     .depth = DEPTH_SPANS,
     .bn = {run_forward, run_backward, map_moments, map_spread, col_moments, col_merge, col_invstd,
-           col_move, col_running, col_affine, col_terms, col_apply, col_grad_sums,
+           col_move, col_running, col_affine, col_terms, col_order, col_apply, col_grad_sums,
            col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},

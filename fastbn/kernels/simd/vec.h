@@ -4,11 +4,12 @@
  *   io_t   what arrays hold (float, double, or the 16 bits of a bfloat16)
  *   T      what is computed with (float, double; float for bfloat16)
  *   V      a vector of W values of T
+ * Arrays of io_t are read and written in units (unit.h).
  *
  * GCC and Clang have vector types with operators; elsewhere V is a plain T (W = 1), the same code
  * is correct, and the compiler may vectorise what it can. Whatever the level, a value is computed
- * by the same operations wherever it stands in a run: tails go through v_load_part and
- * v_store_part, so results depend on an element's index, never on its address.
+ * by the same operations wherever it stands in a run: tails go through functions ending in
+ * `_part`, so results depend on an element's index, never on its address.
  */
 #ifndef FASTBN_VEC_H
 #define FASTBN_VEC_H
@@ -92,49 +93,7 @@ INLINE V v_set(T value) { return value - (V){0}; }
 INLINE V v_loadt(const T *p) { return *(const VU *)p; }
 INLINE void v_storet(T *p, V v) { *(VU *)p = v; }
 
-#if defined(FASTBN_BF16)
-typedef uint16_t VH __attribute__((vector_size(VBYTES / 2)));
-typedef uint16_t VHU __attribute__((vector_size(VBYTES / 2), aligned(2), may_alias));
-typedef uint32_t VW __attribute__((vector_size(VBYTES)));
-/* Between 16 and 32 bits: GCC's conversions of vectors take twice the instructions. */
-INLINE VW v_widen(VH h)
-{
-#if VBYTES == 64
-    return (VW)_mm512_cvtepu16_epi32((__m256i)h);
-#elif VBYTES == 32 && defined(__AVX2__)
-    return (VW)_mm256_cvtepu16_epi32((__m128i)h);
-#else
-    return __builtin_convertvector(h, VW);
-#endif
-}
-INLINE VH v_narrow(VW w) /* numbers below 65536 */
-{
-#if VBYTES == 64
-    return (VH)_mm512_cvtepi32_epi16((__m512i)w);
-#elif VBYTES == 32 && defined(__AVX2__)
-    return (VH)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)w),
-                                _mm256_extracti128_si256((__m256i)w, 1));
-#else
-    return __builtin_convertvector(w, VH);
-#endif
-}
-INLINE V v_load(const io_t *p) { return (V)(v_widen((VH) * (const VHU *)p) << 16); }
-INLINE VH v_round(V v)
-{
-    VW bits = (VW)v;
-    VW rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    VW is_nan = (VW)(v != v);
-    return v_narrow((is_nan & ((bits >> 16) | 0x40)) | (~is_nan & rounded));
-}
-INLINE void v_store(io_t *p, V v) { *(VHU *)p = v_round(v); }
-#else
-INLINE V v_load(const io_t *p) { return *(const VU *)p; }
-INLINE void v_store(io_t *p, V v) { *(VU *)p = v; }
-#endif
-
 INLINE V v_abs(V v) { return (V)(~(VI)v_set((T)-0.0) & (VI)v); }
-INLINE V v_and(V p, V q) { return (V)((VI)p & (VI)q); }
-INLINE V v_all(int ones) { return (V)((VI){0} - (TI)ones); } /* a mask: every bit, or none */
 /* Where test holds p, elsewhere q. */
 INLINE V v_where(VI test, V p, V q) { return (V)((test & (VI)p) | (~test & (VI)q)); }
 /* NaN stays NaN: x86's max returns its second operand when either is one. */
@@ -298,27 +257,10 @@ INLINE void v_storet_part(T *p, V v, int k)
 #endif
 }
 
-/* The same of io_t; the other lanes hold fill. */
-INLINE V v_load_part(const io_t *p, int k, T fill)
+/* The same; the other lanes hold fill. */
+INLINE V v_loadt_or(const T *p, int k, T fill)
 {
-#if defined(FASTBN_BF16)
-    io_t lanes[W] = {0};
-    memcpy(lanes, p, (size_t)k * sizeof(io_t));
-    V v = v_load(lanes);
-#else
-    V v = v_loadt_part(p, k);
-#endif
-    return v_where(v_first(k), v, v_set(fill));
-}
-INLINE void v_store_part(io_t *p, V v, int k)
-{
-#if defined(FASTBN_BF16)
-    io_t lanes[W];
-    v_store(lanes, v);
-    memcpy(p, lanes, (size_t)k * sizeof(io_t));
-#else
-    v_storet_part(p, v, k);
-#endif
+    return v_where(v_first(k), v_loadt_part(p, k), v_set(fill));
 }
 
 #else /* one number at a time */
@@ -329,11 +271,7 @@ INLINE VI v_first(int k) { return -(TI)(k > 0); }
 INLINE V v_where(VI test, V p, V q) { return test ? p : q; }
 INLINE V v_loadt(const T *p) { return *p; }
 INLINE void v_storet(T *p, V v) { *p = v; }
-INLINE V v_load(const io_t *p) { return s_load(p); }
-INLINE void v_store(io_t *p, V v) { s_store(p, v); }
 INLINE V v_abs(V v) { return v < 0 ? -v : v; }
-INLINE V v_and(V p, V q) { return q != 0 ? p : 0; }
-INLINE V v_all(int ones) { return ones; }
 INLINE V v_relu(V z) { return z < 0 ? 0 : z; }
 INLINE V v_leaky(V z, V slope) { return z < 0 ? z * slope : z; }
 INLINE V v_relu_grad(V z, V d) { return z <= 0 ? 0 : d; }
@@ -352,30 +290,18 @@ INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
     squares[0] += d * d;
 }
 INLINE T v_get(V v) { return v; }
-INLINE V v_load_part(const io_t *p, int k, T fill) { (void)k; (void)p; return fill; }
+INLINE V v_loadt_or(const T *p, int k, T fill) { (void)k; (void)p; return fill; }
 INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }
-INLINE void v_store_part(io_t *p, V v, int k) { (void)p; (void)v; (void)k; }
 INLINE void v_storet_part(T *p, V v, int k) { (void)p; (void)v; (void)k; }
 #endif
 
 /* ---- stores that bypass the cache ---- */
 
 #if FASTBN_VECTORS && (defined(__x86_64__) || defined(__i386__))
-/* p is aligned to a vector of io_t. */
-INLINE void v_stream(io_t *p, V v)
+/* p is aligned to a vector. */
+INLINE void v_stream(T *p, V v)
 {
-#if defined(FASTBN_BF16)
-    VH half = v_round(v);
 #if VBYTES == 64
-    _mm256_stream_si256((__m256i *)p, (__m256i)half);
-#elif VBYTES == 32
-    _mm_stream_si128((__m128i *)p, (__m128i)half);
-#else
-    long long bits;
-    memcpy(&bits, &half, sizeof bits);
-    _mm_stream_si64((long long *)p, bits);
-#endif
-#elif VBYTES == 64
     _mm512_stream_si512((void *)p, (__m512i)v);
 #elif VBYTES == 32
     _mm256_stream_si256((__m256i *)p, (__m256i)v);
@@ -385,7 +311,7 @@ INLINE void v_stream(io_t *p, V v)
 }
 #define FASTBN_STREAMS 1
 #else
-INLINE void v_stream(io_t *p, V v) { v_store(p, v); }
+INLINE void v_stream(T *p, V v) { v_storet(p, v); }
 #define FASTBN_STREAMS 0
 #endif
 

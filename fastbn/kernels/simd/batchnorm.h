@@ -2,7 +2,7 @@
  * and the files named after them go on.
  *
  * Moments are taken block by block: the sum and the sum of squares about a shift. The first shift
- * of a channel is the mean of the first eighth of what it is used for. However values are
+ * of a channel is the mean of an eighth of what it is used for. However values are
  * distributed, the mean of a share f of them is off the mean of all by at most sqrt((1 - f) / f)
  * standard deviations (Cauchy-Schwarz), here 2.6: so q - s * s / n loses three bits at worst,
  * whatever the offset and wherever outliers stand. Later blocks of a run take the mean of all
@@ -89,7 +89,7 @@ INLINE double first_sum(const io_t *p, int64_t n)
 {
     V s[2] = {v_set(0), v_set(0)};
     for (int64_t j = 0; j < n; j += U) {
-        const unit_t v = u_load(p + j, n - j < U ? (int)(n - j) : 0);
+        const unit_t v = u_load(p + j, part_of(n - j));
         EACH_PART(k) s[PARTS > 1 ? k : j / U & 1] += v.p[k];
     }
     return v_sum(s[0] + s[1]);

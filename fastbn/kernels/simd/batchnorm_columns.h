@@ -2,45 +2,48 @@
  * arrays of T in the order of the parts (unit.h), with room for whole units.
  */
 
-/* Coefficients are shared by ROWS rows (GRAD_ROWS, as a set of the first cache has room for eight
- * lines that are a page apart). All of them are loaded before the first is stored: a load waits for
- * a store before it whose address differs by a multiple of 4096, as that of rows often does. What
- * bypasses the cache is written row by row, and memory is asked for ahead. */
-enum { ROWS = 4, GRAD_ROWS = 2 };
+/* Rows are taken STREAMS at a time as for their moments, if there are registers for a cache line of
+ * each, else fewer. All are loaded before the first is stored: a load waits for a store before it
+ * whose address differs by a multiple of 4096, as that of rows often does. Whole lines are stored
+ * together, as those that bypass the cache must be. A set of the first cache has room for eight
+ * lines that are a page apart: backward, with three arrays, takes two rows. */
+enum {
+    LINE_UNITS = LINE / U ? LINE / U : 1,
+    ROWS = 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,
+    GRAD_ROWS = ROWS < 2 ? ROWS : 2
+};
 
-INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t ld, int64_t columns,
-                       const T *c_, const T *a_, const T *b_, V slope, int64_t ahead,
-                       int stream, const int act, const int has_residual, const int K)
+INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t far, int64_t columns,
+                       const T *c_, const T *a_, const T *b_, V slope, int stream, const int act,
+                       const int has_residual, const int K)
 {
     int64_t j = 0;
-#define APPLY(part)                                                                           \
+#define APPLY(units, part)                                                                    \
     do {                                                                                      \
-        const unit_t c = u_loadt(c_ + j), a = u_loadt(a_ + j), b = u_loadt(b_ + j);           \
-        M y_[ROWS];                                                                           \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            unit_t z = u_load(x + k * ld + j, part), r;                                       \
-            if (has_residual)                                                                 \
-                r = u_load(residual + k * ld + j, part);                                      \
-            EACH_PART(p) z.p[p] = normal(z.p[p], c.p[p], a.p[p],                              \
-                                         has_residual ? b.p[p] + r.p[p] : b.p[p], slope, act); \
-            y_[k] = pack(z);                                                                  \
+        M m[ROWS][LINE_UNITS];                                                                \
+        UNROLL for (int u = 0; u < units; u++) {                                              \
+            const int64_t at = j + u * U;                                                     \
+            const unit_t c = u_loadt(c_ + at), a = u_loadt(a_ + at), b = u_loadt(b_ + at);    \
+            UNROLL for (int k = 0; k < K; k++) {                                              \
+                unit_t z = u_load(x + k * far + at, part), r;                                 \
+                if (has_residual)                                                             \
+                    r = u_load(residual + k * far + at, part);                                \
+                EACH_PART(p) z.p[p] = normal(z.p[p], c.p[p], a.p[p],                          \
+                                             has_residual ? b.p[p] + r.p[p] : b.p[p], slope,  \
+                                             act);                                            \
+                m[k][u] = pack(z);                                                            \
+            }                                                                                 \
         }                                                                                     \
         UNROLL for (int k = 0; k < K; k++)                                                    \
-            put(y + k * ld + j, y_[k], part, stream);                                         \
+            UNROLL for (int u = 0; u < units; u++)                                            \
+                put(y + k * far + j + u * U, m[k][u], part, stream);                          \
     } while (0)
-    while (j + LINE <= columns) {
-        if (K == 1) {
-            PREFETCH(x + j + ahead);
-            if (has_residual)
-                PREFETCH(residual + j + ahead);
-        }
-        UNROLL for (int v = 0; v < LINE; v += U, j += U)
-            APPLY(0);
-    }
+    for (; j + LINE <= columns; j += LINE)
+        APPLY(LINE_UNITS, 0);
     for (; j + U <= columns; j += U)
-        APPLY(0);
+        APPLY(1, 0);
     if (j < columns)
-        APPLY((int)(columns - j));
+        APPLY(1, (int)(columns - j));
 #undef APPLY
 }
 

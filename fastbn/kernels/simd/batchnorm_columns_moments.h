@@ -4,66 +4,72 @@
  * rows.
  */
 
-/* Sums stay in registers over BLOCK_ROWS rows of a strip of columns, as many as there are registers
- * for. The machine fetches wide rows ahead by itself; narrow ones are asked for. */
-enum { BLOCK_ROWS = 8, STRIP = 4 * W, SUM_STRIP = 2 * W, NARROW = 1024 / sizeof(io_t) };
+/* Rows are taken STREAMS at a time, `far` values apart: all rows are cut into so many parts, and
+ * memory is read in several places at once, which it answers faster than one after the other. What
+ * belongs to a column, its sums or its coefficients, is loaded once for all of them. Rows left over
+ * come by one. */
+enum { STREAMS = 4, SUM_STEPS = SUM_ROWS / STREAMS };
 
-/* The unit at column j of a row, of which `left` values are there. */
-INLINE int part_of(int64_t left) { return left < U ? (int)left : 0; }
+INLINE void fill(T *to, int64_t n, T value)
+{
+    for (int64_t j = 0; j < n; j++)
+        to[j] = value;
+}
 
-/* Add rows to the sums of their columns. */
-INLINE void add_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *sum)
+/* Add K rows to the sums of their columns. */
+INLINE void add_rows(const io_t *x, int64_t far, int64_t columns, T *sum, const int K)
 {
     for (int64_t j = 0; j < columns; j += U) {
         const int part = part_of(columns - j);
         unit_t s = u_loadt(sum + j);
-        for (int64_t i = 0; i < rows; i++) {
-            const unit_t v = u_load(x + i * ld + j, part);
+        UNROLL for (int k = 0; k < K; k++) {
+            const unit_t v = u_load(x + k * far + j, part);
             EACH_PART(p) s.p[p] += v.p[p];
         }
         u_storet(sum + j, s);
     }
 }
 
-/* Add rows of a strip of `width` columns to its sums and sums of squares about shift; with `part`,
- * of that many columns, and the lanes beyond gather numbers that nobody reads. */
-INLINE void strip_moments(const io_t *x, int64_t ld, int64_t rows, const T *shift, T *sum,
-                          T *square, int part, const int width)
+/* The mean of an eighth of the rows, or of one of them, in the order of the parts. */
+INLINE void sample_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *shift)
 {
-    unit_t c[STRIP / U], s[STRIP / U], q[STRIP / U];
-    UNROLL for (int u = 0; u < width / U; u++) {
-        c[u] = u_loadt(shift + u * U);
-        s[u] = u_loadt(sum + u * U);
-        q[u] = u_loadt(square + u * U);
-    }
-    for (int64_t i = 0; i < rows; i++, x += ld)
-        UNROLL for (int u = 0; u < width / U; u++) {
-            const unit_t v = u_load(x + u * U, part);
-            EACH_PART(p) {
-                const V d = v.p[p] - c[u].p[p];
-                s[u].p[p] += d;
-                q[u].p[p] = v_fma(d, d, q[u].p[p]);
-            }
-        }
-    UNROLL for (int u = 0; u < width / U; u++) {
-        u_storet(sum + u * U, s[u]);
-        u_storet(square + u * U, q[u]);
-    }
+    const int64_t steps = rows / STREAMS, some = (steps + 7) / 8;
+    const T share = (T)1 / (T)(steps ? STREAMS * some : 1);
+    fill(shift, whole_units(columns), 0);
+    for (int64_t i = 0; i < some; i++)
+        add_rows(x + i * ld, steps * ld, columns, shift, STREAMS);
+    if (steps == 0)
+        add_rows(x, 0, columns, shift, 1);
+    for (int64_t j = 0; j < whole_units(columns); j++)
+        shift[j] *= share;
 }
 
-static void add_moments(const io_t *x, int64_t ld, int64_t rows, int64_t columns, const T *shift,
-                        T *sum, T *square)
+/* Add K rows to the sums and sums of squares about shift. In a unit that is there in part, the
+ * lanes beyond gather numbers that nobody reads. */
+INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, const T *shift, T *sum,
+                        T *square, const int K)
 {
-    for (int64_t i = 0; i < rows; i += BLOCK_ROWS, x += BLOCK_ROWS * ld) {
-        const int64_t some = rows - i < BLOCK_ROWS ? rows - i : BLOCK_ROWS;
-        int64_t j = 0;
-        for (; j + STRIP <= columns; j += STRIP)
-            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, 0, STRIP);
-        for (; j + U <= columns; j += U)
-            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, 0, U);
-        if (j < columns)
-            strip_moments(x + j, ld, some, shift + j, sum + j, square + j, (int)(columns - j), U);
-    }
+    int64_t j = 0;
+#define ADD(part)                                                                             \
+    do {                                                                                      \
+        const unit_t c = u_loadt(shift + j);                                                  \
+        unit_t s = u_loadt(sum + j), q = u_loadt(square + j);                                 \
+        UNROLL for (int k = 0; k < K; k++) {                                                  \
+            const unit_t v = u_load(x + k * far + j, part);                                   \
+            EACH_PART(p) {                                                                    \
+                const V d = v.p[p] - c.p[p];                                                  \
+                s.p[p] += d;                                                                  \
+                q.p[p] = v_fma(d, d, q.p[p]);                                                 \
+            }                                                                                 \
+        }                                                                                     \
+        u_storet(sum + j, s);                                                                 \
+        u_storet(square + j, q);                                                              \
+    } while (0)
+    for (; j + U <= columns; j += U)
+        ADD(0);
+    if (j < columns)
+        ADD((int)(columns - j));
+#undef ADD
 }
 
 /* Sums in the order of the parts are added to float64. */
@@ -74,37 +80,30 @@ INLINE void add_to_doubles(double *to, T *from, int64_t n)
         to[j] += (double)from[j];
 }
 
-INLINE void fill(T *to, int64_t n, T value)
-{
-    for (int64_t j = 0; j < n; j++)
-        to[j] = value;
-}
-
 /* Mean and sum of squares of every column. columns <= TILE. */
 static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, double *mean,
                         double *m2)
 {
     const io_t *x = x_;
     T shift[TILE + U], s[TILE + U], q[TILE + U];
-    const int64_t sample = (rows + 7) / 8, padded = whole_units(columns);
+    const int64_t steps = rows / STREAMS, far = steps * ld, padded = whole_units(columns);
     const double n = (double)rows, share = 1.0 / n;
-    int64_t j;
+    int64_t i = 0, j;
     int safe = 1;
-    fill(shift, padded, 0);
-    for (int64_t i = 0; i < sample; i += BLOCK_ROWS)
-        add_rows(x + i * ld, ld, sample - i < BLOCK_ROWS ? sample - i : BLOCK_ROWS, columns, shift);
-    for (j = 0; j < padded; j++)
-        shift[j] *= (T)(1.0 / (double)sample);
+    sample_rows(x, ld, rows, columns, shift);
     for (j = 0; j < columns; j++)
         mean[j] = m2[j] = 0.0;
-    for (int64_t first = 0; first < rows; first += SUM_ROWS) {
-        const int64_t last = rows - first < SUM_ROWS ? rows : first + SUM_ROWS;
+    do {
+        const int64_t last = steps - i < SUM_STEPS ? steps : i + SUM_STEPS;
         fill(s, padded, 0);
         fill(q, padded, 0);
-        add_moments(x + first * ld, ld, last - first, columns, shift, s, q);
+        for (; i < last; i++)
+            add_moments(x + i * ld, far, columns, shift, s, q, STREAMS);
+        for (int64_t row = STREAMS * steps; i == steps && row < rows; row++)
+            add_moments(x + row * ld, 0, columns, shift, s, q, 1);
         add_to_doubles(mean, s, columns);
         add_to_doubles(m2, q, columns);
-    }
+    } while (i < steps);
     from_parts(shift, padded);
     for (j = 0; j < columns; j++) {
         const double sum = mean[j], square = m2[j];
@@ -159,19 +158,22 @@ static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t leng
     for (int64_t first = 0; first < rows; first += SUM_ROWS) {
         const io_t *x = (const io_t *)x_ + first * ld;
         const int64_t count = rows - first < SUM_ROWS ? rows - first : SUM_ROWS;
-        const int64_t sample = (count + 7) / 8;
+        const int64_t steps = count / STREAMS;
         const double n = (double)(count * length);
-        fill(s, padded, 0);
-        fill(q, padded, 0);
-        add_rows(x, ld, sample, columns, s);
+        sample_rows(x, ld, count, columns, s);
         from_parts(s, padded);
+        fill(s + columns, padded - columns, 0);
         for (int64_t k = 0; k < maps; k++)
             fill(shift + k * length, length,
-                 (T)(sum_of(s + k * length, length) / (double)(sample * length)));
+                 (T)(sum_of(s + k * length, length) / (double)length));
         fill(shift + columns, padded - columns, 0);
         to_parts(shift, padded);
         fill(s, padded, 0);
-        add_moments(x, ld, count, columns, shift, s, q);
+        fill(q, padded, 0);
+        for (int64_t i = 0; i < steps; i++)
+            add_moments(x + i * ld, steps * ld, columns, shift, s, q, STREAMS);
+        for (int64_t row = STREAMS * steps; row < count; row++)
+            add_moments(x + row * ld, 0, columns, shift, s, q, 1);
         from_parts(shift, padded);
         from_parts(s, padded);
         from_parts(q, padded);

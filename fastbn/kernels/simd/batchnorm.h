@@ -89,7 +89,7 @@ INLINE double first_sum(const io_t *p, int64_t n)
 {
     V s[2] = {v_set(0), v_set(0)};
     for (int64_t j = 0; j < n; j += U) {
-        const unit_t v = u_load(p + j, n - j < U ? (int)(n - j) : 0);
+        const unit_t v = u_load(p + j, part_of(n - j));
         EACH_PART(k) s[PARTS > 1 ? k : j / U & 1] += v.p[k];
     }
     return v_sum(s[0] + s[1]);

@@ -1,5 +1,8 @@
 /* Backward of batchnorm_columns.h: sums of d and d * (x - centre), then dx. */
 
+/* The machine fetches two arrays of wide rows ahead by itself; narrow rows are asked for. */
+enum { SUM_STRIP = 2 * W, NARROW = 1024 / sizeof(io_t) };
+
 /* Add rows of a strip to its sums: of d, and of d * (x - centre); see strip_moments. */
 INLINE void strip_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t ld,
                        int64_t rows, const T *centre, const T *a_, const T *b_, V slope, T *sum_d,

@@ -5,11 +5,9 @@
  */
 
 /* Sums stay in registers over BLOCK_ROWS rows of a strip of columns, as many as there are registers
- * for. The machine fetches wide rows ahead by itself; narrow ones are asked for. */
-enum { BLOCK_ROWS = 8, STRIP = 4 * W, SUM_STRIP = 2 * W, NARROW = 1024 / sizeof(io_t) };
-
-/* The unit at column j of a row, of which `left` values are there. */
-INLINE int part_of(int64_t left) { return left < U ? (int)left : 0; }
+ * for. Moments ask for the block of rows that follows: the strips of a block are read out of order,
+ * which the machine does not foresee. */
+enum { BLOCK_ROWS = 8, STRIP = 4 * W };
 
 /* Add rows to the sums of their columns. */
 INLINE void add_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *sum)
@@ -36,7 +34,9 @@ INLINE void strip_moments(const io_t *x, int64_t ld, int64_t rows, const T *shif
         s[u] = u_loadt(sum + u * U);
         q[u] = u_loadt(square + u * U);
     }
-    for (int64_t i = 0; i < rows; i++, x += ld)
+    for (int64_t i = 0; i < rows; i++, x += ld) {
+        UNROLL for (int k = 0; k < width; k += LINE)
+            PREFETCH(x + BLOCK_ROWS * ld + k);
         UNROLL for (int u = 0; u < width / U; u++) {
             const unit_t v = u_load(x + u * U, part);
             EACH_PART(p) {
@@ -45,6 +45,7 @@ INLINE void strip_moments(const io_t *x, int64_t ld, int64_t rows, const T *shif
                 q[u].p[p] = v_fma(d, d, q[u].p[p]);
             }
         }
+    }
     UNROLL for (int u = 0; u < width / U; u++) {
         u_storet(sum + u * U, s[u]);
         u_storet(square + u * U, q[u]);

@@ -126,7 +126,7 @@ INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, con
 #define PUT(k) put(y + (k), pack(Y(&own, k, 0)), 0, stream)
 #define PUT_PARTS(from, to)                                                                   \
     for (int64_t p = (from); p < (to); p += U) {                                              \
-        const int part = (to) - p < U ? (int)((to) - p) : 0;                                  \
+        const int part = part_of((to) - p);                                                   \
         put(y + p, pack(Y(&own, p, part)), part, 0);                                          \
     }
     if (apply && e.first)
@@ -192,7 +192,7 @@ static void wide_sums(const io_t *x, const runs_t *block, V shift, double *sum, 
     double s[W] = {0}, q[W] = {0};
     for (int64_t i = 0; i < block->runs; i++)
         for (int64_t j = 0; j < block->length; j += U) {
-            const int part = block->length - j < U ? (int)(block->length - j) : 0;
+            const int part = part_of(block->length - j);
             unit_t v = u_load(x + i * block->stride + j, part);
             if (part)
                 v = u_where_first(part, v, u_set(v_get(shift)));

@@ -75,7 +75,7 @@ INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, su
     } while (0)
 #define APPLY_PARTS(from, to)                                                                 \
     for (int64_t p = (from); p < (to); p += U) {                                              \
-        const int part = (to) - p < U ? (int)((to) - p) : 0;                                  \
+        const int part = part_of((to) - p);                                                   \
         APPLY(p, part, 0, 0);                                                                 \
     }
     if (apply && e.first)

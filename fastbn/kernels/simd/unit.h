@@ -135,6 +135,9 @@ INLINE M pack(unit_t u)
 INLINE T plain_nan(T value) { return value; }
 #endif
 
+/* Of `left` values, how many make a unit that is not whole; 0 where it is. */
+INLINE int part_of(int64_t left) { return left < U ? (int)left : 0; }
+
 /* `part` values, or all of them if that is 0. */
 INLINE M m_load_some(const io_t *p, int part) { return part ? m_load_part(p, part) : m_load(p); }
 INLINE unit_t u_load(const io_t *p, int part) { return unpack(m_load_some(p, part)); }
@@ -142,12 +145,15 @@ INLINE unit_t u_load(const io_t *p, int part) { return unpack(m_load_some(p, par
 /* With `stream`, past the cache to a p that is aligned to a vector. */
 INLINE void put(io_t *p, M m, int part, int stream)
 {
+#if FASTBN_STREAMS
+    if (stream && !part) {
+        v_stream((T *)p, (V)m);
+        return;
+    }
+#endif
+    (void)stream;
     if (part)
         m_store_part(p, m, part);
-#if FASTBN_STREAMS
-    else if (stream)
-        v_stream((T *)p, (V)m);
-#endif
     else
         m_store(p, m);
 }

@@ -145,15 +145,13 @@ INLINE unit_t u_load(const io_t *p, int part) { return unpack(m_load_some(p, par
 /* With `stream`, past the cache to a p that is aligned to a vector. */
 INLINE void put(io_t *p, M m, int part, int stream)
 {
-#if FASTBN_STREAMS
-    if (stream && !part) {
-        v_stream((T *)p, (V)m);
-        return;
-    }
-#endif
     (void)stream;
     if (part)
         m_store_part(p, m, part);
+#if FASTBN_STREAMS
+    else if (stream)
+        v_stream((T *)p, (V)m);
+#endif
     else
         m_store(p, m);
 }

@@ -8,8 +8,8 @@
  * together, as those that bypass the cache must be. A set of the first cache has room for eight
  * lines that are a page apart: backward, with three arrays, takes two rows. */
 enum {
-    LINE_UNITS = LINE / U ? LINE / U : 1,
-    ROWS = 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,
+    LINE_UNITS = LINE > U ? LINE / U : 1,
+    ROWS = LINE_UNITS > 8 ? 1 : 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,
     GRAD_ROWS = ROWS < 2 ? ROWS : 2
 };
 

@@ -30,15 +30,16 @@ INLINE void add_rows(const io_t *x, int64_t far, int64_t columns, T *sum, const 
     }
 }
 
-/* The mean of an eighth of the rows, or of one of them, in the order of the parts. */
+/* The mean of an eighth of the rows at least, or of one of three, in the order of the parts. */
 INLINE void sample_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns, T *shift)
 {
-    const int64_t steps = rows / STREAMS, some = (steps + 7) / 8;
-    const T share = (T)1 / (T)(steps ? STREAMS * some : 1);
+    const int64_t steps = rows / STREAMS;
+    const int64_t some = steps ? (rows + 8 * STREAMS - 1) / (8 * STREAMS) : 0;
+    const T share = (T)1 / (T)(some ? STREAMS * some : 1);
     fill(shift, whole_units(columns), 0);
     for (int64_t i = 0; i < some; i++)
         add_rows(x + i * ld, steps * ld, columns, shift, STREAMS);
-    if (steps == 0)
+    if (some == 0)
         add_rows(x, 0, columns, shift, 1);
     for (int64_t j = 0; j < whole_units(columns); j++)
         shift[j] *= share;

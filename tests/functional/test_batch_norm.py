@@ -346,6 +346,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"num_batches_tracked": np.array(7, ">i8")},
         "num_batches_tracked",
     ),
+    "a count that is not aligned": (
+        {"num_batches_tracked": np.frombuffer(bytearray(9), np.int64, 1, 1).reshape(())},
+        "num_batches_tracked",
+    ),
     "two counts": ({"num_batches_tracked": np.array([7, 7])}, "num_batches_tracked"),
     "residual of another shape": ({"residual": np.ones((4, 3, 4), np.float32)}, "residual"),
     "residual of another dtype": ({"residual": np.ones((4, 3, 5))}, "residual"),

@@ -41,6 +41,9 @@ INLINE V activate_grad(V z, V d, const int act, V slope)
     return act == ACT_RELU ? v_relu_grad(z, d) : act == ACT_LEAKY ? v_leaky_grad(z, d, slope) : d;
 }
 
+/* A coefficient in every lane. */
+INLINE V set_of(double value) { return v_set(plain_nan((T)value)); }
+
 INLINE V normal(V x, V c, V a, V b, V slope, const int act)
 {
     return activate(v_fma(x - c, a, b), act, slope);

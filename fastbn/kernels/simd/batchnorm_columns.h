@@ -1,5 +1,6 @@
-/* Batch normalisation of columns: what is done to the rows, forward and backward. Coefficients are
- * arrays of T in the order of the parts (unit.h), with room for whole units.
+/* Batch normalisation of columns: normalise rows, once their statistics are known
+ * (batchnorm_columns_moments.h). Coefficients are arrays of T in the order of the parts (unit.h),
+ * with room for whole units.
  */
 
 /* Rows are taken STREAMS at a time as for their moments, if there are registers for a cache line of
@@ -61,7 +62,7 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     const io_t *x = x_, *res = residual;
     io_t *y = y_;
     const T *c = f->centre, *a = f->a, *b = f->b;
-    const V slope = v_set(plain_nan((T)act->slope));
+    const V slope = set_of(act->slope);
     stream = stream && rows_stream(y, columns, ld);
     const int64_t steps = rows / ROWS;
     int64_t i = 0;

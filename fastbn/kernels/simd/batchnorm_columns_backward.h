@@ -41,7 +41,7 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
     const T *c = f->centre, *a = f->a, *b = f->b;
-    const V slope = v_set(plain_nan((T)act->slope));
+    const V slope = set_of(act->slope);
     const int64_t steps = rows / STREAMS, padded = whole_units(columns);
     int64_t i = 0;
     T s[TILE + U], q[TILE + U];
@@ -119,7 +119,7 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
     io_t *dx = dx_, *dres = dresidual_;
-    const V slope = v_set(plain_nan((T)act->slope));
+    const V slope = set_of(act->slope);
     stream = stream && dx && rows_stream(dx, columns, ld);
     const int64_t steps = rows / GRAD_ROWS;
     int64_t i = 0;

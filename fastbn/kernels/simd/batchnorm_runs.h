@@ -70,8 +70,6 @@ typedef struct {
     V c, a, b;
 } line_t; /* a line in the sense of geometry */
 
-INLINE V set_of(double value) { return v_set(plain_nan((T)value)); }
-
 INLINE line_t line_of(const affine_t *f)
 {
     const line_t line = {set_of(f->centre), set_of(f->a), set_of(f->b)};

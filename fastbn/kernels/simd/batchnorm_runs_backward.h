@@ -71,7 +71,7 @@ INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, su
         if (dresidual)                                                                        \
             put(dresidual + (k), pack(d), part, stream_d);                                    \
         if (dx)                                                                               \
-            put(dx + (k), pack(dx_unit(xc, d, &f, frozen)), part, stream);                      \
+            put(dx + (k), pack(dx_unit(xc, d, &f, frozen)), part, stream);                    \
     } while (0)
 #define APPLY_PARTS(from, to)                                                                 \
     for (int64_t p = (from); p < (to); p += U) {                                              \
@@ -162,7 +162,7 @@ INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, i
                 for (int64_t k = 0; k < most; k++) {
                     const int64_t p = i * r->stride + j + k * length;
 #define RUN(TAKE, APPLY)                                                                      \
-    backward_run(t, next + p, &g[k], &s[k], from + p, &f[k], frozen, slope, n,                  \
+    backward_run(t, next + p, &g[k], &s[k], from + p, &f[k], frozen, slope, n,                \
                  extent_of(to + p, n, k == 0, k == now - 1), stream,                          \
                  next + j + ask_from(r, step, coming, i, k),                                  \
                  from + j + ask_from(r, step, now, i, k),                                     \

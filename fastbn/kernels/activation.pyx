@@ -90,7 +90,8 @@ cdef work_t work_on(cnp.ndarray x, object dy, cnp.ndarray y, int operation, doub
     w.itemsize = cnp.PyArray_ITEMSIZE(x)
     w.spans = &spans_of(element).activation
     # What replaces an operand is in the cache already.
-    w.stream = streams(<double>w.size * w.itemsize) and w.y != w.x and w.y != w.dy
+    w.stream = (streams(<double>w.size * w.itemsize, 2 if dy is None else 3)
+                and w.y != w.x and w.y != w.dy)
     return w
 
 

@@ -309,7 +309,7 @@ cdef int compute_forward(const layout_t *l, cnp.ndarray x, object residual, cnp.
                          const void *weight, const void *bias, double *mean, double *invstd,
                          double *var, double eps, bint batch, const act_t *act) noexcept:
     cdef tensors_t t
-    cdef bint stream = streams(<double>cnp.PyArray_NBYTES(y))
+    cdef bint stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if residual is None else 3)
     if data(y) == data(x) or data(y) == data(residual):
         stream = False  # it is in cache, and streaming sweeps may compute a value twice
     t.x, t.residual, t.y = <char *>data(x), <char *>data(residual), <char *>data(y)
@@ -471,7 +471,7 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     t.x, t.dy, t.residual = <char *>data(x), <char *>data(dy), <char *>data(saved.residual)
     t.y, t.dresidual = <char *>data(dx), <char *>data(dresidual)
     sums = need_dweight or need_dbias or (need_dx and not frozen)
-    stream = (streams(<double>cnp.PyArray_NBYTES(x)) and data(dx) != data(dy)
+    stream = (streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3) and data(dx) != data(dy)
               and data(dx) != data(x))
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):

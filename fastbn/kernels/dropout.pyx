@@ -77,7 +77,7 @@ cdef cnp.ndarray apply(cnp.ndarray x, DropoutSaved saved, object out, str what):
     w.size, w.itemsize = cnp.PyArray_SIZE(x), cnp.PyArray_ITEMSIZE(x)
     w.seed, w.threshold = saved.seed, <uint64_t>(saved.p * 4294967296.0 + 0.5)
     w.scale = 1.0 / (1.0 - saved.p) if saved.p < 1.0 else 0.0
-    w.stream = w.x != w.y and streams(<double>cnp.PyArray_NBYTES(x))
+    w.stream = w.x != w.y and streams(<double>cnp.PyArray_NBYTES(x), 2)
     w.spans = &spans_of(saved.element).activation
     chunks = (w.size + CHUNK - 1) // CHUNK
     threads = team(2.0 * cnp.PyArray_NBYTES(x))

@@ -50,7 +50,7 @@ cdef work_t work_on(cnp.ndarray x, object t, object dx, int64_t columns, int ele
     w.chunks = (w.size + w.step - 1) // w.step
     w.factor = 0.0
     w.itemsize = cnp.PyArray_ITEMSIZE(x)
-    w.stream = dx is not None and t is not None and streams(<double>cnp.PyArray_NBYTES(x))
+    w.stream = dx is not None and t is not None and streams(<double>cnp.PyArray_NBYTES(x), 2)
     w.spans = &spans_of(element).loss
     return w
 

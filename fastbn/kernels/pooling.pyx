@@ -246,7 +246,7 @@ cdef void run(PoolSaved saved, cnp.ndarray x, cnp.ndarray y, bint backward) noex
     w.winners_row = g.out_w * g.channels * winners_size
     w.winners_image = w.winners_row * g.out_h
     w.step = max(1, CHUNK_BYTES // (in_row if backward else in_row * g.sh))
-    w.stream = backward and streams(<double>cnp.PyArray_NBYTES(y))
+    w.stream = backward and streams(<double>cnp.PyArray_NBYTES(y), 2)
     chunks = (w.rows + w.step - 1) // w.step
     if threads == 1:
         with nogil:
@@ -401,7 +401,7 @@ def global_avg_pool2d_backward(object dy_, GlobalAvgPoolSaved saved not None, ob
     threads = team(<double>cnp.PyArray_NBYTES(dx))
     w.spans, w.itemsize = &spans_of(saved.element).pool, saved.itemsize
     w.x, w.y = <char *>data(dy), <char *>data(dx)
-    w.stream = streams(<double>cnp.PyArray_NBYTES(dx))
+    w.stream = streams(<double>cnp.PyArray_NBYTES(dx), 2)
     w.pixels, w.channels = saved.x_shape[1] * saved.x_shape[2], saved.x_shape[3]
     w.piece = max(1, CHUNK_BYTES // (w.channels * w.itemsize))
     w.pieces = (w.pixels + w.piece - 1) // w.piece

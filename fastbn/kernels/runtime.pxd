@@ -16,7 +16,7 @@ cdef const spans_t *spans_of(int element) noexcept nogil
 cdef int team(double nbytes) noexcept nogil
 
 # Whether an array of this many bytes is written past the caches.
-cdef bint streams(double nbytes) noexcept nogil
+cdef bint streams(double nbytes, int arrays) noexcept nogil
 
 # Working memory of the calling thread, valid until it asks for this slot (0 to 3) again; NULL when
 # there is none.

@@ -59,8 +59,8 @@ cdef int team(double nbytes) noexcept nogil:
     return 1 if nbytes < serial_below or omp_in_parallel() else threads
 
 
-cdef bint streams(double nbytes) noexcept nogil:
-    return nbytes >= stream_above
+cdef bint streams(double nbytes, int arrays) noexcept nogil:
+    return nbytes * arrays >= stream_above
 
 
 cdef void *scratch(int slot, int64_t nbytes) noexcept nogil:
@@ -154,12 +154,12 @@ def _choose_threads():
 
 
 def _choose_sizes():
-    """Stores bypass the caches from a third of L3 on: below that, source and destination stay in
-    it, and a copy through the caches is faster. Virtual machines report an L3 that they share with
-    many others, hence the limit."""
+    """Stores bypass the caches where all that a call reads and writes is more than half of L3: below
+    that it stays there, and a copy through the caches is faster. Virtual machines report an L3 that
+    they share with many others, hence the limit."""
     global stream_above
     sizes = cache_sizes()
-    stream_above = max(4.0 * sizes.get("l2", 1 << 20), min(sizes.get("l3", 0), 32 << 20) / 3.0)
+    stream_above = max(8.0 * sizes.get("l2", 1 << 20), min(sizes.get("l3", 0), 32 << 20) / 2.0)
 
 
 def _after_fork_in_child():

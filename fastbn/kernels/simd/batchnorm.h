@@ -16,10 +16,14 @@
  * variants. What else varies is tested inside the loops, where it costs less than its code would.
  */
 
-enum { BLOCK = 2048 };              /* values of a block, whose sums are taken in T */
+enum { BLOCK = 4096 };              /* values of a block, whose sums are taken in T */
 enum { TILE = 1024 };               /* columns that are taken at once, at most */
 enum { SUM_ROWS = 64 };             /* rows whose sums are taken in T */
 enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
+
+/* Samples are read STREAMS at a time, in as many places at once: memory answers that faster than
+ * one place after another. */
+enum { STREAMS = 4 };
 
 #define DISPATCH(CALL)                                         \
     switch (act->kind * 2 + (residual != NULL)) {              \

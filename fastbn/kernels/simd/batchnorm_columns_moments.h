@@ -4,11 +4,10 @@
  * rows.
  */
 
-/* Rows are taken STREAMS at a time, `far` values apart: all rows are cut into so many parts, and
- * memory is read in several places at once, which it answers faster than one after the other. What
+/* Rows are taken STREAMS at a time, `far` values apart: all rows are cut into so many parts. What
  * belongs to a column, its sums or its coefficients, is loaded once for all of them. Rows left over
  * come by one. */
-enum { STREAMS = 4, SUM_STEPS = SUM_ROWS / STREAMS };
+enum { SUM_STEPS = SUM_ROWS / STREAMS };
 
 INLINE void fill(T *to, int64_t n, T value)
 {

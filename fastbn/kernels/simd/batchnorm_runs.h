@@ -1,67 +1,112 @@
 /* Batch normalisation where a channel's values lie in runs (NCHW): one run in every sample.
  *
- * A sweep does two things at once, to two groups of neighbouring channels: it takes the sums of
+ * A sweep does two things in turns, to two groups of neighbouring channels: it takes the sums of
  * the `coming` channels, and writes what becomes of the channels `now`, whose sums the sweep before
- * took and which are still in cache. So memory is read and written at the same time, as a copy
- * does, and the arithmetic hides behind it. Either group may be empty.
+ * took and which are still in cache. The turns are so short that memory is read and written at the
+ * same time, as a copy does, and the arithmetic hides behind it. Either group may be empty.
  *
- * The runs of a group lie behind one another in every sample, and so they are written as one, in
- * units that are aligned in memory; a unit where one channel ends and the next begins is
- * computed for both. Sums are taken from the first value of a run on, wherever it stands. Runs that
- * share a group are longer than two cache lines.
+ * Sums are taken from STREAMS samples at once. The runs of a group lie behind one another in every
+ * sample, and so they are written as one, in units that are aligned in memory; a unit where one
+ * channel ends and the next begins is computed for both. Runs that share a group are longer than
+ * two cache lines.
  */
 
 enum { GROUP = 32 };                      /* channels of a group, at most */
 enum { AHEAD = 1024 / sizeof(io_t) };     /* how far ahead memory is asked for */
+enum { TURN = 4 * LINE };                 /* values of a run that are read in a turn; */
+enum { WHOLE_TURN = 16 * LINE };          /* of a run up to this length, all */
 
-/* Two partial sums each: a sum of values and one of products. A step of a loop takes two units;
- * part p of unit u goes to sum (u + p) & 1. */
+INLINE int64_t turn_of(const runs_t *r, int64_t arrays)
+{
+    return r->length <= WHOLE_TURN ? r->length : TURN / arrays;
+}
+
+/* Two partial sums for each of STREAMS lines: of values and of products. */
 typedef struct {
-    V a[2], b[2];
+    V a[STREAMS], b[STREAMS];
 } sums_t;
 
-enum { STEP = 2 * U };
-
-INLINE void clear(sums_t *s) { s->a[0] = s->a[1] = s->b[0] = s->b[1] = v_set(0); }
-INLINE V sum_a(const sums_t *s) { return s->a[0] + s->a[1]; }
-INLINE V sum_b(const sums_t *s) { return s->b[0] + s->b[1]; }
-
-INLINE void ask_for(const io_t *p)
+INLINE void clear(sums_t *s)
 {
-    for (int64_t i = 0; i < STEP; i += LINE)
-        PREFETCH(p + i);
+    for (int k = 0; k < STREAMS; k++)
+        s->a[k] = s->b[k] = v_set(0);
 }
+INLINE V sum_a(const sums_t *s) { return (s->a[0] + s->a[1]) + (s->a[2] + s->a[3]); }
+INLINE V sum_b(const sums_t *s) { return (s->b[0] + s->b[1]) + (s->b[2] + s->b[3]); }
 
-/* What the sweep over run k of a group's sample i asks for, from the group's first value on: a run
- * `step` further on in the order of the sweep, and the next group's first runs in the end. */
-INLINE int64_t ask_from(const runs_t *r, int64_t step, int64_t channels, int64_t i, int64_t k)
-{
-    if (!step)
-        return i * r->stride + k * r->length + AHEAD;
-    k += step;
-    if (k >= channels && i + 1 < r->runs)
-        i += 1, k -= channels;
-    else if (k >= channels)
-        i = 0;
-    return i * r->stride + k * r->length;
-}
+/* TAKE(k, row, j, part, ask) for all n values of `rows` runs (STREAMS, or 1). Line k of a step is that
+ * of row k, or the k-th one of the only row; `part` of a unit's values are there, or all if that is
+ * 0; memory is asked for (`ask`) once for every line. */
+#define EACH_LINE(n, rows, TAKE)                                                              \
+    do {                                                                                      \
+        int64_t i_ = 0;                                                                       \
+        const int64_t next_ = (rows) == 1 ? LINE : 0, step_ = LINE + (STREAMS - 1) * next_;   \
+        for (; i_ + step_ <= (n); i_ += step_)                                                \
+            UNROLL for (int k_ = 0; k_ < STREAMS; k_++)                                       \
+                UNROLL for (int u_ = 0; u_ < LINE; u_ += U)                                   \
+                    TAKE(k_, (rows) == 1 ? 0 : k_, i_ + k_ * next_ + u_, 0, u_ == 0);         \
+        for (; i_ < (n); i_ += U)                                                             \
+            UNROLL for (int k_ = 0; k_ < (rows); k_++)                                        \
+                TAKE(k_, k_, i_, part_of((n) - i_), 0);                                       \
+    } while (0)
 
-/* Which of a run's n values are written in whole units, from `head` to `end`: those before belong
- * to the first partial line of the group, or to a unit that the run before has written; those
- * behind belong to the last partial line, or to a unit that goes on into the next run. */
+/* How the runs of a channel are cut into blocks. */
 typedef struct {
-    int64_t head, end;
-    int first, last; /* run of the group */
-} extent_t;
+    int64_t rows, columns;
+} block_t;
 
-INLINE extent_t extent_of(const io_t *to, int64_t n, int first, int last)
+INLINE block_t block_of(const runs_t *r)
 {
-    extent_t e = {0, n, first, last};
+    const int64_t least = r->runs < STREAMS ? 1 : STREAMS, most = BLOCK / least;
+    block_t b = {r->length < most ? BLOCK / r->length : least, most};
+    if (b.rows > STREAMS)
+        b.rows -= b.rows % STREAMS;
+    return b;
+}
+
+/* What is written: rows of runs one behind the other, piece by piece. */
+typedef struct {
+    const io_t *to; /* where the first value goes */
+    int64_t length, stride, channels, rows;
+    int64_t row, k, j; /* the next piece: row, channel, first value */
+} writer_t;
+
+/* Values `at` to at + n - 1, of channel k. Those of whole units begin at `head` and end before
+ * `end`: those before belong to the first partial line of a row, or to a unit that the run before
+ * has written; those behind belong to the last partial line, or, if the row `goes_on` with another
+ * channel, to a unit that is both's. */
+typedef struct {
+    int64_t at, n, head, end, k;
+    int goes_on;
+} piece_t;
+
+INLINE writer_t writer_of(const io_t *to, const runs_t *r, int64_t channels, int64_t rows)
+{
+    const writer_t w = {to, r->length, r->stride, channels, channels ? rows : 0, 0, 0, 0};
+    return w;
+}
+
+/* The next piece, of about `most` values: if it does not end its run, it ends a line. */
+INLINE piece_t next_piece(writer_t *w, int64_t most)
+{
+    const int64_t run = w->row * w->stride + w->k * w->length, left = w->length - w->j;
+    const io_t *to = w->to + run + w->j;
+    const int64_t n = left <= most ? left : most + to_line(to + most, left - most);
     const int64_t line = to_line(to, n);
-    e.head = first ? line : line & (U - 1);
-    if (last)
-        e.end = n > line ? n - ((n - line) & (LINE - 1)) : e.head;
-    return e;
+    piece_t p;
+    p.at = run + w->j;
+    p.n = n;
+    p.k = w->k;
+    p.goes_on = n == left && w->k + 1 < w->channels;
+    p.head = w->j == 0 && w->k > 0 ? line & (U - 1) : line;
+    p.end = p.goes_on ? n : n - ((n - line) & (LINE - 1));
+    w->j += n;
+    if (n == left) {
+        w->j = 0;
+        if (++w->k == w->channels)
+            w->k = 0, w->row++;
+    }
+    return p;
 }
 
 /* ---- forward: y = act((x - centre) * a + b + residual) ---- */
@@ -74,14 +119,6 @@ INLINE line_t line_of(const affine_t *f)
 {
     const line_t line = {set_of(f->centre), set_of(f->a), set_of(f->b)};
     return line;
-}
-
-INLINE void add_unit(sums_t *s, unit_t d, const int u)
-{
-    EACH_PART(p) {
-        s->a[(u + p) & 1] += d.p[p];
-        s->b[(u + p) & 1] = v_fma(d.p[p], d.p[p], s->b[(u + p) & 1]);
-    }
 }
 
 INLINE unit_t about(const io_t *x, V centre, int part)
@@ -103,74 +140,87 @@ INLINE unit_t normal_unit(const io_t *x, const io_t *residual, const line_t *f, 
     return y;
 }
 
-/* Add the run at `next` to the moments m about `shift` (if `moments`), and normalise the run at x
- * with f[0], and with f[1] where the next channel begins (if `apply`). */
-INLINE void forward_run(const io_t *next, V shift, sums_t *m, const io_t *x, const io_t *residual,
-                        io_t *y, const line_t *f, V slope, int64_t n, extent_t e, int stream,
-                        const io_t *ask, const int act, const int has_residual, const int moments,
-                        const int apply)
+INLINE void moments_of(const io_t *x, int64_t far, int64_t n, V shift, sums_t *m, const int rows)
 {
-    const int64_t head = apply ? e.head : 0, end = apply ? e.end : n;
+    sums_t s = *m;
+#define TAKE(k, row, j, part, ask)                                                            \
+    do {                                                                                      \
+        unit_t d = about(x + (row) * far + (j), shift, part);                                 \
+        if (ask)                                                                              \
+            PREFETCH(x + (row) * far + (j) + AHEAD);                                          \
+        if (part)                                                                             \
+            d = u_where_first(part, d, u_set(0));                                             \
+        EACH_PART(p) {                                                                        \
+            s.a[k] += d.p[p];                                                                 \
+            s.b[k] = v_fma(d.p[p], d.p[p], s.b[k]);                                           \
+        }                                                                                     \
+    } while (0)
+    EACH_LINE(n, rows, TAKE);
+#undef TAKE
+    *m = s;
+}
+
+/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their moments about `shift`. */
+static NOINLINE void take_moments(const io_t *x, int64_t far, int64_t n, const V *shift, sums_t *m,
+                                  int64_t rows)
+{
+    if (rows == STREAMS)
+        moments_of(x, far, n, *shift, m, STREAMS);
+    else
+        moments_of(x, 0, n, *shift, m, 1);
+}
+
+/* Normalise piece e with f_[e->k], and with the next one where the next channel begins. */
+INLINE void normalise(const piece_t e, const io_t *x, const io_t *residual, io_t *y,
+                      const line_t *f_, V slope, int stream, int ask, const int act,
+                      const int has_residual)
+{
+    const line_t f = f_[e.k];
     int64_t j = 0;
-    sums_t s;
-    line_t own;
-    if (moments)
-        s = *m;
-    if (apply)
-        own = *f;
-#define MOMENTS(u) add_unit(&s, about(next + j + (u) * U, shift, 0), u)
-#define Y(f, k, part) \
-    normal_unit(x + (k), has_residual ? residual + (k) : NULL, f, slope, part, act, has_residual)
-#define PUT(k) put(y + (k), pack(Y(&own, k, 0)), 0, stream)
-#define PUT_PARTS(from, to)                                                                   \
-    for (int64_t p = (from); p < (to); p += U) {                                              \
-        const int part = part_of((to) - p);                                                   \
-        put(y + p, pack(Y(&own, p, part)), part, 0);                                          \
+    x += e.at;
+    y += e.at;
+    residual = has_residual ? residual + e.at : NULL;
+#define Y(j, f, part)                                                                         \
+    normal_unit(x + (j), has_residual ? residual + (j) : NULL, f, slope, part, act, has_residual)
+#define PUT_PARTS(end)                                                                        \
+    for (; j < (end); j += U) {                                                               \
+        const int part = part_of((end) - j);                                                  \
+        put(y + j, pack(Y(j, &f, part)), part, 0);                                            \
     }
-    if (apply && e.first)
-        PUT_PARTS(0, head);
-    for (; head + j + STEP <= end; j += STEP) {
-        if (moments) {
-            ask_for(ask + j);
-            MOMENTS(0);
-            MOMENTS(1);
-        }
-        if (apply) {
-            if (!moments)
-                ask_for(x + head + j + AHEAD);
-            PUT(head + j);
-            PUT(head + j + U);
-        }
+    if (e.k == 0)
+        PUT_PARTS(e.head);
+    for (j = e.head; j + LINE <= e.end; j += LINE) {
+        if (ask)
+            PREFETCH(x + j + AHEAD);
+        UNROLL for (int u = 0; u < LINE; u += U)
+            put(y + j + u, pack(Y(j + u, &f, 0)), 0, stream);
     }
-    if (apply) {
-        int64_t k = head + j;
-        for (; k + U <= end; k += U)
-            PUT(k);
-        if (e.last) {
-            PUT_PARTS(k, n);
-        } else if (k < n) {
-            put(y + k, pack(u_where_first((int)(n - k), Y(&own, k, 0), Y(f + 1, k, 0))), 0, stream);
-        }
+    for (; j + U <= e.end; j += U)
+        put(y + j, pack(Y(j, &f, 0)), 0, stream);
+    if (!e.goes_on) {
+        PUT_PARTS(e.n);
+    } else if (j < e.n) {
+        const unit_t own = Y(j, &f, 0), next = Y(j, &f_[e.k + 1], 0);
+        put(y + j, pack(u_where_first((int)(e.n - j), own, next)), 0, stream);
     }
-    if (moments) {
-        for (; j + STEP <= n; j += STEP) { /* once at most */
-            MOMENTS(0);
-            MOMENTS(1);
-        }
-        if (j + U <= n) {
-            MOMENTS(0);
-            j += U;
-        }
-        if (j < n) {
-            const int k = (int)(n - j);
-            add_unit(&s, u_where_first(k, about(next + j, shift, k), u_set(0)), 1);
-        }
-        *m = s;
-    }
-#undef MOMENTS
 #undef Y
-#undef PUT
 #undef PUT_PARTS
+}
+
+/* Normalise pieces until `owed` values are written, or all; returns how many are owed then. */
+static NOINLINE int64_t write_normal(writer_t *w, int64_t owed, const io_t *x,
+                                     const io_t *residual, io_t *y, const line_t *f,
+                                     const act_t *act, int stream, int ask)
+{
+    const V slope = set_of(act->slope);
+    while (owed > 0 && w->row < w->rows) {
+        const piece_t e = next_piece(w, owed);
+#define CALL(A, R) normalise(e, x, residual, y, f, slope, stream, ask, A, R)
+        DISPATCH(CALL)
+#undef CALL
+        owed -= e.n;
+    }
+    return owed;
 }
 
 /* The mean of the first eighth of a block of runs. */
@@ -221,62 +271,54 @@ INLINE void merge_block(const io_t *x, const runs_t *block, const sums_t *m, V s
     merge(&count, mean, m2, n, block_mean, block_m2);
 }
 
-INLINE void forward_group(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
-                          const affine_t *f_, int64_t coming, double *mean, double *m2,
-                          const act_t *act_, int stream, const int act, const int has_residual)
+static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
+                        const affine_t *f_, int64_t coming, double *mean, double *m2,
+                        const act_t *act, int stream)
 {
-    const int64_t length = r->length, most = now > coming ? now : coming;
-    const int64_t rows = length < BLOCK ? BLOCK / length : 1; /* of a block */
-    const int64_t step = AHEAD / length;
+    const int64_t length = r->length;
     const io_t *x = (const io_t *)t->x + first * length, *next = x + now * length;
-    const io_t *residual = has_residual ? (const io_t *)t->residual + first * length : NULL;
+    const io_t *residual = t->residual ? (const io_t *)t->residual + first * length : NULL;
     io_t *y = (io_t *)t->y + first * length;
-    const V slope = set_of(act_->slope);
     sums_t m[GROUP];
     line_t f[GROUP];
     V shift[GROUP];
+    const block_t b = block_of(r);
+    const int64_t turn = turn_of(r, 1);
     double count = 0.0;
     for (int64_t k = 0; k < now; k++)
         f[k] = line_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++)
         mean[k] = m2[k] = 0.0;
-    for (int64_t i0 = 0; i0 < r->runs; i0 += rows)
-        for (int64_t j = 0; j < length; j += BLOCK) {
-            const int64_t end = i0 + rows < r->runs ? i0 + rows : r->runs;
-            const int64_t n = length - j < BLOCK ? length - j : BLOCK;
-            const runs_t block = {end - i0, n, r->stride};
-            const io_t *at = next + i0 * r->stride + j;
+    for (int64_t i0 = 0; i0 < r->runs; i0 += b.rows) {
+        const int64_t rows = r->runs - i0 < b.rows ? r->runs - i0 : b.rows, at = i0 * r->stride;
+        writer_t w = writer_of(y + at, r, now, rows);
+        int64_t owed = 0;
+#define WRITE(owed)                                                                           \
+    write_normal(&w, owed, x + at, residual ? residual + at : NULL, y + at, f, act, stream,   \
+                 coming == 0)
+        for (int64_t j0 = 0; j0 < length && coming; j0 += b.columns) {
+            const int64_t columns = length - j0 < b.columns ? length - j0 : b.columns;
+            const runs_t block = {rows, columns, r->stride};
+            const io_t *from = next + at + j0;
             for (int64_t k = 0; k < coming; k++) {
-                shift[k] = v_set(count > 0 ? (T)mean[k] : sample_mean(at + k * length, &block));
+                shift[k] = v_set(count > 0 ? (T)mean[k] : sample_mean(from + k * length, &block));
                 clear(&m[k]);
             }
-            for (int64_t i = i0; i < end; i++)
-                for (int64_t k = 0; k < most; k++) {
-                    const int64_t p = i * r->stride + j + k * length;
-#define RUN(MOMENTS, APPLY)                                                                   \
-    forward_run(next + p, shift[k], &m[k], x + p, has_residual ? residual + p : NULL, y + p,  \
-                &f[k], slope, n, extent_of(y + p, n, k == 0, k == now - 1), stream,           \
-                next + j + ask_from(r, step, coming, i, k), act, has_residual, MOMENTS, APPLY)
-                    if (k < now && k < coming)
-                        RUN(1, 1);
-                    else if (k < now)
-                        RUN(0, 1);
-                    else
-                        RUN(1, 0);
-#undef RUN
-                }
+            for (int64_t i = 0, some; i < rows; i += some) {
+                some = rows - i < STREAMS ? 1 : STREAMS;
+                for (int64_t k = 0; k < coming; k++)
+                    for (int64_t j = 0, n; j < columns; j += n) {
+                        n = columns - j < 2 * turn ? columns - j : turn;
+                        take_moments(from + i * r->stride + k * length + j, r->stride, n,
+                                     &shift[k], &m[k], some);
+                        owed = WRITE(owed + some * n);
+                    }
+            }
             for (int64_t k = 0; k < coming; k++)
-                merge_block(at + k * length, &block, &m[k], shift[k], count, &mean[k], &m2[k]);
-            count += (double)(block.runs * block.length);
+                merge_block(from + k * length, &block, &m[k], shift[k], count, &mean[k], &m2[k]);
+            count += (double)(rows * columns);
         }
-}
-
-static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
-                        const affine_t *f, int64_t coming, double *mean, double *m2,
-                        const act_t *act, int stream)
-{
-    const void *residual = t->residual;
-#define CALL(A, R) forward_group(t, r, first, now, f, coming, mean, m2, act, stream, A, R)
-    DISPATCH(CALL)
-#undef CALL
+        WRITE(INT64_MAX);
+#undef WRITE
+    }
 }

@@ -30,119 +30,127 @@ INLINE unit_t dx_unit(unit_t xc, unit_t d, const terms_t *f, int frozen)
     return d;
 }
 
-/* Add the run at `next` to its sums with g (if `take`); dx and dresidual of the run at `at`, with
- * f[0], and with f[1] where the next channel begins, as far as they are not NULL (if `apply`). */
-INLINE void backward_run(const tensors_t *t, int64_t next, const terms_t *g_, sums_t *sums,
-                         int64_t at, const terms_t *f_, int frozen, V slope, int64_t n, extent_t e,
-                         int stream, const int64_t ask, const int64_t ask_now, const int act,
-                         const int has_residual, const int take, const int apply)
+INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n,
+                          const terms_t *f_, V slope, sums_t *sums, const int act,
+                          const int has_residual, const int rows)
 {
-    const io_t *x = (const io_t *)t->x, *dy = (const io_t *)t->dy;
-    const io_t *residual = (const io_t *)t->residual;
-    io_t *dx = t->y ? (io_t *)t->y + at : NULL;
-    io_t *dresidual = t->dresidual ? (io_t *)t->dresidual + at : NULL;
-    const int64_t head = apply ? e.head : 0, end = apply ? e.end : n;
-    const int stream_d = stream && ((uintptr_t)dresidual & (U * sizeof(io_t) - 1)) ==
-                                       ((uintptr_t)dx & (U * sizeof(io_t) - 1));
-    int64_t j = 0;
-    terms_t f, g;
-    sums_t s;
-    if (take)
-        s = *sums, g = *g_;
-    if (apply)
-        f = *f_;
-#define D(xc, k, f, part)                                                                     \
-    gradient_unit(xc, dy + (k), has_residual ? residual + (k) : NULL, f, slope, part, act,    \
-                  has_residual)
-#define TAKE(k, u, part) /* in the lanes beyond, dy and x - centre are 0 */                   \
+    const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
+    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
+    const terms_t f = *f_;
+    sums_t s = *sums;
+#define TAKE(k, row, j, part, ask) /* in the lanes beyond, dy and x - centre are 0 */         \
     do {                                                                                      \
-        unit_t xc = about(x + next + (k), g.c, part);                                         \
+        const int64_t i = (row) * far + (j);                                                  \
+        unit_t xc = about(x + i, f.c, part);                                                  \
+        if (ask) {                                                                            \
+            PREFETCH(x + i + AHEAD);                                                          \
+            PREFETCH(dy + i + AHEAD);                                                         \
+        }                                                                                     \
         if (part)                                                                             \
             xc = u_where_first(part, xc, u_set(0));                                           \
-        const unit_t d = D(xc, next + (k), &g, part);                                         \
+        const unit_t d = gradient_unit(xc, dy + i, has_residual ? residual + i : NULL, &f,    \
+                                       slope, part, act, has_residual);                       \
         EACH_PART(p) {                                                                        \
-            s.a[((u) + p) & 1] += d.p[p];                                                     \
-            s.b[((u) + p) & 1] = v_fma(d.p[p], xc.p[p], s.b[((u) + p) & 1]);                  \
+            s.a[k] += d.p[p];                                                                 \
+            s.b[k] = v_fma(d.p[p], xc.p[p], s.b[k]);                                          \
         }                                                                                     \
     } while (0)
-#define APPLY(k, part, stream, stream_d)                                                      \
-    do {                                                                                      \
-        const unit_t xc = about(x + at + (k), f.c, part), d = D(xc, at + (k), &f, part);      \
-        if (dresidual)                                                                        \
-            put(dresidual + (k), pack(d), part, stream_d);                                    \
-        if (dx)                                                                               \
-            put(dx + (k), pack(dx_unit(xc, d, &f, frozen)), part, stream);                    \
-    } while (0)
-#define APPLY_PARTS(from, to)                                                                 \
-    for (int64_t p = (from); p < (to); p += U) {                                              \
-        const int part = part_of((to) - p);                                                   \
-        APPLY(p, part, 0, 0);                                                                 \
-    }
-    if (apply && e.first)
-        APPLY_PARTS(0, head);
-    for (; head + j + STEP <= end; j += STEP) {
-        if (take) {
-            ask_for(x + ask + j);
-            ask_for(dy + ask + j);
-            TAKE(j, 0, 0);
-            TAKE(j + U, 1, 0);
-        }
-        if (apply) {
-            ask_for(x + ask_now + j);
-            ask_for(dy + ask_now + j);
-            APPLY(head + j, 0, stream, stream_d);
-            APPLY(head + j + U, 0, stream, stream_d);
-        }
-    }
-    if (apply) {
-        int64_t k = head + j;
-        for (; k + U <= end; k += U)
-            APPLY(k, 0, stream, stream_d);
-        if (e.last) {
-            APPLY_PARTS(k, n);
-        } else if (k < n) {
-            const int ours = (int)(n - k);
-            const unit_t xc = about(x + at + k, f.c, 0), xc1 = about(x + at + k, f_[1].c, 0);
-            const unit_t d = D(xc, at + k, &f, 0), d1 = D(xc1, at + k, &f_[1], 0);
-            if (dresidual)
-                put(dresidual + k, pack(u_where_first(ours, d, d1)), 0, stream_d);
-            if (dx)
-                put(dx + k,
-                    pack(u_where_first(ours, dx_unit(xc, d, &f, frozen),
-                                       dx_unit(xc1, d1, &f_[1], frozen))),
-                    0, stream);
-        }
-    }
-    if (take) {
-        for (; j + STEP <= n; j += STEP) {
-            TAKE(j, 0, 0);
-            TAKE(j + U, 1, 0);
-        }
-        if (j + U <= n) {
-            TAKE(j, 0, 0);
-            j += U;
-        }
-        if (j < n)
-            TAKE(j, 1, (int)(n - j));
-        *sums = s;
-    }
-#undef D
+    EACH_LINE(n, rows, TAKE);
 #undef TAKE
-#undef APPLY
-#undef APPLY_PARTS
+    *sums = s;
 }
 
-INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
-                           const affine_t *f_, int64_t coming, const affine_t *g_, double *sum_d,
-                           double *sum_dx, const act_t *act_, int frozen, int stream,
-                           const int act, const int has_residual)
+/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their sums. */
+static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far, int64_t n,
+                                    const terms_t *f, const act_t *act, sums_t *sums, int64_t rows)
 {
-    const int64_t length = r->length, most = now > coming ? now : coming;
-    const int64_t rows = length < BLOCK ? BLOCK / length : 1; /* of a block */
-    const int64_t step = AHEAD / length;
-    const int64_t from = first * length, next = from + now * length;
-    const io_t *to = (const io_t *)(t->y ? t->y : t->dresidual) + from; /* what is aligned */
-    const V slope = set_of(act_->slope);
+    const void *residual = t->residual;
+    const V slope = set_of(act->slope);
+#define CALL(A, R)                                                                            \
+    if (rows == STREAMS)                                                                      \
+        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS);                          \
+    else                                                                                      \
+        gradient_sums(t, at, 0, n, f, slope, sums, A, R, 1)
+    DISPATCH(CALL)
+#undef CALL
+}
+
+/* dx and dresidual of piece e, as far as they are not NULL. */
+INLINE void gradients_of(const piece_t e, const tensors_t *t, int64_t at, const terms_t *f_,
+                         int frozen, V slope, int stream, const int act, const int has_residual)
+{
+    at += e.at;
+    const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
+    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
+    io_t *dx = t->y ? (io_t *)t->y + at : NULL;
+    io_t *dresidual = t->dresidual ? (io_t *)t->dresidual + at : NULL;
+    const int stream_d = stream && ((uintptr_t)dresidual & (U * sizeof(io_t) - 1)) ==
+                                       ((uintptr_t)dx & (U * sizeof(io_t) - 1));
+    const terms_t f = f_[e.k];
+    int64_t j = 0;
+#define D(xc, f, part)                                                                        \
+    gradient_unit(xc, dy + j, has_residual ? residual + j : NULL, f, slope, part, act,        \
+                  has_residual)
+#define PUT(part, stream, stream_d)                                                           \
+    do {                                                                                      \
+        const unit_t xc = about(x + j, f.c, part), d = D(xc, &f, part);                       \
+        if (dresidual)                                                                        \
+            put(dresidual + j, pack(d), part, stream_d);                                      \
+        if (dx)                                                                               \
+            put(dx + j, pack(dx_unit(xc, d, &f, frozen)), part, stream);                      \
+    } while (0)
+#define PUT_PARTS(end)                                                                        \
+    for (; j < (end); j += U) {                                                               \
+        const int part = part_of((end) - j);                                                  \
+        PUT(part, 0, 0);                                                                      \
+    }
+    if (e.k == 0)
+        PUT_PARTS(e.head);
+    for (j = e.head; j + U <= e.end; j += U)
+        PUT(0, stream, stream_d);
+    if (!e.goes_on) {
+        PUT_PARTS(e.n);
+    } else if (j < e.n) {
+        const terms_t g = f_[e.k + 1];
+        const int ours = (int)(e.n - j);
+        const unit_t xc = about(x + j, f.c, 0), xc1 = about(x + j, g.c, 0);
+        const unit_t d = D(xc, &f, 0), d1 = D(xc1, &g, 0);
+        if (dresidual)
+            put(dresidual + j, pack(u_where_first(ours, d, d1)), 0, stream_d);
+        if (dx)
+            put(dx + j,
+                pack(u_where_first(ours, dx_unit(xc, d, &f, frozen), dx_unit(xc1, d1, &g, frozen))),
+                0, stream);
+    }
+#undef D
+#undef PUT
+#undef PUT_PARTS
+}
+
+/* The same for pieces until `owed` values are written, or all; returns how many are owed then. */
+static NOINLINE int64_t write_gradients(writer_t *w, int64_t owed, const tensors_t *t, int64_t at,
+                                        const terms_t *f, const act_t *act, int frozen, int stream)
+{
+    const void *residual = t->residual;
+    const V slope = set_of(act->slope);
+    while (owed > 0 && w->row < w->rows) {
+        const piece_t e = next_piece(w, owed);
+#define CALL(A, R) gradients_of(e, t, at, f, frozen, slope, stream, A, R)
+        DISPATCH(CALL)
+#undef CALL
+        owed -= e.n;
+    }
+    return owed;
+}
+
+static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
+                         const affine_t *f_, int64_t coming, const affine_t *g_, double *sum_d,
+                         double *sum_dx, const act_t *act, int frozen, int stream)
+{
+    const int64_t length = r->length, from = first * length, next = from + now * length;
+    const io_t *to = (const io_t *)(t->y ? t->y : t->dresidual); /* what is aligned */
+    const block_t b = block_of(r);
+    const int64_t turn = turn_of(r, 2);
     sums_t s[GROUP];
     terms_t f[GROUP], g[GROUP];
     stream = stream && t->y;
@@ -152,43 +160,31 @@ INLINE void backward_group(const tensors_t *t, const runs_t *r, int64_t first, i
         g[k] = terms_of(&g_[k]);
         sum_d[k] = sum_dx[k] = 0.0;
     }
-    for (int64_t i0 = 0; i0 < r->runs; i0 += rows)
-        for (int64_t j = 0; j < length; j += BLOCK) {
-            const int64_t end = i0 + rows < r->runs ? i0 + rows : r->runs;
-            const int64_t n = length - j < BLOCK ? length - j : BLOCK;
+    for (int64_t i0 = 0; i0 < r->runs; i0 += b.rows) {
+        const int64_t rows = r->runs - i0 < b.rows ? r->runs - i0 : b.rows, row = i0 * r->stride;
+        writer_t w = writer_of(to + from + row, r, now, rows);
+        int64_t owed = 0;
+#define WRITE(owed) write_gradients(&w, owed, t, from + row, f, act, frozen, stream)
+        for (int64_t j0 = 0; j0 < length && coming; j0 += b.columns) {
+            const int64_t columns = length - j0 < b.columns ? length - j0 : b.columns;
             for (int64_t k = 0; k < coming; k++)
                 clear(&s[k]);
-            for (int64_t i = i0; i < end; i++)
-                for (int64_t k = 0; k < most; k++) {
-                    const int64_t p = i * r->stride + j + k * length;
-#define RUN(TAKE, APPLY)                                                                      \
-    backward_run(t, next + p, &g[k], &s[k], from + p, &f[k], frozen, slope, n,                \
-                 extent_of(to + p, n, k == 0, k == now - 1), stream,                          \
-                 next + j + ask_from(r, step, coming, i, k),                                  \
-                 from + j + ask_from(r, step, now, i, k),                                     \
-                 act, has_residual, TAKE, APPLY)
-                    if (k < now && k < coming)
-                        RUN(1, 1);
-                    else if (k < now)
-                        RUN(0, 1);
-                    else
-                        RUN(1, 0);
-#undef RUN
-                }
+            for (int64_t i = 0, some; i < rows; i += some) {
+                some = rows - i < STREAMS ? 1 : STREAMS;
+                for (int64_t k = 0; k < coming; k++)
+                    for (int64_t j = 0, n; j < columns; j += n) {
+                        n = columns - j < 2 * turn ? columns - j : turn;
+                        take_gradients(t, next + row + i * r->stride + k * length + j0 + j,
+                                       r->stride, n, &g[k], act, &s[k], some);
+                        owed = WRITE(owed + some * n);
+                    }
+            }
             for (int64_t k = 0; k < coming; k++) {
                 sum_d[k] += v_sum(sum_a(&s[k]));
                 sum_dx[k] += v_sum(sum_b(&s[k]));
             }
         }
-}
-
-static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
-                         const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
-                         double *sum_dx, const act_t *act, int frozen, int stream)
-{
-    const void *residual = t->residual;
-#define CALL(A, R)                                                                            \
-    backward_group(t, r, first, now, f, coming, g, sum_d, sum_dx, act, frozen, stream, A, R)
-    DISPATCH(CALL)
-#undef CALL
+        WRITE(INT64_MAX);
+#undef WRITE
+    }
 }

@@ -38,7 +38,7 @@ cdef extern from "rounding.h" nogil:
 
 cdef enum:
     TILE = 1024            # columns whose sums the spans take at once
-    APPLY_TILE = 8192      # columns that they write at once
+    STREAM_TILE = 8192     # columns that they write at once past the caches
     GROUP = 32             # channels that a sweep takes at once, at most
     GROUP_BYTES = 4096     # what their runs are together, at most;
     PIECE_BYTES = 65536    # the same in inference, which takes so much of a sample at a time
@@ -65,6 +65,7 @@ cdef struct layout_t:
     int64_t maps       # channels: of a tile, 0 where runs are long
     int64_t group      # channels: of a sweep
     int64_t repeat     # columns: rows that are taken as one
+    bint ask           # columns: their rows are wider than a tile, and come from memory
     int64_t count      # values of one channel
     int element
     int itemsize
@@ -114,6 +115,7 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
         while l.outer % l.repeat:
             l.repeat -= 1
         l.outer //= l.repeat
+    l.ask = l.columns and l.C > TILE and streams(<double>total * l.itemsize, arrays)
     l.chunks = min(max(1, total * l.itemsize // CHUNK_BYTES), MOST_CHUNKS, max(1, l.outer))
     l.threads = team(<double>total * l.itemsize * arrays)
     return l

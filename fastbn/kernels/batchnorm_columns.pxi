@@ -64,7 +64,7 @@ cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t
     cdef double *mean = parts + 2 * k * ld
     while j < ld:
         columns = min(TILE, ld - j)
-        spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, mean + j,
+        spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, l.ask, mean + j,
                           mean + ld + j)
         j = j + columns
 
@@ -96,7 +96,7 @@ cdef void apply_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
         row = last - rows
         j = 0
         while j < ld:
-            columns = min(APPLY_TILE, ld - j)
+            columns = min(<int64_t>(STREAM_TILE if stream else TILE), ld - j)
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, coefficients, j)
             spans.col_apply(t.x + at, t.residual + at if t.residual != NULL else NULL, t.y + at,
@@ -153,7 +153,7 @@ cdef void chunk_sums(const layout_t *l, const tensors_t *t, char *coefficients,
         at = (first * ld + j) * l.itemsize
         f = affines_at(l, coefficients, j)
         spans.col_grad_sums(t.x + at, t.dy + at, t.residual + at if t.residual != NULL else NULL,
-                            last - first, columns, ld, &f, act, sum_d + j, sum_d + ld + j)
+                            last - first, columns, ld, l.ask, &f, act, sum_d + j, sum_d + ld + j)
         j = j + columns
 
 
@@ -182,7 +182,7 @@ cdef void grad_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
         row = last - rows
         j = 0
         while j < ld:
-            columns = min(APPLY_TILE, ld - j)
+            columns = min(<int64_t>(STREAM_TILE if stream else TILE), ld - j)
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, coefficients, j)
             spans.col_grad_apply(t.x + at, t.dy + at,

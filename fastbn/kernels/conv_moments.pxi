@@ -31,7 +31,7 @@ cdef void take_part(const parts_t *m, int64_t task, const char *y, int64_t pixel
     cdef double *mean = m.parts + task * 2 * m.K
     while k < first + n:
         count = min(<int64_t>MOMENT_COLUMNS, first + n - k)
-        spans_of(m.element).bn.col_moments(y + k * m.itemsize, pixels, count, m.K, mean + k,
+        spans_of(m.element).bn.col_moments(y + k * m.itemsize, pixels, count, m.K, False, mean + k,
                                            mean + m.K + k)
         k = k + count
 

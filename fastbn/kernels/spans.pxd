@@ -125,7 +125,7 @@ cdef extern from "table.h" nogil:
         void (*map_spread)(const affine_t *f, int64_t maps, int64_t length,
                            const affines_t *to) noexcept nogil
         void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld,
-                            double *mean, double *m2) noexcept nogil
+                            bint ask, double *mean, double *m2) noexcept nogil
         void (*col_merge)(double count, double n, const double *part_mean, const double *part_m2,
                           int64_t columns, double *mean, double *m2) noexcept nogil
         void (*col_invstd)(int64_t n, double count, double eps, double *var,
@@ -145,8 +145,8 @@ cdef extern from "table.h" nogil:
                           int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
                           int stream) noexcept nogil
         void (*col_grad_sums)(const void *x, const void *dy, const void *residual, int64_t rows,
-                              int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
-                              double *sum_d, double *sum_dx) noexcept nogil
+                              int64_t columns, int64_t ld, bint ask, const affines_t *f,
+                              const act_t *act, double *sum_d, double *sum_dx) noexcept nogil
         void (*col_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
                                void *dresidual, int64_t rows, int64_t columns, int64_t ld,
                                const affines_t *f, const act_t *act, int frozen,

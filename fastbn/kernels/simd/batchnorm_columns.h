@@ -7,11 +7,12 @@
  * each, else fewer. All are loaded before the first is stored: a load waits for a store before it
  * whose address differs by a multiple of 4096, as that of rows often does. Whole lines are stored
  * together, as those that bypass the cache must be. A set of the first cache has room for eight
- * lines that are a page apart: backward, with three arrays, takes two rows. */
+ * lines that are a page apart: backward, with three arrays, takes two rows, and so does what does
+ * not bypass the cache. */
 enum {
     LINE_UNITS = LINE > U ? LINE / U : 1,
-    ROWS = LINE_UNITS > 8 ? 1 : 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,
-    GRAD_ROWS = ROWS < 2 ? ROWS : 2
+    STREAM_ROWS = LINE_UNITS > 8 ? 1 : 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,
+    ROWS = STREAM_ROWS < 2 ? STREAM_ROWS : 2
 };
 
 INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t far, int64_t columns,
@@ -21,7 +22,7 @@ INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t far
     int64_t j = 0;
 #define APPLY(units, part)                                                                    \
     do {                                                                                      \
-        M m[ROWS][LINE_UNITS];                                                                \
+        M m[STREAM_ROWS][LINE_UNITS];                                                         \
         UNROLL for (int u = 0; u < units; u++) {                                              \
             const int64_t at = j + u * U;                                                     \
             const unit_t c = u_loadt(c_ + at), a = u_loadt(a_ + at), b = u_loadt(b_ + at);    \
@@ -64,15 +65,16 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = set_of(act->slope);
     stream = stream && rows_stream(y, columns, ld);
-    const int64_t steps = rows / ROWS;
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
-    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, steps * ld, columns, c, a, b, \
-               slope, stream, A, R, K)
+    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, rows / (K) * ld, columns, c, a, \
+               b, slope, stream, A, R, K)
 #define CALL(A, R)                                                                            \
-    for (; i < steps; i++)                                                                    \
+    for (; stream && i < rows / STREAM_ROWS; i++)                                             \
+        SOME(A, R, STREAM_ROWS);                                                              \
+    for (; !stream && i < rows / ROWS; i++)                                                   \
         SOME(A, R, ROWS);                                                                     \
-    for (i = steps * ROWS; i < rows; i++)                                                     \
+    for (i *= stream ? STREAM_ROWS : ROWS; i < rows; i++)                                     \
         SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL

@@ -2,7 +2,7 @@
 
 /* Add K rows to the sums of d, and of d * (x - centre). */
 INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t far,
-                     int64_t columns, const T *c_, const T *a_, const T *b_, V slope, T *sum_d,
+                     int64_t columns, int64_t ask, const T *c_, const T *a_, const T *b_, V slope, T *sum_d,
                      T *sum_dx, const int act, const int has_residual, const int K)
 {
     int64_t j = 0;
@@ -13,6 +13,10 @@ INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_
         UNROLL for (int k = 0; k < K; k++) {                                                  \
             const int64_t at = k * far + j;                                                   \
             const unit_t v = u_load(x + at, part), g = u_load(dy + at, part);                 \
+            if (ask) {                                                                        \
+                PREFETCH(x + at + ask);                                                       \
+                PREFETCH(dy + at + ask);                                                      \
+            }                                                                                 \
             unit_t r;                                                                         \
             if (has_residual)                                                                 \
                 r = u_load(residual + at, part);                                              \
@@ -36,8 +40,8 @@ INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_
 
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
 static void col_grad_sums(const void *x_, const void *dy_, const void *residual, int64_t rows,
-                          int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
-                          double *sum_d, double *sum_dx)
+                          int64_t columns, int64_t ld, int ask, const affines_t *f,
+                          const act_t *act, double *sum_d, double *sum_dx)
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
     const T *c = f->centre, *a = f->a, *b = f->b;
@@ -50,8 +54,8 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
         fill(s, padded, 0);
         fill(q, padded, 0);
 #define SOME(A, R, K)                                                                         \
-    add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, steps * ld, columns, c, a, b,  \
-             slope, s, q, A, R, K)
+    add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, steps * ld, columns,           \
+             ask ? ld : 0, c, a, b, slope, s, q, A, R, K)
 #define CALL(A, R)                                                                            \
     for (; i < last; i++)                                                                     \
         SOME(A, R, STREAMS);                                                                  \
@@ -74,7 +78,7 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
     int64_t j = 0;
 #define APPLY(units, part)                                                                    \
     do {                                                                                      \
-        M dx_[GRAD_ROWS][LINE_UNITS] = {0}, d_[GRAD_ROWS][LINE_UNITS] = {0};                  \
+        M dx_[ROWS][LINE_UNITS] = {0}, d_[ROWS][LINE_UNITS] = {0};                            \
         UNROLL for (int u = 0; u < units; u++) {                                              \
             const int64_t at = j + u * U;                                                     \
             const unit_t c = u_loadt(c_ + at), a = u_loadt(a_ + at), b = u_loadt(b_ + at);    \
@@ -121,7 +125,7 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
     io_t *dx = dx_, *dres = dresidual_;
     const V slope = set_of(act->slope);
     stream = stream && dx && rows_stream(dx, columns, ld);
-    const int64_t steps = rows / GRAD_ROWS;
+    const int64_t steps = rows / ROWS;
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
     grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
@@ -129,8 +133,8 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
               f->k1, frozen, slope, stream, A, R, K)
 #define CALL(A, R)                                                                            \
     for (; i < steps; i++)                                                                    \
-        SOME(A, R, GRAD_ROWS);                                                                \
-    for (i = steps * GRAD_ROWS; i < rows; i++)                                                \
+        SOME(A, R, ROWS);                                                                \
+    for (i = steps * ROWS; i < rows; i++)                                                \
         SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL

@@ -44,10 +44,11 @@ INLINE void sample_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns
         shift[j] *= share;
 }
 
-/* Add K rows to the sums and sums of squares about shift. In a unit that is there in part, the
- * lanes beyond gather numbers that nobody reads. */
-INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, const T *shift, T *sum,
-                        T *square, const int K)
+/* Add K rows to the sums and sums of squares about shift, and ask for what lies `ask` further on,
+ * if that is not 0. In a unit that is there in part, the lanes beyond gather numbers that nobody
+ * reads. */
+INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, int64_t ask, const T *shift,
+                        T *sum, T *square, const int K)
 {
     int64_t j = 0;
 #define ADD(part)                                                                             \
@@ -56,6 +57,8 @@ INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, const T *sh
         unit_t s = u_loadt(sum + j), q = u_loadt(square + j);                                 \
         UNROLL for (int k = 0; k < K; k++) {                                                  \
             const unit_t v = u_load(x + k * far + j, part);                                   \
+            if (ask)                                                                          \
+                PREFETCH(x + k * far + j + ask);                                              \
             EACH_PART(p) {                                                                    \
                 const V d = v.p[p] - c.p[p];                                                  \
                 s.p[p] += d;                                                                  \
@@ -80,9 +83,10 @@ INLINE void add_to_doubles(double *to, T *from, int64_t n)
         to[j] += (double)from[j];
 }
 
-/* Mean and sum of squares of every column. columns <= TILE. */
-static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, double *mean,
-                        double *m2)
+/* Mean and sum of squares of every column. columns <= TILE. With `ask`, memory is asked for the same
+ * columns of the rows behind: no prefetcher follows short pieces of long rows. */
+static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, int ask,
+                        double *mean, double *m2)
 {
     const io_t *x = x_;
     T shift[TILE + U], s[TILE + U], q[TILE + U];
@@ -98,9 +102,9 @@ static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t l
         fill(s, padded, 0);
         fill(q, padded, 0);
         for (; i < last; i++)
-            add_moments(x + i * ld, far, columns, shift, s, q, STREAMS);
+            add_moments(x + i * ld, far, columns, ask ? ld : 0, shift, s, q, STREAMS);
         for (int64_t row = STREAMS * steps; i == steps && row < rows; row++)
-            add_moments(x + row * ld, 0, columns, shift, s, q, 1);
+            add_moments(x + row * ld, 0, columns, 0, shift, s, q, 1);
         add_to_doubles(mean, s, columns);
         add_to_doubles(m2, q, columns);
     } while (i < steps);
@@ -171,9 +175,9 @@ static void map_moments(const void *x_, int64_t rows, int64_t maps, int64_t leng
         fill(s, padded, 0);
         fill(q, padded, 0);
         for (int64_t i = 0; i < steps; i++)
-            add_moments(x + i * ld, steps * ld, columns, shift, s, q, STREAMS);
+            add_moments(x + i * ld, steps * ld, columns, 0, shift, s, q, STREAMS);
         for (int64_t row = STREAMS * steps; row < count; row++)
-            add_moments(x + row * ld, 0, columns, shift, s, q, 1);
+            add_moments(x + row * ld, 0, columns, 0, shift, s, q, 1);
         from_parts(shift, padded);
         from_parts(s, padded);
         from_parts(q, padded);

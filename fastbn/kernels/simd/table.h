@@ -127,8 +127,8 @@ typedef struct {
                         double *mean, double *m2);
     void (*map_spread)(const affine_t *f, int64_t maps, int64_t length, const affines_t *to);
     /* Many channels side by side (channels-last): `columns` of them in rows `ld` apart. */
-    void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, double *mean,
-                        double *m2);
+    void (*col_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, int ask,
+                        double *mean, double *m2);
     void (*col_merge)(double count, double n, const double *part_mean, const double *part_m2,
                       int64_t columns, double *mean, double *m2);
     void (*col_invstd)(int64_t n, double count, double eps, double *var, double *invstd);
@@ -145,7 +145,7 @@ typedef struct {
     void (*col_apply)(const void *x, const void *residual, void *y, int64_t rows, int64_t columns,
                       int64_t ld, const affines_t *f, const act_t *act, int stream);
     void (*col_grad_sums)(const void *x, const void *dy, const void *residual, int64_t rows,
-                          int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
+                          int64_t columns, int64_t ld, int ask, const affines_t *f, const act_t *act,
                           double *sum_d, double *sum_dx);
     void (*col_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
                            void *dresidual, int64_t rows, int64_t columns, int64_t ld,

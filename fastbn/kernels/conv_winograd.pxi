@@ -129,7 +129,7 @@ cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
                 spans.product_rows(1, &at, &length, rows, b, c,
                                    i * product_pitch + panel * spans.nr, tiles,
                                    min(<int64_t>spans.nr, v.K - panel * spans.nr), NULL, chunk > 0,
-                                   b + v.C * spans.nr * v.itemsize, ahead)
+                                   False, b + v.C * spans.nr * v.itemsize, ahead)
     for row in range(count):
         y = p.y + pixels_before(p, first + row) * v.K * v.itemsize
         if not winograd.outputs(

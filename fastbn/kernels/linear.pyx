@@ -56,7 +56,7 @@ cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
         start = k
         spans.product_rows(1, &start, &depth, rows, panel, c, 0, count, n,
                            p.bias + column * size if p.bias != NULL and k == 0 else NULL, k > 0,
-                           NULL, 0)
+                           False, NULL, 0)
         k = k + DEPTH
 
 

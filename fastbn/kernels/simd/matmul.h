@@ -46,8 +46,10 @@ INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias
 
 INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *length,
                          const T *const *rows, const T *b, T *const *c, int64_t at, const int m,
-                         const int nv, const int full, int64_t n, const T *bias, int add)
+                         const int nv, const int full, int64_t n, const T *bias, int add,
+                         const int ask)
 {
+    const T *next = rows[0] + start[0] + m * length[0];
     V acc[MR][NV];
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int v = 0; v < nv; v++)
@@ -61,6 +63,8 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
             V row[NV];
             UNROLL for (int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
+            if (ask)
+                PREFETCH(next + k * m);
             UNROLL for (int i = 0; i < m; i++) {
                 const V x = v_set(a[i][k]);
                 UNROLL for (int v = 0; v < nv; v++)
@@ -73,11 +77,12 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
 }
 
 /* count rows, a tile at a time; c[i] + at: n <= NR columns. Meanwhile ahead_bytes from `ahead`,
- * which a later call will read, are fetched into the second-level cache. */
+ * which a later call will read, are fetched into the second-level cache. With `ask`, rows are one
+ * segment each, lie behind one another, and are not in cache: a tile fetches the next one's. */
 static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows_, const void *b, void *const *c_, int64_t at,
-                         int64_t count, int64_t n, const void *bias, int add, const void *ahead_,
-                         int64_t ahead_bytes)
+                         int64_t count, int64_t n, const void *bias, int add, int ask,
+                         const void *ahead_, int64_t ahead_bytes)
 {
     const T *const *rows = (const T *const *)rows_;
     T *const *c = (T *const *)c_;
@@ -87,26 +92,29 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
     for (; count > 0; count -= MR, rows += MR, c += MR) {
         const int m = count < MR ? (int)count : MR;
         for (int i = 0; i < m; i++)
-            PREFETCH_WRITE(c[i + (count >= 2 * MR ? MR : 0)] + at);
+            for (int j = 0; j < NR * (int)sizeof(T); j += 64)
+                PREFETCH_WRITE((char *)(c[i + (count >= 2 * MR ? MR : 0)] + at) + j);
         for (const char *end = ahead + share; ahead < end; ahead += 64)
             PREFETCH(ahead);
-        if (m == MR && kind == 0) {
-            product_body(segments, start, length, rows, b, c, at, MR, NV, 1, n, bias, add);
+#define BODY(M, NV, FULL, ASK)                                                                \
+    product_body(segments, start, length, rows, b, c, at, M, NV, FULL, n, bias, add, ASK)
+        if (m == MR && (ask || kind == 0)) {
+            if (!ask)
+                BODY(MR, NV, 1, 0);
+            else if (kind == 2)
+                BODY(MR, 1, 0, 1);
+            else
+                BODY(MR, NV, 0, 1);
             continue;
         }
         switch (m * 3 + kind) {
 #define CALL(M)                                                                               \
-    case M * 3:                                                                               \
-        product_body(segments, start, length, rows, b, c, at, M, NV, 1, n, bias, add);        \
-        break;                                                                                \
-    case M * 3 + 1:                                                                           \
-        product_body(segments, start, length, rows, b, c, at, M, NV, 0, n, bias, add);        \
-        break;                                                                                \
-    case M * 3 + 2:                                                                           \
-        product_body(segments, start, length, rows, b, c, at, M, 1, 0, n, bias, add);         \
-        break;
+    case M * 3: BODY(M, NV, 1, 0); break;                                                     \
+    case M * 3 + 1: BODY(M, NV, 0, 0); break;                                                 \
+    case M * 3 + 2: BODY(M, 1, 0, 0); break;
             ROW_CASES(CALL)
 #undef CALL
+#undef BODY
         }
     }
 }

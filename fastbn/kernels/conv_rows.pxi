@@ -159,7 +159,7 @@ cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
                 ahead = p.packed + group * panels * window * row_bytes + begin * row_bytes + bytes_
             bias = p.bias + column * p.itemsize if p.bias != NULL and chunk == 0 else NULL
             spans.product_rows(p.chunk_segments[chunk + 1] - segment, p.start + segment,
-                               p.length + segment, rows, b, c, column, count,
+                               p.length + segment, rows, b, spans.nr, c, column, count,
                                min(<int64_t>spans.nr, p.n - panel * spans.nr), bias, chunk > 0,
                                p.lie_together and panel == 0, ahead,
                                bytes_ if p.chunks > 1 else 0)

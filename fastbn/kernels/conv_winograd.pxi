@@ -126,7 +126,7 @@ cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
             at = i * pitch + begin
             for panel in range(panels):
                 b = p.filters + (i * p.filter_pitch + (panel * v.C + begin) * spans.nr) * v.itemsize
-                spans.product_rows(1, &at, &length, rows, b, c,
+                spans.product_rows(1, &at, &length, rows, b, spans.nr, c,
                                    i * product_pitch + panel * spans.nr, tiles,
                                    min(<int64_t>spans.nr, v.K - panel * spans.nr), NULL, chunk > 0,
                                    False, b + v.C * spans.nr * v.itemsize, ahead)

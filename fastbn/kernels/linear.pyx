@@ -21,6 +21,7 @@ cnp.import_array()
 cdef enum:
     DEPTH = 1024       # of a packed panel: 64 KB of float32
     TILES = 16         # tiles of rows in a task
+    FEW_ROWS = 48      # for which a panel is not packed
     COUNT = 256        # rows of x and dy that dweight's tiles run through at a time
     GROUP = 4          # tiles of dweight's rows in a task
     MOST_ROWS = 16     # rows of any tile
@@ -46,15 +47,22 @@ cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
     cdef int size = p.itemsize
     cdef const void *rows[TILES * MOST_ROWS]
     cdef void *c[TILES * MOST_ROWS]
+    # Few rows do not repay the packing of a panel that they could read where it lies.
+    cdef bint as_it_lies = p.sn == 1 and n == spans.nr and count <= FEW_ROWS
     cdef char *panel = <char *>scratch(1, min(p.k, <int64_t>DEPTH) * spans.nr * size)
+    cdef const char *b
     for i in range(count):
         rows[i] = p.a + (first + i) * p.k * size
         c[i] = p.c + ((first + i) * p.n + column) * size
     while k < p.k or k == 0:
         depth = min(p.k - k, <int64_t>DEPTH)
-        spans.pack_panel(p.b + (k * p.sk + column * p.sn) * size, depth, n, p.sk, p.sn, panel)
+        b = p.b + (k * p.sk + column * p.sn) * size
+        if not as_it_lies:
+            spans.pack_panel(b, depth, n, p.sk, p.sn, panel)
+            b = panel
         start = k
-        spans.product_rows(1, &start, &depth, rows, panel, c, 0, count, n,
+        spans.product_rows(1, &start, &depth, rows, b, p.sk if as_it_lies else spans.nr, c, 0,
+                           count, n,
                            p.bias + column * size if p.bias != NULL and k == 0 else NULL, k > 0,
                            False, NULL, 0)
         k = k + DEPTH

@@ -3,7 +3,7 @@
  * product_rows   c[i][j] = sum over segments s and k of rows[i][start[s] + k] * b[s][k][j]
  *     A row of a is read where it lies, in segments that stand at the same places in every row: what
  *     a convolution's window sees of its input. Linear has one segment. b is packed into panels, NR
- *     columns wide and zero beyond the last column.
+ *     columns wide and zero beyond the last column; NR whole columns may be read where they lie.
  * dot_rows       the same with b[j][s][k], for one to three columns: the sums run through vectors
  * outer_rows     c[i][j] = sum over p of a[p][off[i]] * b[p][j]
  *     The gradient of the weights: a[p] is where what pixel (or row) p sees begins.
@@ -44,9 +44,16 @@ INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias
     }
 }
 
+/* A tile's row of c will be written from c + at on. */
+INLINE void ask_to_write(const T *c, int64_t at)
+{
+    for (int j = 0; j < NR; j += 64 / (int)sizeof(T))
+        PREFETCH_WRITE(c + at + j);
+}
+
 INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *length,
-                         const T *const *rows, const T *b, T *const *c, int64_t at, const int m,
-                         const int nv, const int full, int64_t n, const T *bias, int add,
+                         const T *const *rows, const T *b, int64_t ldb, T *const *c, int64_t at,
+                         const int m, const int nv, const int full, int64_t n, const T *bias, int add,
                          const int ask)
 {
     const T *next = rows[0] + start[0] + m * length[0];
@@ -59,7 +66,7 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
         const T *a[MR];
         UNROLL for (int i = 0; i < m; i++)
             a[i] = rows[i] + start[s];
-        for (int64_t k = 0; k < depth; k++, b += NR) {
+        for (int64_t k = 0; k < depth; k++, b += ldb) {
             V row[NV];
             UNROLL for (int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
@@ -76,12 +83,13 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
         store_row(acc[i], c[i] + at, nv, full ? NR : n, bias, add);
 }
 
-/* count rows, a tile at a time; c[i] + at: n <= NR columns. Meanwhile ahead_bytes from `ahead`,
- * which a later call will read, are fetched into the second-level cache. With `ask`, rows are one
- * segment each, lie behind one another, and are not in cache: a tile fetches the next one's. */
+/* count rows, a tile at a time; c[i] + at: n <= NR columns. b's rows are ldb apart: NR in a panel.
+ * Meanwhile ahead_bytes from `ahead`, which a later call will read, are fetched into the second-level
+ * cache. With `ask`, rows are one segment each, lie behind one another, and are not in cache: a tile
+ * fetches the next one's. */
 static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
-                         const void *const *rows_, const void *b, void *const *c_, int64_t at,
-                         int64_t count, int64_t n, const void *bias, int add, int ask,
+                         const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
+                         int64_t at, int64_t count, int64_t n, const void *bias, int add, int ask,
                          const void *ahead_, int64_t ahead_bytes)
 {
     const T *const *rows = (const T *const *)rows_;
@@ -92,26 +100,28 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
     for (; count > 0; count -= MR, rows += MR, c += MR) {
         const int m = count < MR ? (int)count : MR;
         for (int i = 0; i < m; i++)
-            for (int j = 0; j < NR * (int)sizeof(T); j += 64)
-                PREFETCH_WRITE((char *)(c[i + (count >= 2 * MR ? MR : 0)] + at) + j);
+            ask_to_write(c[i + (count >= 2 * MR ? MR : 0)], at);
         for (const char *end = ahead + share; ahead < end; ahead += 64)
             PREFETCH(ahead);
-#define BODY(M, NV, FULL, ASK)                                                                \
-    product_body(segments, start, length, rows, b, c, at, M, NV, FULL, n, bias, add, ASK)
-        if (m == MR && (ask || kind == 0)) {
-            if (!ask)
-                BODY(MR, NV, 1, 0);
-            else if (kind == 2)
-                BODY(MR, 1, 0, 1);
+#define BODY(M, NV, FULL, ASK, LDB)                                                           \
+    product_body(segments, start, length, rows, b, LDB, c, at, M, NV, FULL, n, bias, add, ASK)
+        if (m == MR && ask && ldb == NR) {
+            if (kind == 2)
+                BODY(MR, 1, 0, 1, NR);
             else
-                BODY(MR, NV, 0, 1);
+                BODY(MR, NV, 0, 1, NR);
             continue;
         }
-        switch (m * 3 + kind) {
+        if (m == MR && kind == 0 && ldb == NR) {
+            BODY(MR, NV, 1, 0, NR);
+            continue;
+        }
+        switch (ldb == NR ? m * 4 + kind : m * 4 + 3) {
 #define CALL(M)                                                                               \
-    case M * 3: BODY(M, NV, 1, 0); break;                                                     \
-    case M * 3 + 1: BODY(M, NV, 0, 0); break;                                                 \
-    case M * 3 + 2: BODY(M, 1, 0, 0); break;
+    case M * 4: BODY(M, NV, 1, 0, NR); break;                                                 \
+    case M * 4 + 1: BODY(M, NV, 0, 0, NR); break;                                             \
+    case M * 4 + 2: BODY(M, 1, 0, 0, NR); break;                                              \
+    case M * 4 + 3: BODY(M, NV, 1, 0, ldb); break;
             ROW_CASES(CALL)
 #undef CALL
 #undef BODY
@@ -246,7 +256,7 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t next = rows * (tile + 1) / tiles;
         for (int64_t i = next; i < next + MR && i < rows; i++)
-            PREFETCH_WRITE(c + i * ldc);
+            ask_to_write(c + i * ldc, 0);
         for (int k = 0; k < 2; k++) {
             const char *p = (const char *)ahead[k].p + ahead[k].bytes * tile / tiles;
             const char *end = (const char *)ahead[k].p + ahead[k].bytes * (tile + 1) / tiles;

@@ -162,8 +162,8 @@ typedef struct {
     int mr; /* rows of a tile, at most */
     int nr; /* columns of a tile and of a packed panel */
     void (*product_rows)(int64_t segments, const int64_t *start, const int64_t *length,
-                         const void *const *rows, const void *b, void *const *c, int64_t at,
-                         int64_t count, int64_t n, const void *bias, int add, int ask,
+                         const void *const *rows, const void *b, int64_t ldb, void *const *c,
+                         int64_t at, int64_t count, int64_t n, const void *bias, int add, int ask,
                          const void *ahead, int64_t ahead_bytes);
     void (*dot_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                      const void *const *rows, const void *b, int64_t ldb, void *const *c,

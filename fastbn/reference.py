@@ -571,6 +571,14 @@ def flatten_backward(dy: ArrayLike, saved: Saved) -> Array:
     return _f64(dy).reshape(saved)
 
 
+def add(*xs: ArrayLike) -> Array:
+    """Return the sum of the arrays; its gradient is that of every one."""
+    total = _f64(xs[0])
+    for x in xs[1:]:
+        total = total + _f64(x)
+    return total
+
+
 def concat(*xs: ArrayLike) -> tuple[Array, Saved]:
     """Return the arrays side by side along their last axis."""
     arrays = [_f64(x) for x in xs]

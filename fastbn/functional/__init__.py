@@ -17,6 +17,7 @@ from fastbn.functional.activation import softmax as softmax
 from fastbn.functional.activation import softmax_backward as softmax_backward
 from fastbn.functional.activation import tanh as tanh
 from fastbn.functional.activation import tanh_backward as tanh_backward
+from fastbn.functional.add import add as add
 from fastbn.functional.batchnorm import batch_norm as batch_norm
 from fastbn.functional.batchnorm import batch_norm_backward as batch_norm_backward
 from fastbn.functional.concat import concat as concat

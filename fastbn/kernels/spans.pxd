@@ -69,6 +69,8 @@ cdef extern from "table.h" nogil:
                     int stream) noexcept nogil
         void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
                          int stream) noexcept nogil
+        void (*sum_terms)(const void *const *x, int terms, void *y, int64_t n,
+                       int stream) noexcept nogil
         void (*dropout)(const void *x, void *y, int64_t first, int64_t n, uint64_t seed,
                         uint64_t threshold, double scale, int stream) noexcept nogil
         void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns) noexcept nogil

@@ -84,8 +84,7 @@ class Concat(Module):
         out = [self._pool.take(shape, dy.dtype) for shape in saved.shapes]
         parts: list[Array | None] = list(F.concat_backward(dy, saved, out=out))
         del out
-        total: Array | None = None
-        summed = False
+        gradients: list[Array] = []
         for index, plan in enumerate(self._planned()):
             if not (need_dx or plan.has_parameters):
                 plan.discard()
@@ -94,17 +93,15 @@ class Concat(Module):
             assert part is not None
             dx = plan.backward(part, need_dx)
             del part
-            if not need_dx:
-                continue
-            assert dx is not None
-            if total is None:
-                total = dx
-            else:
-                destination = total if summed else self._pool.take(dx.shape, dx.dtype)
-                total, summed = np.add(total, dx, out=destination), True
-            del dx
+            if need_dx:
+                assert dx is not None
+                gradients.append(dx)
+                del dx
         self._saved = None
-        return total
+        if len(gradients) < 2:
+            return gradients[0] if gradients else None
+        shape, dtype = gradients[0].shape, gradients[0].dtype
+        return F.add(*gradients, out=self._pool.take(shape, dtype))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the branches' shape, with all their channels."""

@@ -215,7 +215,7 @@ class Residual(Module):
             y = body.forward_residual(x, save, residual, self.activation, self.negative_slope)
         else:
             z = body.forward(x, save)
-            y = np.add(z, residual, out=self._pool.take(z.shape, z.dtype))
+            y = F.add(z, residual, out=self._pool.take(z.shape, z.dtype))
             if self.activation is not None:
                 z, out = y, self._pool.take(y.shape, y.dtype)
                 if self.activation == "relu":
@@ -254,7 +254,7 @@ class Residual(Module):
             return None
         assert dx is not None
         assert dresidual is not None
-        return np.add(dx, dresidual, out=self._pool.take(dx.shape, dx.dtype))
+        return F.add(dx, dresidual, out=self._pool.take(dx.shape, dx.dtype))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of both branches, which must agree."""

@@ -52,6 +52,24 @@ static void map_grad(const void *y_, const void *dy_, void *dx_, int64_t n, int 
 #undef TANH
 }
 
+/* y = x[0] + x[1], + x[2] and + x[3] if there are 3 or 4 terms; y may be one of them. */
+static void sum_terms(const void *const *x_, int terms, void *y_, int64_t n, int stream)
+{
+    const T *const *x = (const T *const *)x_;
+    T *y = y_;
+#define TWO(LOAD) LOAD(x[0]) + LOAD(x[1])
+#define THREE(LOAD) LOAD(x[0]) + LOAD(x[1]) + LOAD(x[2])
+#define FOUR(LOAD) LOAD(x[0]) + LOAD(x[1]) + LOAD(x[2]) + LOAD(x[3])
+    switch (terms) {
+    case 2: STORE_LOOP(y, n, stream, TWO); break;
+    case 3: STORE_LOOP(y, n, stream, THREE); break;
+    default: STORE_LOOP(y, n, stream, FOUR); break;
+    }
+#undef TWO
+#undef THREE
+#undef FOUR
+}
+
 /* ---- rows ---- */
 
 enum { SUM_BLOCK = 512 }; /* values that are summed in T; blocks are summed in float64 */

@@ -33,7 +33,7 @@ const spans_t FASTBN_TABLE = {
            col_grad_apply},
 #if !defined(FASTBN_BF16)
     .optim = {sgd, adam},
-    .activation = {map, map_grad, dropout, softmax_rows, softmax_grad_rows},
+    .activation = {map, map_grad, sum_terms, dropout, softmax_rows, softmax_grad_rows},
     .loss = {ce_rows, ce_grad_rows, squares, difference},
     .pool = {max_row, max_grad_row, avg_row, avg_grad_row, pixel_means, pixel_shares},
 #endif

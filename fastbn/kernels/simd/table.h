@@ -64,6 +64,7 @@ typedef struct {
     void (*map)(const void *x, void *y, int64_t n, int op, double slope, int stream);
     void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
                      int stream);
+    void (*sum_terms)(const void *const *x, int terms, void *y, int64_t n, int stream);
     /* first: the index of x[0], an even number; see simd/dropout.h */
     void (*dropout)(const void *x, void *y, int64_t first, int64_t n, uint64_t seed,
                     uint64_t threshold, double scale, int stream);

@@ -1,9 +1,9 @@
 # Channels side by side (channels-last and (N, C)): included by batchnorm.pyx.
 #
 # Rows are cut into chunks, whose moments are merged in the order of the chunks; then the chunks are
-# normalised, the last one first, because the end of the array is what the caches still hold. With
-# few channels, several rows are taken as one. One thread starts no team: that costs as much as a
-# small array.
+# normalised. A thread normalises the chunks that it has read, the last one first, because that is
+# what its caches still hold. With few channels, several rows are taken as one. One thread starts no
+# team: that costs as much as a small array.
 
 cdef inline int64_t width_of(const layout_t *l) noexcept nogil:
     return l.C * l.repeat
@@ -56,6 +56,11 @@ cdef void lay_out(const layout_t *l, char *coefficients) noexcept nogil:
     spans_of(l.element).bn.col_order(width_of(l), &f, False)
 
 
+cdef inline int64_t share(const layout_t *l, int64_t thread) noexcept nogil:
+    """The first chunk that is a thread's."""
+    return l.chunks * thread // l.threads
+
+
 cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
     """Mean and sum of squares of every column over chunk k, into parts[k]."""
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
@@ -67,6 +72,13 @@ cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t
         spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, l.ask, mean + j,
                           mean + ld + j)
         j = j + columns
+
+
+cdef void moments_of_chunks(const layout_t *l, const char *x, double *parts, int64_t first,
+                            int64_t last) noexcept nogil:
+    cdef int64_t k
+    for k in range(first, last):
+        chunk_moments(l, x, parts, k)
 
 
 cdef void merge_moments(const layout_t *l, const double *parts, double *mean,
@@ -105,6 +117,14 @@ cdef void apply_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
         last = row
 
 
+cdef void apply_chunks(const layout_t *l, const tensors_t *t, char *coefficients,
+                       const act_t *act, bint stream, int64_t first, int64_t last) noexcept nogil:
+    cdef int64_t k
+    for k in range(last - 1, first - 1, -1):
+        apply_chunk(l, t, coefficients, act, stream, k)
+    store_fence()
+
+
 cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weight,
                          const void *bias, double *mean, double *invstd, double *var, double eps,
                          bint batch, const act_t *act, bint stream) noexcept nogil:
@@ -118,24 +138,20 @@ cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weig
         return -1
     if batch:
         if l.threads == 1:
-            for k in range(l.chunks):
-                chunk_moments(l, t.x, <double *>memory, k)
+            moments_of_chunks(l, t.x, <double *>memory, 0, l.chunks)
         else:
-            for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-                chunk_moments(l, t.x, <double *>memory, k)
+            for k in prange(l.threads, schedule="static", num_threads=l.threads):
+                moments_of_chunks(l, t.x, <double *>memory, share(l, k), share(l, k + 1))
         merge_moments(l, <double *>memory, mean, var)
         spans.col_invstd(l.C, <double>l.count, eps, var, invstd)
     f = affines_at(l, coefficients, 0)
     spans.col_affine(l.C, mean, invstd, weight, bias, &f)
     lay_out(l, coefficients)
     if l.threads == 1:
-        for k in range(l.chunks):
-            apply_chunk(l, t, coefficients, act, stream, l.chunks - 1 - k)
-            store_fence()
+        apply_chunks(l, t, coefficients, act, stream, 0, l.chunks)
     else:
-        for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-            apply_chunk(l, t, coefficients, act, stream, l.chunks - 1 - k)
-            store_fence()
+        for k in prange(l.threads, schedule="static", num_threads=l.threads):
+            apply_chunks(l, t, coefficients, act, stream, share(l, k), share(l, k + 1))
     return 0
 
 
@@ -155,6 +171,14 @@ cdef void chunk_sums(const layout_t *l, const tensors_t *t, char *coefficients,
         spans.col_grad_sums(t.x + at, t.dy + at, t.residual + at if t.residual != NULL else NULL,
                             last - first, columns, ld, l.ask, &f, act, sum_d + j, sum_d + ld + j)
         j = j + columns
+
+
+cdef void sums_of_chunks(const layout_t *l, const tensors_t *t, char *coefficients,
+                         const act_t *act, double *parts, int64_t first,
+                         int64_t last) noexcept nogil:
+    cdef int64_t k
+    for k in range(first, last):
+        chunk_sums(l, t, coefficients, act, parts, k)
 
 
 cdef void add_sums(const layout_t *l, double *parts) noexcept nogil:
@@ -194,6 +218,15 @@ cdef void grad_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
         last = row
 
 
+cdef void grad_chunks(const layout_t *l, const tensors_t *t, char *coefficients,
+                      const act_t *act, bint frozen, bint stream, int64_t first,
+                      int64_t last) noexcept nogil:
+    cdef int64_t k
+    for k in range(last - 1, first - 1, -1):
+        grad_chunk(l, t, coefficients, act, frozen, stream, k)
+    store_fence()
+
+
 cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *weight,
                           const void *bias, const double *mean, const double *invstd,
                           void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
@@ -213,11 +246,10 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
     lay_out(l, coefficients)
     if sums:
         if l.threads == 1:
-            for k in range(l.chunks):
-                chunk_sums(l, t, coefficients, act, parts, k)
+            sums_of_chunks(l, t, coefficients, act, parts, 0, l.chunks)
         else:
-            for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-                chunk_sums(l, t, coefficients, act, parts, k)
+            for k in prange(l.threads, schedule="static", num_threads=l.threads):
+                sums_of_chunks(l, t, coefficients, act, parts, share(l, k), share(l, k + 1))
         add_sums(l, parts)
         spans.col_order(ld, &f, True)
         spans.col_terms(l.C, <double>l.count, mean, invstd, parts, parts + ld, &f, dweight, dbias,
@@ -225,11 +257,9 @@ cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *wei
         lay_out(l, coefficients)
     if t.y != NULL or t.dresidual != NULL:
         if l.threads == 1:
-            for k in range(l.chunks):
-                grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
-                store_fence()
+            grad_chunks(l, t, coefficients, act, frozen, stream, 0, l.chunks)
         else:
-            for k in prange(l.chunks, schedule="static", num_threads=l.threads):
-                grad_chunk(l, t, coefficients, act, frozen, stream, l.chunks - 1 - k)
-                store_fence()
+            for k in prange(l.threads, schedule="static", num_threads=l.threads):
+                grad_chunks(l, t, coefficients, act, frozen, stream, share(l, k),
+                            share(l, k + 1))
     return 0

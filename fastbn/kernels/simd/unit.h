@@ -33,7 +33,9 @@ INLINE void m_store(io_t *p, M m) { *(MU *)p = m; }
 /* The lower halves of `lower` and the upper halves of `upper`. */
 INLINE M m_halves(M lower, M upper)
 {
-#if VBYTES == 32 && defined(__AVX2__)
+#if VBYTES == 64
+    return (M)_mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)lower, (__m512i)upper);
+#elif VBYTES == 32 && defined(__AVX2__)
     return (M)_mm256_blend_epi16((__m256i)lower, (__m256i)upper, 0xaa);
 #elif VBYTES == 16 && defined(__SSE4_1__)
     return (M)_mm_blend_epi16((__m128i)lower, (__m128i)upper, 0xaa);

@@ -48,7 +48,8 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
     const V slope = set_of(act->slope);
     const int64_t steps = rows / STREAMS, padded = whole_units(columns);
     int64_t i = 0;
-    T s[TILE + U], q[TILE + U];
+    ON_LINE T room[2 * APART];
+    T *s = room, *q = room + APART;
     do {
         const int64_t last = steps - i < SUM_STEPS ? steps : i + SUM_STEPS;
         fill(s, padded, 0);

@@ -21,9 +21,11 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define INLINE static __forceinline
 #define NOINLINE __declspec(noinline)
+#define ON_LINE __declspec(align(64))
 #else
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
+#define ON_LINE __attribute__((aligned(64)))
 #endif
 
 #if defined(FASTBN_F64)

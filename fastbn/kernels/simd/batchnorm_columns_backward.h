@@ -38,6 +38,20 @@ INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_
 #undef ADD
 }
 
+/* The first line of room from which on sums may be stored, and `read` be read at the same columns,
+ * without any load's waiting for a store just before (see APART). */
+INLINE T *clear_of(T *room, const void *const *read, int n)
+{
+    for (T *p = room; p < room + PAGE / sizeof(T); p += 64 / sizeof(T)) {
+        int clear = 1;
+        for (int k = 0; k < n; k++)
+            clear &= (((uintptr_t)p - (uintptr_t)read[k]) & (PAGE - 1)) >= PAGE / 8;
+        if (clear)
+            return p;
+    }
+    return room;
+}
+
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
 static void col_grad_sums(const void *x_, const void *dy_, const void *residual, int64_t rows,
                           int64_t columns, int64_t ld, int ask, const affines_t *f,
@@ -48,8 +62,11 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
     const V slope = set_of(act->slope);
     const int64_t steps = rows / STREAMS, padded = whole_units(columns);
     int64_t i = 0;
-    ON_LINE T room[2 * APART];
-    T *s = room, *q = room + APART;
+    ON_LINE T room[2][APART + PAGE / sizeof(T)];
+    const void *read[4] = {c, a, b};
+    T *const s = clear_of(room[0], read, 3);
+    read[3] = s;
+    T *const q = clear_of(room[1], read, 4);
     do {
         const int64_t last = steps - i < SUM_STEPS ? steps : i + SUM_STEPS;
         fill(s, padded, 0);

@@ -13,7 +13,7 @@ enum { SUM_STEPS = SUM_ROWS / STREAMS };
  * load waits for a store shortly before it whose address differs by a multiple of 4096. One unit
  * more than that made all loops over sums three times slower: what is stored to the one array was
  * next in the other. */
-enum { APART = TILE + 640 / sizeof(T) };
+enum { PAGE = 4096, APART = TILE + 640 / sizeof(T) };
 
 INLINE void fill(T *to, int64_t n, T value)
 {

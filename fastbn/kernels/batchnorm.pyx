@@ -473,8 +473,8 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     t.x, t.dy, t.residual = <char *>data(x), <char *>data(dy), <char *>data(saved.residual)
     t.y, t.dresidual = <char *>data(dx), <char *>data(dresidual)
     sums = need_dweight or need_dbias or (need_dx and not frozen)
-    stream = (streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3) and data(dx) != data(dy)
-              and data(dx) != data(x))
+    stream = (streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
+              and data(dx) != data(dy) and data(dx) != data(x))
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):
             if array is not None:

@@ -206,8 +206,8 @@ cdef void backward_maps(const layout_t *l, const tensors_t *t, const void *weigh
             here = at + row * ld * l.itemsize
             spans.col_grad_sums(t.x + here, t.dy + here,
                                 t.residual + here if t.residual != NULL else NULL,
-                                min(<int64_t>MAP_ROWS, l.outer - row), width, ld, False, &columns, act,
-                                d_sums, dx_sums)
+                                min(<int64_t>MAP_ROWS, l.outer - row), width, ld, False, &columns,
+                                act, d_sums, dx_sums)
             row = row + MAP_ROWS
         for c in range(maps):
             sum_d = sum_dx = 0.0

@@ -69,8 +69,8 @@ cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t
     cdef double *mean = parts + 2 * k * ld
     while j < ld:
         columns = min(TILE, ld - j)
-        spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, l.ask, mean + j,
-                          mean + ld + j)
+        spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, l.ask,
+                          mean + j, mean + ld + j)
         j = j + columns
 
 

@@ -163,8 +163,8 @@ cdef extern from "table.h" nogil:
         int nr
         void (*product_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                              const void *const *rows, const void *b, int64_t ldb, void *const *c,
-                             int64_t at, int64_t count, int64_t n, const void *bias, int add, bint ask,
-                             const void *ahead, int64_t ahead_bytes) noexcept nogil
+                             int64_t at, int64_t count, int64_t n, const void *bias, int add,
+                             bint ask, const void *ahead, int64_t ahead_bytes) noexcept nogil
         void (*dot_rows)(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows, const void *b, int64_t ldb, void *const *c,
                          int64_t at, int64_t m, int n, const void *bias, int add) noexcept nogil

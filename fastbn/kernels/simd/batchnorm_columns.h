@@ -67,8 +67,8 @@ static void col_apply(const void *x_, const void *residual, void *y_, int64_t ro
     stream = stream && rows_stream(y, columns, ld);
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
-    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, rows / (K) * ld, columns, c, a, \
-               b, slope, stream, A, R, K)
+    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, rows / (K) * ld, columns, c,    \
+               a, b, slope, stream, A, R, K)
 #define CALL(A, R)                                                                            \
     for (; stream && i < rows / STREAM_ROWS; i++)                                             \
         SOME(A, R, STREAM_ROWS);                                                              \

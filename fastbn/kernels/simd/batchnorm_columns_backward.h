@@ -2,8 +2,8 @@
 
 /* Add K rows to the sums of d, and of d * (x - centre). */
 INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t far,
-                     int64_t columns, int64_t ask, const T *c_, const T *a_, const T *b_, V slope, T *sum_d,
-                     T *sum_dx, const int act, const int has_residual, const int K)
+                     int64_t columns, int64_t ask, const T *c_, const T *a_, const T *b_, V slope,
+                     T *sum_d, T *sum_dx, const int act, const int has_residual, const int K)
 {
     int64_t j = 0;
 #define ADD(part)                                                                             \
@@ -151,8 +151,8 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
               f->k1, frozen, slope, stream, A, R, K)
 #define CALL(A, R)                                                                            \
     for (; i < steps; i++)                                                                    \
-        SOME(A, R, ROWS);                                                                \
-    for (i = steps * ROWS; i < rows; i++)                                                \
+        SOME(A, R, ROWS);                                                                     \
+    for (i = steps * ROWS; i < rows; i++)                                                     \
         SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL

@@ -10,9 +10,8 @@
 enum { SUM_STEPS = SUM_ROWS / STREAMS };
 
 /* From one array of a number for every column of a tile to the next, and room for whole units. A
- * load waits for a store shortly before it whose address differs by a multiple of 4096. One unit
- * more than that made all loops over sums three times slower: what is stored to the one array was
- * next in the other. */
+ * load waits for a store shortly before it whose address differs by a multiple of 4096: arrays one
+ * unit more than that apart would make every load of one wait for the last store to another. */
 enum { PAGE = 4096, APART = TILE + 640 / sizeof(T) };
 
 INLINE void fill(T *to, int64_t n, T value)

@@ -5,7 +5,6 @@ into chunks of whole rows. Small work runs on the calling thread, outside any pa
 Loops over numbers are in simd/activation.h.
 """
 
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
@@ -13,7 +12,7 @@ cimport numpy as cnp
 from fastbn.kernels.border cimport (
     check_apart, data, dense, float_of, gradient_of, output, overlaps,
 )
-from fastbn.kernels.runtime cimport spans_of, streams, team
+from fastbn.kernels.runtime cimport run_tasks, spans_of, streams, team
 from fastbn.kernels.spans cimport (
     MAP_LEAKY, MAP_RELU, MAP_SIGMOID, MAP_TANH, activation_spans_t,
 )
@@ -50,7 +49,8 @@ cdef struct work_t:
     const activation_spans_t *spans
 
 
-cdef void run_chunk(const work_t *w, int64_t k) noexcept nogil:
+cdef void run_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const work_t *w = <const work_t *>job
     cdef int64_t first = k * w.step
     cdef int64_t n = min(w.step, w.size - first), at = first * w.itemsize
     if w.operation == SOFTMAX and w.dy == NULL:
@@ -66,14 +66,8 @@ cdef void run_chunk(const work_t *w, int64_t k) noexcept nogil:
 
 
 cdef void run(const work_t *w, int threads) noexcept:
-    cdef int64_t k, chunks = (w.size + w.step - 1) // w.step
-    if threads == 1:
-        with nogil:
-            for k in range(chunks):
-                run_chunk(w, k)
-        return
-    for k in prange(chunks, nogil=True, schedule="static", num_threads=threads):
-        run_chunk(w, k)
+    with nogil:
+        run_tasks(run_chunk, w, (w.size + w.step - 1) // w.step, threads)
 
 
 cdef work_t work_on(cnp.ndarray x, object dy, cnp.ndarray y, int operation, double slope,

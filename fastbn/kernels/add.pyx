@@ -1,12 +1,11 @@
 """The sum of arrays of one shape, in one sweep over all of them."""
 
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport check_is, data, dense, float_of, output_of, overlaps
-from fastbn.kernels.runtime cimport spans_of, streams, team
+from fastbn.kernels.runtime cimport run_tasks, spans_of, streams, team
 from fastbn.kernels.spans cimport activation_spans_t
 
 cnp.import_array()
@@ -28,7 +27,8 @@ cdef struct sum_t:
     const activation_spans_t *spans
 
 
-cdef void sum_chunk(const sum_t *s, int64_t k) noexcept nogil:
+cdef void sum_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const sum_t *s = <const sum_t *>job
     cdef int64_t first = k * CHUNK, n = min(<int64_t>CHUNK, s.size - first), i
     cdef const void *x[MOST_TERMS]
     for i in range(s.terms):
@@ -36,18 +36,6 @@ cdef void sum_chunk(const sum_t *s, int64_t k) noexcept nogil:
     s.spans.sum_terms(x, s.terms, s.y + first * s.itemsize, n, s.stream)
     if s.stream:
         store_fence()
-
-
-cdef void run(const sum_t *s, double nbytes) noexcept:
-    cdef int64_t chunks = (s.size + CHUNK - 1) // CHUNK, k
-    cdef int threads = team(nbytes)
-    if threads == 1:
-        with nogil:
-            for k in range(chunks):
-                sum_chunk(s, k)
-        return
-    for k in prange(chunks, nogil=True, schedule="static", num_threads=threads):
-        sum_chunk(s, k)
 
 
 def total(tuple xs, object out):
@@ -84,5 +72,7 @@ def total(tuple xs, object out):
             s.x[s.terms] = <char *>data(arrays[i])
             s.terms += 1
             taken += 1
-        run(&s, <double>cnp.PyArray_NBYTES(y) * (s.terms + 1))
+        with nogil:
+            run_tasks(sum_chunk, &s, (s.size + CHUNK - 1) // CHUNK,
+                      team(<double>s.size * s.itemsize * (s.terms + 1)))
     return y

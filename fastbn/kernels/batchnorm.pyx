@@ -13,7 +13,6 @@ bit for every number of threads. Loops over numbers are in simd/batchnorm.h.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cython.parallel cimport prange
 from libc.math cimport fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
@@ -23,7 +22,7 @@ cimport numpy as cnp
 from fastbn.kernels.border cimport (
     check_vector, data, dense, dense_vector, element_of, output, overlaps,
 )
-from fastbn.kernels.runtime cimport BF16, F64, scratch, spans_of, streams, team
+from fastbn.kernels.runtime cimport BF16, F64, run_tasks, scratch, spans_of, streams, team
 from fastbn.kernels.spans cimport (
     ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t, tensors_t,
 )
@@ -50,6 +49,7 @@ cdef enum:
     BLOCK_BYTES = 65536    # rows that are written together
     CHUNK_BYTES = 262144   # what a chunk of rows is at least
     MOST_CHUNKS = 64
+    AFFINES = 256          # channels whose coefficients are a task
     STAGGER = 640          # between coefficients that would stand a multiple of 4096 bytes apart
 
 
@@ -71,6 +71,31 @@ cdef struct layout_t:
     int itemsize
     int64_t chunks     # columns: chunks of rows
     int threads
+
+
+cdef struct call_t:        # what one call computes from
+    layout_t l
+    tensors_t t
+    act_t act
+    bint stream
+    const void *weight
+    const void *bias
+    double *mean
+    double *invstd
+    double *var            # forward, statistics only: sums of squares about the mean
+    double eps
+    bint batch             # forward: mean, var and invstd are taken from x
+    void *dweight          # backward: NULL where it is not wanted
+    void *dbias
+    bint sums, frozen      # backward: sums are needed; the statistics are constants
+    double *parts          # columns: sums of every chunk, two for each column
+    char *coefficients     # columns: see affines_at
+    affine_t *affines      # channels, where statistics are known
+    int64_t pieces         # the same: of a sample
+
+
+cdef inline char *moved(const char *p, int64_t nbytes) noexcept nogil:
+    return <char *>p + nbytes if p != NULL else NULL
 
 
 cdef int64_t whole_lines(const layout_t *l, int64_t most, int64_t nbytes) noexcept:
@@ -119,6 +144,15 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
     l.chunks = min(max(1, total * l.itemsize // CHUNK_BYTES), MOST_CHUNKS, max(1, l.outer))
     l.threads = team(<double>total * l.itemsize * arrays)
     return l
+
+
+cdef call_t call_on(layout_t l, cnp.ndarray x, object residual) noexcept:
+    """A call that only reads: without outputs, parameters and activation."""
+    cdef call_t k
+    memset(&k, 0, sizeof(k))
+    k.l, k.act.kind = l, ACT_NONE
+    k.t.x, k.t.residual = <char *>data(x), <char *>data(residual)
+    return k
 
 
 cdef double parameter(const void *p, int64_t i, int element, double default) noexcept nogil:
@@ -180,39 +214,6 @@ cdef class BatchNormSaved:
         PyMem_Free(self.mean)
 
 
-cdef act_t activation_of(object activation, object negative_slope) except *:
-    cdef act_t act
-    act.slope = 0.0
-    if activation is None:
-        act.kind = ACT_NONE
-    elif activation == "relu":
-        act.kind = ACT_RELU
-    elif activation == "leaky_relu":
-        act.kind = ACT_LEAKY
-        act.slope = negative_slope
-        if act.slope == 0.0:
-            act.kind = ACT_RELU
-    else:
-        raise ValueError(
-            f"activation should be None, 'relu' or 'leaky_relu', got {activation!r}")
-    return act
-
-
-cdef int axis_of(cnp.ndarray x, object axis) except -1:
-    cdef int ndim = cnp.PyArray_NDIM(x)
-    if ndim < 2:
-        raise ValueError(f"expected an input of 2 or more dimensions, got {ndim}D input")
-    if axis == -1 or axis == ndim - 1:
-        return ndim - 1
-    if axis == 1:
-        return 1
-    raise ValueError(f"axis should be 1 (NCHW) or -1 (channels-last), got {axis!r}")
-
-
-cdef tuple size_of(cnp.ndarray x):
-    return (<object>x).shape
-
-
 cdef BatchNormSaved saved_of(cnp.ndarray x, object weight, object bias, object residual, int axis,
                              act_t act, bint training):
     """With room for 3 C numbers: mean, 1 / standard deviation, and what forward needs."""
@@ -227,16 +228,7 @@ cdef BatchNormSaved saved_of(cnp.ndarray x, object weight, object bias, object r
     return saved
 
 
-cdef cnp.ndarray residual_of(object residual_, cnp.ndarray x):
-    """The residual, checked; None where there is none."""
-    if residual_ is None:
-        return None
-    cdef cnp.ndarray residual = dense(residual_, "residual")
-    if not cnp.PyArray_SAMESHAPE(residual, x):
-        raise ValueError(f"residual: expected shape {size_of(x)}, got {size_of(residual)}")
-    if cnp.PyArray_TYPE(residual) != cnp.PyArray_TYPE(x):
-        raise TypeError(f"residual: expected {x.dtype}, got {residual.dtype}")
-    return residual
+include "batchnorm_checks.pxi"
 
 
 def forward(object x_, object weight, object bias, object running_mean, object running_var,
@@ -245,18 +237,17 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     """Check the arguments of ``functional.batch_norm``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x"), residual, y
     cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
-    cdef act_t act = activation_of(activation, negative_slope)
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis)
     cdef double factor = 0.0, unbias = 1.0
     cdef bint batch = training and moments is None  # statistics are to be taken from x
     cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3, not batch)
+    cdef act_t act = activation_of(activation, negative_slope)
+    cdef call_t k
     cdef bint tracks = running_mean is not None and running_var is not None
     cdef int64_t *count = count_of(tracked) if training else NULL
     cdef const bn_spans_t *spans = &spans_of(element).bn
     cdef BatchNormSaved saved
-    cdef double *var
-    cdef int status
     weight = dense_vector(weight, "weight", C, number)
     bias = dense_vector(bias, "bias", C, number)
     check_vector(running_mean, "running_mean", C, number)
@@ -286,125 +277,37 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     saved = saved_of(x, weight, bias, residual, axis, act, training)
     if out is not None:
         check_in_place(saved, y, training)
-    var = saved.mean + 2 * C
+    k = call_on(l, x, residual)
+    k.act, k.weight, k.bias, k.eps, k.batch = act, data(weight), data(bias), eps, batch
+    k.mean, k.invstd, k.var = saved.mean, saved.invstd, saved.mean + 2 * C
     if not training:
-        spans.col_running(C, eps, data(running_mean), data(running_var), saved.mean, saved.invstd)
+        spans.col_running(C, eps, data(running_mean), data(running_var), k.mean, k.invstd)
     elif moments is not None:
-        memcpy(saved.mean, data(moments[1]), C * sizeof(double))
-        memcpy(var, data(moments[2]), C * sizeof(double))
-        spans.col_invstd(C, <double>l.count, eps, var, saved.invstd)
-    if cnp.PyArray_SIZE(x):
-        status = compute_forward(&l, x, residual, y, data(weight), data(bias), saved.mean,
-                                 saved.invstd, var, eps, batch, &act)
-        if status:
-            raise MemoryError
+        memcpy(k.mean, data(moments[1]), C * sizeof(double))
+        memcpy(k.var, data(moments[2]), C * sizeof(double))
+        spans.col_invstd(C, <double>l.count, eps, k.var, k.invstd)
+    compute_forward(&k, y)
     if training and tracks:
         unbias = l.count / (l.count - 1.0)
-        spans.col_move(C, factor, 1.0, saved.mean, data(running_mean))
-        spans.col_move(C, factor, unbias, var, data(running_var))
+        spans.col_move(C, factor, 1.0, k.mean, data(running_mean))
+        spans.col_move(C, factor, unbias, k.var, data(running_var))
     if count != NULL:
         count[0] += 1
     return y, saved
 
 
-cdef int compute_forward(const layout_t *l, cnp.ndarray x, object residual, cnp.ndarray y,
-                         const void *weight, const void *bias, double *mean, double *invstd,
-                         double *var, double eps, bint batch, const act_t *act) noexcept:
-    cdef tensors_t t
-    cdef bint stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if residual is None else 3)
-    if data(y) == data(x) or data(y) == data(residual):
-        stream = False  # it is in cache, and streaming sweeps may compute a value twice
-    t.x, t.residual, t.y = <char *>data(x), <char *>data(residual), <char *>data(y)
-    t.dy = t.dresidual = NULL
+cdef int compute_forward(call_t *k, cnp.ndarray y) except -1:
+    cdef int status
+    k.t.y = <char *>data(y)
+    # What replaces an operand is in cache, and streaming sweeps may compute a value twice.
+    k.stream = (streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3)
+                and k.t.y != k.t.x and k.t.y != k.t.residual)
+    if cnp.PyArray_SIZE(y) == 0:
+        return 0
     with nogil:
-        if l.columns:
-            return forward_columns(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
-        return forward_channels(l, &t, weight, bias, mean, invstd, var, eps, batch, act, stream)
-
-
-cdef int check_moments(object moments, bint training, const layout_t *l) except -1:
-    """Refuse moments that cannot be those of x."""
-    if not training:
-        raise ValueError("moments are the batch's: they go with training=True")
-    if not isinstance(moments, tuple) or len(moments) != 3:
-        raise TypeError(f"moments: expected (count, mean, m2), got {type(moments).__name__}")
-    if moments[0] != l.count:
-        raise ValueError(
-            f"moments: expected those of {l.count} values per channel, got {moments[0]}")
-    for name, vector in (("mean", moments[1]), ("m2", moments[2])):
-        if vector is None:
-            raise TypeError(f"moments: {name}: expected a numpy.ndarray, got NoneType")
-        check_vector(vector, f"moments: {name}", l.C, cnp.NPY_FLOAT64)
-    return 0
-
-
-cdef int64_t *count_of(object tracked) except? NULL:
-    """Where num_batches_tracked stands; NULL for None."""
-    if tracked is None:
-        return NULL
-    if not isinstance(tracked, cnp.ndarray):
-        raise TypeError("num_batches_tracked: expected a numpy.ndarray, "
-                        f"got {type(tracked).__name__}")
-    cdef cnp.ndarray count = <cnp.ndarray>tracked
-    if not (cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(count), cnp.NPY_INT64)
-            and cnp.PyArray_ISNOTSWAPPED(count)):
-        raise TypeError(f"num_batches_tracked: expected int64, got {count.dtype}")
-    if cnp.PyArray_NDIM(count):
-        raise ValueError(
-            f"num_batches_tracked should have shape (), got shape {size_of(count)}")
-    if not cnp.PyArray_ISWRITEABLE(count):
-        raise ValueError("num_batches_tracked is read-only and cannot be updated")
-    if not cnp.PyArray_ISALIGNED(count):
-        raise ValueError("num_batches_tracked must be aligned")
-    return <int64_t *>data(count)
-
-
-cdef double next_factor(object momentum, const int64_t *count) except? -1.0:
-    """The share of this batch in the running statistics."""
-    if momentum is not None:
-        return momentum
-    if count == NULL:
-        raise ValueError("momentum=None (a cumulative average) needs num_batches_tracked")
-    return 1.0 / (count[0] + 1.0)
-
-
-cdef int check_in_place(BatchNormSaved saved, cnp.ndarray out, bint training) except -1:
-    """Settle what `out` overwrites; ValueError where that would lose what is still needed."""
-    for name, other in (("x", saved.x), ("residual", saved.residual)):
-        if other is None or not overlaps(out, other):
-            continue
-        if data(out) != data(other):
-            raise ValueError(f"out overlaps {name} in part: use the same array or another one")
-        if not training:
-            saved.overwritten = name
-        elif name == "residual":
-            raise ValueError("out may be residual in inference only: backward needs residual")
-        else:
-            check_invertible(saved)
-            saved.in_place = True
-    return 0
-
-
-cdef int check_invertible(BatchNormSaved saved) except -1:
-    """ValueError unless backward can find x from y."""
-    cdef int element = element_of(saved.x, "x")
-    cdef void *weight = data(saved.weight)
-    cdef void *bias = data(saved.bias)
-    cdef double w
-    cdef int64_t c
-    if saved.act.kind == ACT_RELU or (saved.act.kind == ACT_LEAKY and not saved.act.slope > 0):
-        raise ValueError("out may be x in training without an activation or with a leaky ReLU of "
-                         "positive slope only: backward needs x, and ReLU cannot be undone")
-    if saved.residual is not None:
-        raise ValueError("out may be x in training without a residual only: backward needs x")
-    if element == BF16:
-        raise ValueError("out may not be x in training in bfloat16: backward needs x, and y holds "
-                         "too few of its digits")
-    for c in range(saved.C):
-        w = fabs(parameter(weight, c, element, 1.0))
-        if not (w > TINY_WEIGHT and w * MOST_BIAS >= fabs(parameter(bias, c, element, 0.0))):
-            raise ValueError(f"out may not be x in training: weight[{c}] is too small against "
-                             f"bias[{c}] to find x from y")
+        status = forward_columns(k) if k.l.columns else forward_channels(k)
+    if status:
+        raise MemoryError
     return 0
 
 
@@ -418,22 +321,22 @@ cdef object rebuilt(BatchNormSaved saved, const layout_t *l, object dx):
     cdef double *scale = <double *>PyMem_Malloc(saved.C * sizeof(double))
     cdef void *weight = data(saved.weight)
     cdef void *bias = data(saved.bias)
-    cdef act_t none
+    cdef call_t k
     cdef int64_t c
-    cdef int status
-    none.kind, none.slope = ACT_NONE, 0.0
     if scale == NULL:
         raise MemoryError
-    if saved.act.kind == ACT_LEAKY:
-        leaky_relu(y, 1.0 / saved.act.slope, xc)
-        y = xc
-    for c in range(saved.C):
-        spare[c] = parameter(bias, c, l.element, 0.0)
-        scale[c] = 1.0 / (parameter(weight, c, l.element, 1.0) * saved.invstd[c])
-    status = compute_forward(l, y, None, xc, NULL, NULL, spare, scale, NULL, 0.0, False, &none)
-    PyMem_Free(scale)
-    if status:
-        raise MemoryError
+    try:
+        if saved.act.kind == ACT_LEAKY:
+            leaky_relu(y, 1.0 / saved.act.slope, xc)
+            y = xc
+        for c in range(saved.C):
+            spare[c] = parameter(bias, c, l.element, 0.0)
+            scale[c] = 1.0 / (parameter(weight, c, l.element, 1.0) * saved.invstd[c])
+        k = call_on(l[0], y, None)
+        k.mean, k.invstd = spare, scale
+        compute_forward(&k, xc)
+    finally:
+        PyMem_Free(scale)
     memset(spare, 0, saved.C * sizeof(double))
     return xc
 
@@ -445,12 +348,7 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     cdef int element = element_of(x, "x")
     cdef layout_t l = layout_of(x, saved.axis, element, 3)
     cdef bint has_residual = saved.residual is not None
-    cdef tensors_t t
-    cdef bint frozen = not saved.training, stream, sums
-    cdef void *weight = data(saved.weight)
-    cdef void *bias = data(saved.bias)
-    cdef double *mean = saved.mean
-    cdef int status = 0
+    cdef call_t k
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
     if not cnp.PyArray_SAMESHAPE(dy, x):
@@ -462,58 +360,37 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     if saved.bias is None:
         need_dbias = False
     dx = output(out, x, "out") if need_dx else None
-    dweight = gradient(dweight, saved.weight, "dweight") if need_dweight else None
-    dbias = gradient(dbias, saved.bias, "dbias") if need_dbias else None
+    dweight = output(dweight, saved.weight, "dweight") if need_dweight else None
+    dbias = output(dbias, saved.bias, "dbias") if need_dbias else None
     dresidual = output(dresidual, x, "dresidual") if has_residual and need_dresidual else None
     check_aliases(saved, dy, dx, dresidual)
 
     if saved.in_place:
         x = rebuilt(saved, &l, dx if data(dx) != data(dy) else None)
-        mean = saved.mean + 2 * saved.C
-    t.x, t.dy, t.residual = <char *>data(x), <char *>data(dy), <char *>data(saved.residual)
-    t.y, t.dresidual = <char *>data(dx), <char *>data(dresidual)
-    sums = need_dweight or need_dbias or (need_dx and not frozen)
-    stream = (streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
-              and data(dx) != data(dy) and data(dx) != data(x))
+    k = call_on(l, x, saved.residual)
+    k.t.dy, k.t.y, k.t.dresidual = <char *>data(dy), <char *>data(dx), <char *>data(dresidual)
+    k.act, k.weight, k.bias, k.invstd = saved.act, data(saved.weight), data(saved.bias), saved.invstd
+    k.mean = saved.mean + 2 * saved.C if saved.in_place else saved.mean
+    k.dweight, k.dbias, k.frozen = data(dweight), data(dbias), not saved.training
+    k.sums = need_dweight or need_dbias or (need_dx and saved.training)
+    k.stream = (streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
+                and k.t.y != k.t.dy and k.t.y != k.t.x)
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):
             if array is not None:
                 array[...] = 0
     else:
-        status = compute_backward(&l, &t, weight, bias, mean, saved, data(dweight), data(dbias),
-                                  sums, frozen, stream)
-    if status:
-        raise MemoryError
+        compute_backward(&k)
     return (dx, dweight, dbias, dresidual) if has_residual else (dx, dweight, dbias)
 
 
-cdef int compute_backward(const layout_t *l, const tensors_t *t, const void *weight,
-                          const void *bias, const double *mean, BatchNormSaved saved,
-                          void *dweight, void *dbias, bint sums, bint frozen,
-                          bint stream) noexcept:
-    cdef double *invstd = saved.invstd
-    cdef act_t act = saved.act
+cdef int compute_backward(call_t *k) except -1:
+    cdef int status = 0
     with nogil:
-        if l.columns:
-            return backward_columns(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen,
-                                    &act, stream)
-        backward_channels(l, t, weight, bias, mean, invstd, dweight, dbias, sums, frozen, &act,
-                          stream)
-    return 0
-
-
-cdef object gradient(object destination, object parameter, str what):
-    return output(destination, parameter, what)
-
-
-cdef int check_aliases(BatchNormSaved saved, cnp.ndarray dy, object dx, object dresidual) except -1:
-    if dx is not None:
-        if overlaps(dx, saved.x) or (saved.residual is not None and overlaps(dx, saved.residual)):
-            raise ValueError("out may be dy, but neither x nor residual")
-        if overlaps(dx, dy) and data(dx) != data(dy):
-            raise ValueError("out overlaps dy in part: use the same array or another one")
-    if dresidual is not None:
-        for name, other in (("x", saved.x), ("residual", saved.residual), ("dy", dy), ("out", dx)):
-            if other is not None and overlaps(dresidual, other):
-                raise ValueError(f"dresidual must not overlap {name}")
+        if k.l.columns:
+            status = backward_columns(k)
+        else:
+            backward_channels(k)
+    if status:
+        raise MemoryError
     return 0

@@ -2,8 +2,7 @@
 #
 # Rows are cut into chunks, whose moments are merged in the order of the chunks; then the chunks are
 # normalised. A thread normalises the chunks that it has read, the last one first, because that is
-# what its caches still hold. With few channels, several rows are taken as one. One thread starts no
-# team: that costs as much as a small array.
+# what its caches still hold. With few channels, several rows are taken as one.
 
 cdef inline int64_t width_of(const layout_t *l) noexcept nogil:
     return l.C * l.repeat
@@ -56,210 +55,173 @@ cdef void lay_out(const layout_t *l, char *coefficients) noexcept nogil:
     spans_of(l.element).bn.col_order(width_of(l), &f, False)
 
 
-cdef inline int64_t share(const layout_t *l, int64_t thread) noexcept nogil:
+cdef inline int64_t share(const layout_t *l, int64_t task) noexcept nogil:
     """The first chunk that is a thread's."""
-    return l.chunks * thread // l.threads
+    return l.chunks * task // l.threads
 
 
-cdef void chunk_moments(const layout_t *l, const char *x, double *parts, int64_t k) noexcept nogil:
-    """Mean and sum of squares of every column over chunk k, into parts[k]."""
+cdef void moments_task(const void *job, int64_t task) noexcept nogil:
+    """Mean and sum of squares of every column, for each chunk of a thread's."""
+    cdef const call_t *k = <const call_t *>job
+    cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), j = 0, columns
-    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1)
-    cdef double *mean = parts + 2 * k * ld
-    while j < ld:
-        columns = min(TILE, ld - j)
-        spans.col_moments(x + (first * ld + j) * l.itemsize, last - first, columns, ld, l.ask,
-                          mean + j, mean + ld + j)
-        j = j + columns
+    cdef int64_t ld = width_of(l), j, columns, chunk, first, last
+    cdef double *mean
+    for chunk in range(share(l, task), share(l, task + 1)):
+        first, last = first_row(l, chunk), first_row(l, chunk + 1)
+        mean = k.parts + 2 * chunk * ld
+        j = 0
+        while j < ld:
+            columns = min(TILE, ld - j)
+            spans.col_moments(k.t.x + (first * ld + j) * l.itemsize, last - first, columns, ld,
+                              l.ask, mean + j, mean + ld + j)
+            j = j + columns
 
 
-cdef void moments_of_chunks(const layout_t *l, const char *x, double *parts, int64_t first,
-                            int64_t last) noexcept nogil:
-    cdef int64_t k
-    for k in range(first, last):
-        chunk_moments(l, x, parts, k)
-
-
-cdef void merge_moments(const layout_t *l, const double *parts, double *mean,
-                        double *m2) noexcept nogil:
+cdef void merge_moments(const call_t *k) noexcept nogil:
     """Merge all chunks, and the rows that were taken as one, in their order."""
+    cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), k, r
+    cdef int64_t ld = width_of(l), chunk, r
+    cdef const double *part
     cdef double n, count = 0.0
-    memset(mean, 0, l.C * sizeof(double))
-    memset(m2, 0, l.C * sizeof(double))
-    for k in range(l.chunks):
-        n = <double>(first_row(l, k + 1) - first_row(l, k))
+    memset(k.mean, 0, l.C * sizeof(double))
+    memset(k.var, 0, l.C * sizeof(double))
+    for chunk in range(l.chunks):
+        n = <double>(first_row(l, chunk + 1) - first_row(l, chunk))
         for r in range(l.repeat):
-            spans.col_merge(count, n, parts + 2 * k * ld + r * l.C,
-                            parts + (2 * k + 1) * ld + r * l.C, l.C, mean, m2)
+            part = k.parts + 2 * chunk * ld + r * l.C
+            spans.col_merge(count, n, part, part + ld, l.C, k.mean, k.var)
             count += n
 
 
-cdef void apply_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
-                      const act_t *act, bint stream, int64_t k) noexcept nogil:
+cdef void apply_task(const void *job, int64_t task) noexcept nogil:
+    """Normalise a thread's chunks, in blocks of rows, the last one first."""
+    cdef const call_t *k = <const call_t *>job
+    cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), row, j, rows, columns, at
-    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
+    cdef int64_t ld = width_of(l), row, j, columns, at, block = block_rows(l)
+    cdef int64_t first = first_row(l, share(l, task)), last = first_row(l, share(l, task + 1))
     cdef affines_t f
     while last > first:
-        rows = min(block, last - first)
-        row = last - rows
+        row = max(first, last - block)
         j = 0
         while j < ld:
-            columns = min(<int64_t>(STREAM_TILE if stream else TILE), ld - j)
+            columns = min(<int64_t>(STREAM_TILE if k.stream else TILE), ld - j)
             at = (row * ld + j) * l.itemsize
-            f = affines_at(l, coefficients, j)
-            spans.col_apply(t.x + at, t.residual + at if t.residual != NULL else NULL, t.y + at,
-                            rows, columns, ld, &f, act, stream)
+            f = affines_at(l, k.coefficients, j)
+            spans.col_apply(k.t.x + at, moved(k.t.residual, at), k.t.y + at, last - row, columns,
+                            ld, &f, &k.act, k.stream)
             j = j + columns
         last = row
-
-
-cdef void apply_chunks(const layout_t *l, const tensors_t *t, char *coefficients,
-                       const act_t *act, bint stream, int64_t first, int64_t last) noexcept nogil:
-    cdef int64_t k
-    for k in range(last - 1, first - 1, -1):
-        apply_chunk(l, t, coefficients, act, stream, k)
     store_fence()
 
 
-cdef int forward_columns(const layout_t *l, const tensors_t *t, const void *weight,
-                         const void *bias, double *mean, double *invstd, double *var, double eps,
-                         bint batch, const act_t *act, bint stream) noexcept nogil:
+cdef int take_memory(call_t *k, bint parts) noexcept nogil:
+    """Room for the coefficients, and for what every chunk comes to."""
+    cdef const layout_t *l = &k.l
+    cdef int64_t bytes_ = 2 * l.chunks * width_of(l) * sizeof(double) if parts else 0
+    cdef char *memory = <char *>scratch(0, bytes_ + affine_bytes(width_of(l)))
+    k.parts = <double *>memory
+    k.coefficients = in_phase(memory + bytes_, k.t.y)
+    return 0 if memory != NULL else -1
+
+
+cdef int forward_columns(call_t *k) noexcept nogil:
+    cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), k
-    cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double) if batch else 0
-    cdef char *memory = <char *>scratch(0, part_bytes + affine_bytes(ld))
-    cdef char *coefficients = in_phase(memory + part_bytes, t.y)
     cdef affines_t f
-    if memory == NULL:
+    if take_memory(k, k.batch):
         return -1
-    if batch:
-        if l.threads == 1:
-            moments_of_chunks(l, t.x, <double *>memory, 0, l.chunks)
-        else:
-            for k in prange(l.threads, schedule="static", num_threads=l.threads):
-                moments_of_chunks(l, t.x, <double *>memory, share(l, k), share(l, k + 1))
-        merge_moments(l, <double *>memory, mean, var)
-        spans.col_invstd(l.C, <double>l.count, eps, var, invstd)
-    f = affines_at(l, coefficients, 0)
-    spans.col_affine(l.C, mean, invstd, weight, bias, &f)
-    lay_out(l, coefficients)
-    if l.threads == 1:
-        apply_chunks(l, t, coefficients, act, stream, 0, l.chunks)
-    else:
-        for k in prange(l.threads, schedule="static", num_threads=l.threads):
-            apply_chunks(l, t, coefficients, act, stream, share(l, k), share(l, k + 1))
+    if k.batch:
+        run_tasks(moments_task, k, l.threads, l.threads)
+        merge_moments(k)
+        spans.col_invstd(l.C, <double>l.count, k.eps, k.var, k.invstd)
+    f = affines_at(l, k.coefficients, 0)
+    spans.col_affine(l.C, k.mean, k.invstd, k.weight, k.bias, &f)
+    lay_out(l, k.coefficients)
+    run_tasks(apply_task, k, l.threads, l.threads)
     return 0
 
 
-cdef void chunk_sums(const layout_t *l, const tensors_t *t, char *coefficients,
-                     const act_t *act, double *parts, int64_t k) noexcept nogil:
-    """The sums of d and d * (x - centre) of every column over chunk k, into parts[k]."""
+cdef void sums_task(const void *job, int64_t task) noexcept nogil:
+    """The sums of d and d * (x - centre) of every column, for each chunk of a thread's."""
+    cdef const call_t *k = <const call_t *>job
+    cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), j = 0, columns, at
-    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1)
-    cdef double *sum_d = parts + 2 * k * ld
+    cdef int64_t ld = width_of(l), j, columns, at, chunk, first, last
+    cdef double *sum_d
     cdef affines_t f
-    memset(sum_d, 0, 2 * ld * sizeof(double))
-    while j < ld:
-        columns = min(TILE, ld - j)
-        at = (first * ld + j) * l.itemsize
-        f = affines_at(l, coefficients, j)
-        spans.col_grad_sums(t.x + at, t.dy + at, t.residual + at if t.residual != NULL else NULL,
-                            last - first, columns, ld, l.ask, &f, act, sum_d + j, sum_d + ld + j)
-        j = j + columns
-
-
-cdef void sums_of_chunks(const layout_t *l, const tensors_t *t, char *coefficients,
-                         const act_t *act, double *parts, int64_t first,
-                         int64_t last) noexcept nogil:
-    cdef int64_t k
-    for k in range(first, last):
-        chunk_sums(l, t, coefficients, act, parts, k)
-
-
-cdef void add_sums(const layout_t *l, double *parts) noexcept nogil:
-    """Add all chunks, and the rows that were taken as one, to the sums of the first C columns."""
-    cdef int64_t ld = width_of(l), k, r, c
-    cdef double *part
-    for k in range(l.chunks):
-        for r in range(l.repeat):
-            part = parts + 2 * k * ld + r * l.C
-            if k + r:
-                for c in range(l.C):
-                    parts[c] += part[c]
-                for c in range(l.C):
-                    parts[ld + c] += part[ld + c]
-
-
-cdef void grad_chunk(const layout_t *l, const tensors_t *t, char *coefficients,
-                     const act_t *act, bint frozen, bint stream, int64_t k) noexcept nogil:
-    cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), row, j, rows, columns, at
-    cdef int64_t first = first_row(l, k), last = first_row(l, k + 1), block = block_rows(l)
-    cdef affines_t f
-    while last > first:
-        rows = min(block, last - first)
-        row = last - rows
+    for chunk in range(share(l, task), share(l, task + 1)):
+        first, last = first_row(l, chunk), first_row(l, chunk + 1)
+        sum_d = <double *>memset(k.parts + 2 * chunk * ld, 0, 2 * ld * sizeof(double))
         j = 0
         while j < ld:
-            columns = min(<int64_t>(STREAM_TILE if stream else TILE), ld - j)
+            columns = min(TILE, ld - j)
+            at = (first * ld + j) * l.itemsize
+            f = affines_at(l, k.coefficients, j)
+            spans.col_grad_sums(k.t.x + at, k.t.dy + at, moved(k.t.residual, at), last - first,
+                                columns, ld, l.ask, &f, &k.act, sum_d + j, sum_d + ld + j)
+            j = j + columns
+
+
+cdef void add_sums(const call_t *k) noexcept nogil:
+    """Add all chunks, and the rows that were taken as one, to the sums of the first C columns."""
+    cdef const layout_t *l = &k.l
+    cdef int64_t ld = width_of(l), chunk, r, c
+    cdef double *sums = k.parts
+    cdef double *part
+    for chunk in range(l.chunks):
+        for r in range(l.repeat):
+            part = sums + 2 * chunk * ld + r * l.C
+            if chunk + r:
+                for c in range(l.C):
+                    sums[c] += part[c]
+                for c in range(l.C):
+                    sums[ld + c] += part[ld + c]
+
+
+cdef void grad_task(const void *job, int64_t task) noexcept nogil:
+    """dx of a thread's chunks, in blocks of rows, the last one first."""
+    cdef const call_t *k = <const call_t *>job
+    cdef const layout_t *l = &k.l
+    cdef const bn_spans_t *spans = &spans_of(l.element).bn
+    cdef int64_t ld = width_of(l), row, j, columns, at, block = block_rows(l)
+    cdef int64_t first = first_row(l, share(l, task)), last = first_row(l, share(l, task + 1))
+    cdef affines_t f
+    while last > first:
+        row = max(first, last - block)
+        j = 0
+        while j < ld:
+            columns = min(<int64_t>(STREAM_TILE if k.stream else TILE), ld - j)
             at = (row * ld + j) * l.itemsize
-            f = affines_at(l, coefficients, j)
-            spans.col_grad_apply(t.x + at, t.dy + at,
-                                 t.residual + at if t.residual != NULL else NULL,
-                                 t.y + at if t.y != NULL else NULL,
-                                 t.dresidual + at if t.dresidual != NULL else NULL,
-                                 rows, columns, ld, &f, act, frozen, stream)
+            f = affines_at(l, k.coefficients, j)
+            spans.col_grad_apply(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
+                                 moved(k.t.y, at), moved(k.t.dresidual, at), last - row, columns,
+                                 ld, &f, &k.act, k.frozen, k.stream)
             j = j + columns
         last = row
-
-
-cdef void grad_chunks(const layout_t *l, const tensors_t *t, char *coefficients,
-                      const act_t *act, bint frozen, bint stream, int64_t first,
-                      int64_t last) noexcept nogil:
-    cdef int64_t k
-    for k in range(last - 1, first - 1, -1):
-        grad_chunk(l, t, coefficients, act, frozen, stream, k)
     store_fence()
 
 
-cdef int backward_columns(const layout_t *l, const tensors_t *t, const void *weight,
-                          const void *bias, const double *mean, const double *invstd,
-                          void *dweight, void *dbias, bint sums, bint frozen, const act_t *act,
-                          bint stream) noexcept nogil:
+cdef int backward_columns(call_t *k) noexcept nogil:
+    cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), k
-    cdef int64_t part_bytes = 2 * l.chunks * ld * sizeof(double)
-    cdef char *memory = <char *>scratch(0, part_bytes + affine_bytes(ld))
-    cdef char *coefficients = in_phase(memory + part_bytes, t.y)
-    cdef double *parts = <double *>memory
+    cdef int64_t ld = width_of(l)
     cdef affines_t f
-    if memory == NULL:
+    if take_memory(k, True):
         return -1
-    f = affines_at(l, coefficients, 0)
-    spans.col_affine(l.C, mean, invstd, weight, bias, &f)
+    f = affines_at(l, k.coefficients, 0)
+    spans.col_affine(l.C, k.mean, k.invstd, k.weight, k.bias, &f)
     memset(<void *>f.k0, 0, 2 * affine_step(l))
-    lay_out(l, coefficients)
-    if sums:
-        if l.threads == 1:
-            sums_of_chunks(l, t, coefficients, act, parts, 0, l.chunks)
-        else:
-            for k in prange(l.threads, schedule="static", num_threads=l.threads):
-                sums_of_chunks(l, t, coefficients, act, parts, share(l, k), share(l, k + 1))
-        add_sums(l, parts)
+    lay_out(l, k.coefficients)
+    if k.sums:
+        run_tasks(sums_task, k, l.threads, l.threads)
+        add_sums(k)
         spans.col_order(ld, &f, True)
-        spans.col_terms(l.C, <double>l.count, mean, invstd, parts, parts + ld, &f, dweight, dbias,
-                        frozen)
-        lay_out(l, coefficients)
-    if t.y != NULL or t.dresidual != NULL:
-        if l.threads == 1:
-            grad_chunks(l, t, coefficients, act, frozen, stream, 0, l.chunks)
-        else:
-            for k in prange(l.threads, schedule="static", num_threads=l.threads):
-                grad_chunks(l, t, coefficients, act, frozen, stream, share(l, k),
-                            share(l, k + 1))
+        spans.col_terms(l.C, <double>l.count, k.mean, k.invstd, k.parts, k.parts + ld, &f,
+                        k.dweight, k.dbias, k.frozen)
+        lay_out(l, k.coefficients)
+    if k.t.y != NULL or k.t.dresidual != NULL:
+        run_tasks(grad_task, k, l.threads, l.threads)
     return 0

@@ -1,13 +1,12 @@
 """Arrays side by side along their last axis, and the parts of one: copies of short runs."""
 
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport dense, output_of, overlaps, product_element
-from fastbn.kernels.runtime cimport scratch, team
+from fastbn.kernels.runtime cimport run_tasks, scratch, team
 
 cnp.import_array()
 
@@ -21,40 +20,49 @@ cdef struct part_t:
     int64_t offset  # bytes in front of it in a row of the whole
 
 
-cdef void copy_rows(const part_t *parts, int64_t count, char *whole, int64_t size, bint apart,
-                    int64_t first, int64_t last) noexcept nogil:
-    """Rows of the parts into the whole, or with `apart` out of it."""
-    cdef int64_t row, k
-    for row in range(first, last):
-        for k in range(count):
-            if apart:
-                memcpy(parts[k].data + row * parts[k].size, whole + row * size + parts[k].offset,
-                       parts[k].size)
-            else:
-                memcpy(whole + row * size + parts[k].offset, parts[k].data + row * parts[k].size,
-                       parts[k].size)
+cdef struct work_t:
+    const part_t *parts
+    int64_t count   # of them
+    char *whole
+    int64_t rows
+    int64_t size    # bytes of a row
+    bint apart      # out of the whole, not into it
+
+
+cdef void copy_rows(const void *job, int64_t task) noexcept nogil:
+    """Some rows of all parts."""
+    cdef const work_t *w = <const work_t *>job
+    cdef int64_t row, k, size
+    cdef char *part
+    cdef char *place
+    for row in range(task * ROWS, min(w.rows, (task + 1) * ROWS)):
+        for k in range(w.count):
+            size = w.parts[k].size
+            part = w.parts[k].data + row * size
+            place = w.whole + row * w.size + w.parts[k].offset
+            memcpy(part if w.apart else place, place if w.apart else part, size)
 
 
 cdef int run(list arrays, cnp.ndarray whole, bint apart) except -1:
-    cdef int64_t count = len(arrays), offset = 0, rows, size, task, k
+    cdef int64_t offset = 0, k
     cdef int threads = team(2.0 * cnp.PyArray_NBYTES(whole))
-    cdef part_t *parts = <part_t *>scratch(0, count * sizeof(part_t))
-    cdef char *data = cnp.PyArray_BYTES(whole)
+    cdef part_t *parts = <part_t *>scratch(0, len(arrays) * sizeof(part_t))
     cdef cnp.ndarray array
+    cdef work_t w
     if parts == NULL:
         raise MemoryError
-    for k in range(count):
+    for k in range(len(arrays)):
         array = <cnp.ndarray>arrays[k]
         parts[k].data = cnp.PyArray_BYTES(array)
         parts[k].size = (cnp.PyArray_DIM(array, cnp.PyArray_NDIM(array) - 1)
                          * cnp.PyArray_ITEMSIZE(array))
         parts[k].offset = offset
         offset += parts[k].size
-    size = offset
-    rows = cnp.PyArray_NBYTES(whole) // size if size else 0
+    w.parts, w.count, w.whole, w.apart = parts, len(arrays), cnp.PyArray_BYTES(whole), apart
+    w.size = offset
+    w.rows = cnp.PyArray_NBYTES(whole) // w.size if w.size else 0
     with nogil:
-        for task in prange((rows + ROWS - 1) // ROWS, schedule="static", num_threads=threads):
-            copy_rows(parts, count, data, size, apart, task * ROWS, min(rows, (task + 1) * ROWS))
+        run_tasks(copy_rows, &w, (w.rows + ROWS - 1) // ROWS, threads)
     return 0
 
 

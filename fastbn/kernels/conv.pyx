@@ -16,7 +16,6 @@ conv_ways.pxi chooses. Cuts come from the shapes alone: threads never change a r
 """
 
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -26,7 +25,7 @@ from fastbn.kernels.border cimport (
     check_vector, data, dense, element_of, output, output_of, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.linear cimport column_sums
-from fastbn.kernels.runtime cimport scratch, spans_of, team
+from fastbn.kernels.runtime cimport run_tasks, scratch, spans_of, team
 from fastbn.kernels.spans cimport ahead_t, depth_spans_t, matmul_spans_t, winograd_spans_t
 
 import numpy as np
@@ -51,6 +50,8 @@ cdef enum:
     NARROW = 4           # channels of a group that is treated likewise, at most
     TURN_GAP = 32        # elements between its turned copies, for other lines of the first cache
     PARTIAL_BYTES = 8388608
+    SLICE = 4096         # numbers of a task that adds up what chunks have come to
+    MOST_TERMS = 4       # that are added in one sweep
 
 
 cdef struct conv_t:

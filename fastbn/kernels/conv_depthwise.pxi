@@ -13,7 +13,9 @@ cdef struct depth_t:
     const char *src              # (N, h.size, w.size, C)
     char *dst                    # (N, DH, DW, C); of dweight: dy, which is read
     int64_t DH, DW, skip_h, skip_w, first_h, first_w
-    char *weights                # [tap][turn][C], taps as the axes have them; of dweight: the sums
+    char *weights                # [tap][turn][C], taps as the axes have them
+    char *sums                   # of dweight: [chunk][tap][turn][C]
+    int64_t chunks
     const char *bias
     int element, itemsize
 
@@ -129,11 +131,14 @@ cdef void depth_span(const depth_t *p, int64_t first, int64_t last, char *sums) 
         first = end
 
 
+cdef void depth_task(const void *job, int64_t task) noexcept nogil:
+    cdef const depth_t *p = <const depth_t *>job
+    depth_span(p, task * DEPTH_ROWS, min(p.N * p.h.grid, (task + 1) * DEPTH_ROWS), NULL)
+
+
 cdef void run_depth(const depth_t *p) noexcept nogil:
-    cdef int64_t tasks = (p.N * p.h.grid + DEPTH_ROWS - 1) // DEPTH_ROWS, task
-    cdef int threads = team(<double>p.N * p.h.grid * p.w.grid * p.C * p.width * p.itemsize)
-    for task in prange(tasks, schedule="dynamic", num_threads=threads):
-        depth_span(p, task * DEPTH_ROWS, min(p.N * p.h.grid, (task + 1) * DEPTH_ROWS), NULL)
+    run_tasks(depth_task, p, (p.N * p.h.grid + DEPTH_ROWS - 1) // DEPTH_ROWS,
+              team(<double>p.N * p.h.grid * p.w.grid * p.C * p.width * p.itemsize))
 
 
 cdef inline int64_t turned(const depth_t *p, int64_t c, int64_t s) noexcept nogil:
@@ -204,20 +209,19 @@ cdef int depth_backward(const conv_t *v, const char *dy, const char *w, const in
     return 0
 
 
-cdef void depth_weights_task(const depth_t *p, int64_t chunk, int64_t chunks,
-                             char *sums) noexcept nogil:
+cdef void depth_weights_task(const void *job, int64_t chunk) noexcept nogil:
+    cdef const depth_t *p = <const depth_t *>job
     cdef int64_t total = p.N * p.h.grid
-    memset(sums, 0, p.h.taps * p.w.taps * p.width * p.C * p.itemsize)
-    depth_span(p, total * chunk // chunks, total * (chunk + 1) // chunks, sums)
+    cdef int64_t size = p.h.taps * p.w.taps * p.width * p.C * p.itemsize
+    cdef char *sums = <char *>memset(p.sums + chunk * size, 0, size)
+    depth_span(p, total * chunk // p.chunks, total * (chunk + 1) // p.chunks, sums)
 
 
 cdef int depth_weights(const conv_t *v, const char *x, const char *dy,
                        char *dweight) noexcept nogil:
     """dweight, stored (kh, kw, C / groups, C)."""
-    cdef int64_t width = v.C // v.groups, count = v.kh * v.kw * width * v.C, chunks, chunk, k, c
-    cdef int64_t size = count * v.itemsize
+    cdef int64_t width = v.C // v.groups, count = v.kh * v.kw * width * v.C, k, c
     cdef int threads = team(<double>v.N * v.OH * v.OW * v.C * width * v.itemsize)
-    cdef char *sums
     cdef depth_t p
     forward_axes(v, &p.h, &p.w)
     p.width = v.C // v.groups
@@ -225,15 +229,14 @@ cdef int depth_weights(const conv_t *v, const char *x, const char *dy,
     p.skip_h = p.skip_w = 1
     p.first_h = p.first_w = 0
     p.weights, p.bias, p.element, p.itemsize = NULL, NULL, v.element, v.itemsize
-    chunks = max(1, min(<int64_t>MOST_CHUNKS, v.N * v.OH * v.OW // CHUNK_PIXELS))
-    sums = <char *>scratch(0, size * chunks)
-    if sums == NULL:
+    p.chunks = max(1, min(<int64_t>MOST_CHUNKS, v.N * v.OH * v.OW // CHUNK_PIXELS))
+    p.sums = <char *>scratch(0, p.chunks * count * v.itemsize)
+    if p.sums == NULL:
         return -1
-    for chunk in prange(chunks, schedule="dynamic", num_threads=threads):
-        depth_weights_task(&p, chunk, chunks, sums + chunk * size)
-    add_parts(sums, chunks, count, v.itemsize, 0, count)
+    run_tasks(depth_weights_task, &p, p.chunks, threads)
+    add_parts(v, p.sums, p.chunks, count, 1)
     for k in range(v.kh * v.kw * width):  # a tap and a turn, which stand for an input channel
         for c in range(v.C):
             memcpy(dweight + ((k - k % width + turned(&p, c, k % width) % width) * v.C + c)
-                   * v.itemsize, sums + (k * v.C + c) * v.itemsize, v.itemsize)
+                   * v.itemsize, p.sums + (k * v.C + c) * v.itemsize, v.itemsize)
     return 0

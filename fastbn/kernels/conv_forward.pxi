@@ -10,8 +10,9 @@ cdef struct packing_t:
     int element, itemsize
 
 
-cdef void pack_task(const packing_t *p, int64_t task) noexcept nogil:
+cdef void pack_task(const void *job, int64_t task) noexcept nogil:
     """One panel of one group, all taps."""
+    cdef const packing_t *p = <const packing_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr, group = task // panels
     cdef int64_t column = (task - group * panels) * spans.nr, tap, k, n
@@ -34,10 +35,8 @@ cdef void pack_task(const packing_t *p, int64_t task) noexcept nogil:
 
 cdef void run_packing(const packing_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t tasks = (p.n + spans.nr - 1) // spans.nr * p.groups, task
-    cdef int threads = team(<double>p.taps * p.depth * p.n * p.groups * p.itemsize)
-    for task in prange(tasks, schedule="static", num_threads=threads):
-        pack_task(p, task)
+    run_tasks(pack_task, p, (p.n + spans.nr - 1) // spans.nr * p.groups,
+              team(<double>p.taps * p.depth * p.n * p.groups * p.itemsize))
 
 
 cdef struct room_t:  # what a product of rows needs: packed weights, the plan, the taps' offsets

@@ -44,19 +44,29 @@ cdef void add_part(parts_t *m, int64_t task, int64_t pixels) noexcept nogil:
     m.count += <double>pixels
 
 
+cdef struct whole_t:
+    parts_t m
+    const char *y
+    int64_t pixels
+
+
+cdef void part_task(const void *job, int64_t task) noexcept nogil:
+    cdef const whole_t *w = <const whole_t *>job
+    take_part(&w.m, task, w.y + task * MOMENT_PIXELS * w.m.K * w.m.itemsize,
+              min(<int64_t>MOMENT_PIXELS, w.pixels - task * MOMENT_PIXELS), 0, w.m.K)
+
+
 cdef int whole_moments(const conv_t *v, const char *y, double *moments) noexcept nogil:
     """The same behind the whole convolution, if wanted."""
     cdef int64_t pixels = v.N * v.OH * v.OW, task
     cdef int64_t tasks = (pixels + MOMENT_PIXELS - 1) // MOMENT_PIXELS
-    cdef int threads = team(<double>pixels * v.K * v.itemsize)
-    cdef parts_t m
+    cdef whole_t w
     if moments == NULL:
         return 0
-    if open_parts(&m, moments, v, tasks):
+    if open_parts(&w.m, moments, v, tasks):
         return -1
-    for task in prange(tasks, schedule="static", num_threads=threads):
-        take_part(&m, task, y + task * MOMENT_PIXELS * v.K * v.itemsize,
-                  min(<int64_t>MOMENT_PIXELS, pixels - task * MOMENT_PIXELS), 0, v.K)
+    w.y, w.pixels = y, pixels
+    run_tasks(part_task, &w, tasks, team(<double>pixels * v.K * v.itemsize))
     for task in range(tasks):
-        add_part(&m, task, min(<int64_t>MOMENT_PIXELS, pixels - task * MOMENT_PIXELS))
+        add_part(&w.m, task, min(<int64_t>MOMENT_PIXELS, pixels - task * MOMENT_PIXELS))
     return 0

@@ -125,8 +125,9 @@ cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, con
         row += 1
 
 
-cdef void rows_task(const rows_t *p, int64_t task) noexcept nogil:
+cdef void rows_task(const void *job, int64_t task) noexcept nogil:
     """A block of rows of one group: all chunks of the window, all panels of columns."""
+    cdef const rows_t *p = <const rows_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block
     cdef int64_t first = task // p.groups * block, count = min(total - first, block)
@@ -181,8 +182,7 @@ cdef int run_rows(rows_t *p, double *moments, const conv_t *v) noexcept nogil:
     cdef int threads = team(<double>total * p.n * p.groups * p.depth * p.h.taps * p.w.taps)
     if open_parts(&p.moments, moments, v, blocks):
         return -1
-    for task in prange(blocks * p.groups, schedule="dynamic", num_threads=threads):
-        rows_task(p, task)
+    run_tasks(rows_task, p, blocks * p.groups, threads)
     if moments != NULL:
         for task in range(blocks):
             add_part(&p.moments, task, min(block, total - task * block))

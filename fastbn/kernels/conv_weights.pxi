@@ -86,8 +86,9 @@ cdef void row_offsets(const weights_t *p, int64_t apart, int64_t *off) noexcept 
                 c += p.run
 
 
-cdef void weights_task(const weights_t *p, int64_t task) noexcept nogil:
+cdef void weights_task(const void *job, int64_t task) noexcept nogil:
     """One piece of the rows of dweight, over one chunk of output pixels."""
+    cdef const weights_t *p = <const weights_t *>job
     cdef const conv_t *v = p.v
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
     cdef int64_t total = v.N * v.OH * v.OW, chunk = task // p.pieces, piece = task % p.pieces
@@ -143,26 +144,42 @@ cdef void weights_task(const weights_t *p, int64_t task) noexcept nogil:
                 row += rows
 
 
-cdef void add_parts(char *parts, int64_t chunks, int64_t count, int itemsize,
-                    int64_t first, int64_t last) noexcept nogil:
-    """parts[0] += parts[1] + ..., in that order, for the numbers from first to last."""
-    cdef int64_t k, i
-    cdef float *f = <float *>parts
-    cdef double *d = <double *>parts
-    for k in range(1, chunks):
-        if itemsize == 8:
-            for i in range(first, last):
-                d[i] += d[k * count + i]
-        else:
-            for i in range(first, last):
-                f[i] += f[k * count + i]
+cdef struct sums_t:
+    char *parts          # [chunk][count]
+    int64_t chunks, count
+    const conv_t *v
+
+
+cdef void add_task(const void *job, int64_t task) noexcept nogil:
+    """parts[0] += parts[1] + ..., in that order, for one slice of the numbers."""
+    cdef const sums_t *s = <const sums_t *>job
+    cdef int64_t first = task * SLICE, chunk = 1, k
+    cdef char *total = s.parts + first * s.v.itemsize
+    cdef const void *terms[MOST_TERMS]
+    terms[0] = total
+    while chunk < s.chunks:
+        k = 1
+        while k < MOST_TERMS and chunk < s.chunks:
+            terms[k] = total + chunk * s.count * s.v.itemsize
+            k += 1
+            chunk += 1
+        spans_of(s.v.element).activation.sum_terms(terms, <int>k, total,
+                                                   min(<int64_t>SLICE, s.count - first), False)
+
+
+cdef void add_parts(const conv_t *v, char *parts, int64_t chunks, int64_t count,
+                    int threads) noexcept nogil:
+    """Add what chunks have come to, `count` numbers each, to the first one's."""
+    cdef sums_t s
+    s.v, s.parts, s.chunks, s.count = v, parts, chunks, count
+    run_tasks(add_task, &s, (count + SLICE - 1) // SLICE, threads)
 
 
 cdef int backward_weights(const conv_t *v, const char *x, const char *dy,
                           char *dweight) noexcept nogil:
     """dweight, stored (kh, kw, C / groups, K)."""
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
-    cdef int64_t depth = v.C // v.groups, pixels = v.N * v.OH * v.OW, count, size, task, slices
+    cdef int64_t depth = v.C // v.groups, pixels = v.N * v.OH * v.OW, count, size
     cdef int threads
     cdef weights_t p
     p.v, p.x, p.dy = v, x, dy
@@ -184,12 +201,8 @@ cdef int backward_weights(const conv_t *v, const char *x, const char *dy,
         if p.parts == NULL:
             return -1
     threads = team(<double>pixels * count // v.groups)
-    for task in prange(p.chunks * p.pieces, schedule="dynamic", num_threads=threads):
-        weights_task(&p, task)
+    run_tasks(weights_task, &p, p.chunks * p.pieces, threads)
     if p.chunks > 1:
-        slices = (count + 4095) // 4096
-        for task in prange(slices, schedule="static", num_threads=threads):
-            add_parts(p.parts, p.chunks, count, v.itemsize, task * 4096,
-                      min(count, (task + 1) * 4096))
+        add_parts(v, p.parts, p.chunks, count, threads)
         memcpy(dweight, p.parts, size)
     return 0

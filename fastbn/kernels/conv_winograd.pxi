@@ -3,9 +3,10 @@
 #
 # forward and dx   A task takes some rows of tiles through all three steps: windows, 16 products
 #                  with the filters, outputs. What is between them stays in cache.
-# dweight          Windows and spread gradients of a block of tiles are made by all threads, then
-#                  they are multiplied, each thread for some of the 16 matrices: sums over all
-#                  tiles stay in one place, and their order is that of the blocks.
+# dweight          Windows and spread gradients of a block of tiles are made, then multiplied and added
+#                  to the 16 sums. A task takes a chunk of the tiles, with sums of its own, which are
+#                  added up in their order. Where there are too many weights for that, all threads
+#                  share every block: first its rows, then its 16 products.
 #
 # A number that is not finite would reach all outputs of its tiles: where one comes out, the direct
 # way is gone after all.
@@ -20,6 +21,10 @@ cdef enum:
     OUTER_TILES = 224      # of a block of dweight, at most
     FEWEST_OUTER = 48
     OUTER_BYTES = 4194304  # of its windows and gradients
+    OWN_BYTES = 1048576    # where it is not shared
+    CHUNKS = 8
+    FEWEST_CHUNKS = 4      # with fewer, every block is shared
+    SUM_BYTES = 524288     # and with more than this in the 16 sums
 
 
 cdef bint is_winograd(const conv_t *v) noexcept nogil:
@@ -34,6 +39,7 @@ cdef struct winograd_t:
     int64_t TH, TW                 # tiles of an image
     const char *x
     char *y
+    const packing_t *packing
     char *filters                  # [16][panel][C][nr]
     const char *zeros              # four pixels
     const char *bias
@@ -79,8 +85,10 @@ cdef void windows_row(const conv_t *v, const char *x, int64_t image, int64_t i, 
                                          pitch)
 
 
-cdef void filter_task(const packing_t *k, const winograd_t *p, int64_t panel) noexcept nogil:
+cdef void filter_task(const void *job, int64_t panel) noexcept nogil:
     """One panel of filters."""
+    cdef const winograd_t *p = <const winograd_t *>job
+    cdef const packing_t *k = p.packing
     cdef const conv_t *v = p.v
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
     cdef int64_t size = v.C * spans.nr, tap
@@ -93,8 +101,9 @@ cdef void filter_task(const packing_t *k, const winograd_t *p, int64_t panel) no
                                          p.filter_pitch)
 
 
-cdef void winograd_task(winograd_t *p, int64_t task) noexcept nogil:
+cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
     """Some rows of tiles."""
+    cdef winograd_t *p = <winograd_t *>job
     cdef const conv_t *v = p.v
     cdef const winograd_spans_t *winograd = &spans_of(v.element).winograd
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
@@ -155,7 +164,7 @@ cdef int run_winograd(const conv_t *v, const char *x, const packing_t *k, const 
     cdef int64_t panels = (v.K + spans.nr - 1) // spans.nr, task, size, tasks
     cdef int threads
     cdef winograd_t p
-    p.v, p.x, p.y, p.bias, p.finite = v, x, y, bias, True
+    p.v, p.x, p.y, p.packing, p.bias, p.finite = v, x, y, k, bias, True
     p.TH, p.TW = (v.OH + 1) // 2, (v.OW + 1) // 2
     p.filter_pitch = pitch_of(panels * v.C * spans.nr, v.itemsize)
     p.rows = rows_of_task(&p, 16 * (v.C + v.K) * v.itemsize, spans.mr)
@@ -168,10 +177,8 @@ cdef int run_winograd(const conv_t *v, const char *x, const packing_t *k, const 
     if open_parts(&p.moments, moments, v, tasks):
         return -1
     threads = team(<double>v.N * p.TH * p.TW * v.C * v.K)
-    for task in prange(panels, schedule="static", num_threads=threads):
-        filter_task(k, &p, task)
-    for task in prange(tasks, schedule="dynamic", num_threads=threads):
-        winograd_task(&p, task)
+    run_tasks(filter_task, &p, panels, threads)
+    run_tasks(winograd_task, &p, tasks, threads)
     if moments != NULL:
         for task in range(tasks):
             size = pixels_before(&p, min((task + 1) * p.rows, v.N * p.TH))
@@ -213,40 +220,54 @@ cdef struct outer_t:
     const char *x
     const char *dy
     char *dweight
-    char *windows        # [16][C / width][tile][width]
-    char *spread         # [16][panel][tile][nr]
-    char *sums           # [16][C][K]
+    char *sums           # [chunk][16][C][K]
     const char *zeros    # four pixels
     int64_t TH, TW
-    int64_t rows         # of tiles in a block
+    int64_t chunks       # of the rows of tiles
+    int64_t rows         # of a block
     int64_t window_pitch, spread_pitch, sum_pitch
     int64_t pieces       # of the C rows of each product
-    bint finite
+    int status           # 1: a number is not finite; -1: no memory
 
 
-cdef void spread_row(const outer_t *p, int64_t first, int64_t row) noexcept nogil:
-    """Windows and gradients of one row of tiles of the block that begins at row `first`."""
+cdef struct block_t:
+    const outer_t *p
+    int64_t first, count  # rows of tiles
+    char *windows         # [16][C / width][tile][width]
+    char *spread          # [16][panel][tile][nr]
+    char *sums            # [16][C][K]
+    bint add
+
+
+cdef void spread_task(const void *job, int64_t row) noexcept nogil:
+    """Windows and gradients of one row of a block."""
+    cdef const block_t *b = <const block_t *>job
+    cdef const outer_t *p = b.p
     cdef const conv_t *v = p.v
     cdef const winograd_spans_t *winograd = &spans_of(v.element).winograd
     cdef int64_t width = spans_of(v.element).width, nr = spans_of(v.element).matmul.nr
-    cdef int64_t image = (first + row) // p.TH, i = (first + row) % p.TH, tiles = p.rows * p.TW
+    cdef int64_t image = (b.first + row) // p.TH, i = (b.first + row) % p.TH
+    cdef int64_t tiles = p.rows * p.TW
     cdef const char *dy = p.dy + (image * v.OH + 2 * i) * v.OW * v.K * v.itemsize
-    windows_row(v, p.x, image, i, p.TW, p.zeros, p.windows + row * p.TW * width * v.itemsize,
+    windows_row(v, p.x, image, i, p.TW, p.zeros, b.windows + row * p.TW * width * v.itemsize,
                 width, tiles * width, p.window_pitch)
     winograd.spread(dy, dy + v.OW * v.K * v.itemsize if 2 * i + 1 < v.OH else NULL, v.OW, v.K,
-                    p.TW, p.spread + row * p.TW * nr * v.itemsize, tiles * nr, p.spread_pitch)
+                    p.TW, b.spread + row * p.TW * nr * v.itemsize, tiles * nr, p.spread_pitch)
 
 
-cdef void outer_task(const outer_t *p, int64_t count, bint add, int64_t task) noexcept nogil:
-    """A piece of the rows of one of the 16 products, over `count` tiles."""
+cdef void outer_task(const void *job, int64_t task) noexcept nogil:
+    """A piece of the rows of one of the 16 products."""
+    cdef const block_t *b = <const block_t *>job
+    cdef const outer_t *p = b.p
     cdef const conv_t *v = p.v
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
     cdef int64_t i = task // p.pieces, piece = task % p.pieces, width = spans_of(v.element).width
     cdef int64_t begin = v.C * piece // p.pieces, end = v.C * (piece + 1) // p.pieces, k, panel
     cdef int64_t tiles = p.rows * p.TW, panels = (v.K + spans.nr - 1) // spans.nr
-    cdef const char *windows = p.windows + i * p.window_pitch * v.itemsize
-    cdef const char *spread = p.spread + i * p.spread_pitch * v.itemsize
-    cdef char *sums = p.sums + (i * p.sum_pitch + begin * v.K) * v.itemsize
+    cdef int64_t count = b.count * p.TW
+    cdef const char *windows = b.windows + i * p.window_pitch * v.itemsize
+    cdef const char *spread = b.spread + i * p.spread_pitch * v.itemsize
+    cdef char *sums = b.sums + (i * p.sum_pitch + begin * v.K) * v.itemsize
     cdef int64_t *off = <int64_t *>scratch(1, (end - begin) * sizeof(int64_t)
                                            + count * sizeof(void *))
     cdef const void **at = <const void **>(off + (end - begin))
@@ -260,54 +281,80 @@ cdef void outer_task(const outer_t *p, int64_t count, bint add, int64_t task) no
     for panel in range(panels):
         spans.outer_rows(count, at, off, spread + panel * tiles * spans.nr * v.itemsize, spans.nr,
                          sums + panel * spans.nr * v.itemsize, v.K, end - begin,
-                         min(<int64_t>spans.nr, v.K - panel * spans.nr), add, nothing)
+                         min(<int64_t>spans.nr, v.K - panel * spans.nr), b.add, nothing)
 
 
-cdef void gradients_task(outer_t *p, int64_t first, int64_t last) noexcept nogil:
-    cdef const conv_t *v = p.v
-    if not spans_of(v.element).winograd.gradients(
-            p.sums + first * v.itemsize, last - first, p.sum_pitch,
-            p.dweight + first * v.itemsize, v.C * v.K):
-        p.finite = False
+cdef void add_blocks(outer_t *p, int64_t chunk, int threads) noexcept nogil:
+    """Sum over a chunk of the tiles, block by block."""
+    cdef int64_t total = p.v.N * p.TH
+    cdef int64_t first = total * chunk // p.chunks, last = total * (chunk + 1) // p.chunks
+    cdef int itemsize = p.v.itemsize
+    cdef block_t b
+    b.p, b.add = p, False
+    b.windows = <char *>scratch(2, 16 * (p.window_pitch + p.spread_pitch) * itemsize)
+    if b.windows == NULL:
+        p.status = -1
+        return
+    b.spread = b.windows + 16 * p.window_pitch * itemsize
+    b.sums = p.sums + chunk * 16 * p.sum_pitch * itemsize
+    while first < last:
+        b.first, b.count = first, min(p.rows, last - first)
+        run_tasks(spread_task, &b, b.count, threads)
+        run_tasks(outer_task, &b, 16 * p.pieces, threads)
+        first += b.count
+        b.add = True
+
+
+cdef void chunk_task(const void *job, int64_t chunk) noexcept nogil:
+    add_blocks(<outer_t *>job, chunk, 1)
+
+
+cdef void gradients_task(const void *job, int64_t task) noexcept nogil:
+    """From the 16 sums to the filters' gradients, for one slice of the filters."""
+    cdef outer_t *p = <outer_t *>job
+    cdef int64_t size = p.v.C * p.v.K, first = task * SLICE, itemsize = p.v.itemsize
+    if not spans_of(p.v.element).winograd.gradients(
+            p.sums + first * itemsize, min(<int64_t>SLICE, size - first), p.sum_pitch,
+            p.dweight + first * itemsize, size):
+        p.status = 1
 
 
 cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
                           char *dweight) noexcept nogil:
     """As backward_weights; 1 where it should be done that way."""
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
-    cdef int64_t width = spans_of(v.element).width, C = ceil_to(v.C, width)
-    cdef int64_t K = ceil_to(v.K, spans.nr), tiles, total, first = 0, count, task, slices
-    cdef int64_t size = v.C * v.K
+    cdef int64_t C = ceil_to(v.C, spans_of(v.element).width), K = ceil_to(v.K, spans.nr)
+    cdef int64_t size = v.C * v.K, tiles, total, sums
+    cdef bint shared
     cdef int threads
     cdef outer_t p
-    p.v, p.x, p.dy, p.dweight, p.finite = v, x, dy, dweight, True
+    p.v, p.x, p.dy, p.dweight, p.status = v, x, dy, dweight, 0
     p.TH, p.TW = (v.OH + 1) // 2, (v.OW + 1) // 2
+    p.sum_pitch = pitch_of(size, v.itemsize)
+    sums = 16 * p.sum_pitch * v.itemsize
     total = v.N * p.TH
-    tiles = min(<int64_t>OUTER_TILES, max(<int64_t>FEWEST_OUTER,
-                                          OUTER_BYTES // (16 * (C + K) * v.itemsize)))
+    p.chunks = min(<int64_t>CHUNKS, total * p.TW // OUTER_TILES)
+    shared = sums > SUM_BYTES or p.chunks < FEWEST_CHUNKS
+    if shared:
+        p.chunks = 1
+    tiles = (OUTER_BYTES if shared else OWN_BYTES) // (16 * (C + K) * v.itemsize)
+    tiles = min(<int64_t>OUTER_TILES, max(<int64_t>FEWEST_OUTER, tiles))
     p.rows = min(total, max(<int64_t>1, tiles // p.TW))
-    p.pieces = min((v.C + spans.mr - 1) // spans.mr, <int64_t>2)
+    p.pieces = min((v.C + spans.mr - 1) // spans.mr, <int64_t>2) if shared else 1
     tiles = p.rows * p.TW
     p.window_pitch = pitch_of(tiles * C, v.itemsize)
     p.spread_pitch = pitch_of(tiles * K, v.itemsize)
-    p.sum_pitch = pitch_of(size, v.itemsize)
-    p.windows = <char *>scratch(
-        0, (16 * (p.window_pitch + p.spread_pitch + p.sum_pitch) + 4 * v.C) * v.itemsize)
-    if p.windows == NULL:
+    p.sums = <char *>scratch(0, p.chunks * sums + 4 * v.C * v.itemsize)
+    if p.sums == NULL:
         return -1
-    p.spread = p.windows + 16 * p.window_pitch * v.itemsize
-    p.sums = p.spread + 16 * p.spread_pitch * v.itemsize
-    p.zeros = <char *>memset(p.sums + 16 * p.sum_pitch * v.itemsize, 0,
-                             4 * v.C * v.itemsize)
+    p.zeros = <char *>memset(p.sums + p.chunks * sums, 0, 4 * v.C * v.itemsize)
     threads = team(<double>total * p.TW * size)
-    while first < total:
-        count = min(p.rows, total - first)
-        for task in prange(count, schedule="static", num_threads=threads):
-            spread_row(&p, first, task)
-        for task in prange(16 * p.pieces, schedule="static", num_threads=threads):
-            outer_task(&p, count * p.TW, first > 0, task)
-        first += count
-    slices = (size + 4095) // 4096
-    for task in prange(slices, schedule="static", num_threads=threads):
-        gradients_task(&p, task * 4096, min(size, (task + 1) * 4096))
-    return 0 if p.finite else 1
+    if shared:
+        add_blocks(&p, 0, threads)
+    else:
+        run_tasks(chunk_task, &p, p.chunks, threads)
+    if p.status:
+        return p.status
+    add_parts(v, p.sums, p.chunks, 16 * p.sum_pitch, threads)
+    run_tasks(gradients_task, &p, (size + SLICE - 1) // SLICE, threads)
+    return p.status

@@ -5,14 +5,13 @@ One 64-bit seed is drawn from NumPy's generator. Any thread can make any part of
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uint64_t
 
 cimport numpy as cnp
 from numpy.random cimport bitgen_t
 
 from fastbn.kernels.border cimport check_apart, check_is, data, dense, float_of, output_of
-from fastbn.kernels.runtime cimport spans_of, streams, team
+from fastbn.kernels.runtime cimport run_tasks, spans_of, streams, team
 from fastbn.kernels.spans cimport activation_spans_t
 
 import numpy as np
@@ -38,7 +37,8 @@ cdef struct work_t:
     const activation_spans_t *spans
 
 
-cdef void run_chunk(const work_t *w, int64_t k) noexcept nogil:
+cdef void run_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const work_t *w = <const work_t *>job
     cdef int64_t first = k * CHUNK, at = first * w.itemsize
     w.spans.dropout(w.x + at, w.y + at, first, min(<int64_t>CHUNK, w.size - first), w.seed,
                     w.threshold, w.scale, w.stream)
@@ -69,8 +69,6 @@ cdef cnp.ndarray apply(cnp.ndarray x, DropoutSaved saved, object out, str what):
     """The mask and the scale of `saved`, on a new array or on `out`, which may be x."""
     cdef cnp.ndarray y = output_of(out, saved.ndim, saved.shape, saved.typenum, "out")
     cdef work_t w
-    cdef int64_t k, chunks
-    cdef int threads
     if out is not None:
         check_apart(y, x, what, True)
     w.x, w.y = <char *>data(x), <char *>data(y)
@@ -79,15 +77,8 @@ cdef cnp.ndarray apply(cnp.ndarray x, DropoutSaved saved, object out, str what):
     w.scale = 1.0 / (1.0 - saved.p) if saved.p < 1.0 else 0.0
     w.stream = w.x != w.y and streams(<double>cnp.PyArray_NBYTES(x), 2)
     w.spans = &spans_of(saved.element).activation
-    chunks = (w.size + CHUNK - 1) // CHUNK
-    threads = team(2.0 * cnp.PyArray_NBYTES(x))
-    if threads == 1:
-        with nogil:
-            for k in range(chunks):
-                run_chunk(&w, k)
-        return y
-    for k in prange(chunks, nogil=True, schedule="static", num_threads=threads):
-        run_chunk(&w, k)
+    with nogil:
+        run_tasks(run_chunk, &w, (w.size + CHUNK - 1) // CHUNK, team(2.0 * w.size * w.itemsize))
     return y
 
 

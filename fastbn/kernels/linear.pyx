@@ -5,7 +5,6 @@ runs through the rows. dweight is cut into groups of its own rows. All cuts come
 and a number is summed by one task in one order, so threads never change a result.
 """
 
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
@@ -13,7 +12,7 @@ cimport numpy as cnp
 from fastbn.kernels.border cimport (
     check_vector, data, dense, element_of, output, overlaps, product_element, weight_of,
 )
-from fastbn.kernels.runtime cimport scratch, spans_of, team
+from fastbn.kernels.runtime cimport run_tasks, scratch, spans_of, team
 from fastbn.kernels.spans cimport ahead_t, matmul_spans_t
 
 cnp.import_array()
@@ -25,6 +24,7 @@ cdef enum:
     COUNT = 256        # rows of x and dy that dweight's tiles run through at a time
     GROUP = 4          # tiles of dweight's rows in a task
     MOST_ROWS = 16     # rows of any tile
+    SUMS = 64          # columns of a task that sums them
 
 
 cdef struct product_t:  # c (m, n) = a (m, k) b (k, n) + bias
@@ -37,8 +37,9 @@ cdef struct product_t:  # c (m, n) = a (m, k) b (k, n) + bias
     int element, itemsize
 
 
-cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
+cdef void product_task(const void *job, int64_t task) noexcept nogil:
     """One panel of columns for one block of rows."""
+    cdef const product_t *p = <const product_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
     cdef int64_t column = task % panels * spans.nr, first = task // panels * TILES * spans.mr
@@ -71,10 +72,8 @@ cdef void product_task(const product_t *p, int64_t task) noexcept nogil:
 cdef void product(const product_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t blocks = (p.m + TILES * spans.mr - 1) // (TILES * spans.mr)
-    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr, task
-    cdef int threads = team(<double>p.m * p.n * p.k)
-    for task in prange(blocks * panels, schedule="dynamic", num_threads=threads):
-        product_task(p, task)
+    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
+    run_tasks(product_task, p, blocks * panels, team(<double>p.m * p.n * p.k))
 
 
 cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
@@ -86,8 +85,9 @@ cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
     int element, itemsize
 
 
-cdef void outer_task(const outer_t *p, int64_t task) noexcept nogil:
+cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     """GROUP tiles of rows of c, all its columns."""
+    cdef const outer_t *p = <const outer_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t first = task * GROUP * spans.mr, rows = min(p.m - first, GROUP * spans.mr)
     cdef int64_t start = 0, i, column, count
@@ -114,37 +114,43 @@ cdef void outer_task(const outer_t *p, int64_t task) noexcept nogil:
 
 cdef void outer(const outer_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t tasks = (p.m + GROUP * spans.mr - 1) // (GROUP * spans.mr), task
-    cdef int threads = team(<double>p.m * p.n * p.count)
-    for task in prange(tasks, schedule="dynamic", num_threads=threads):
-        outer_task(p, task)
+    run_tasks(outer_task, p, (p.m + GROUP * spans.mr - 1) // (GROUP * spans.mr),
+              team(<double>p.m * p.n * p.count))
+
+
+cdef struct columns_t:
+    const char *x       # (rows, columns)
+    int64_t rows, columns
+    void *sums
+    int element, itemsize
+
+
+cdef void sums_task(const void *job, int64_t task) noexcept nogil:
+    """The sums of SUMS columns."""
+    cdef const columns_t *p = <const columns_t *>job
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef double total[SUMS]
+    cdef int64_t first = task * SUMS, n = min(<int64_t>SUMS, p.columns - first), row = 0, j
+    for j in range(n):
+        total[j] = 0.0
+    while row < p.rows:
+        spans.col_sums(p.x + (row * p.columns + first) * p.itemsize,
+                       min(<int64_t>COUNT, p.rows - row), n, p.columns, total)
+        row = row + COUNT
+    for j in range(n):
+        if p.itemsize == 8:
+            (<double *>p.sums)[first + j] = total[j]
+        else:
+            (<float *>p.sums)[first + j] = <float>total[j]
 
 
 cdef void column_sums(const char *x, int64_t rows, int64_t columns, int element, int itemsize,
                       void *sums) noexcept nogil:
     """The sums of the columns of a (rows, columns) array: the gradient of a bias."""
-    cdef int64_t groups = (columns + 63) // 64, group
-    cdef int threads = team(<double>rows * columns * itemsize)
-    for group in prange(groups, schedule="static", num_threads=threads):
-        group_sums(x, rows, columns, element, itemsize, sums, group * 64)
-
-
-cdef void group_sums(const char *x, int64_t rows, int64_t columns, int element, int itemsize,
-                     void *sums, int64_t first) noexcept nogil:
-    cdef const matmul_spans_t *spans = &spans_of(element).matmul
-    cdef double total[64]
-    cdef int64_t n = min(<int64_t>64, columns - first), row = 0, j
-    for j in range(n):
-        total[j] = 0.0
-    while row < rows:
-        spans.col_sums(x + (row * columns + first) * itemsize, min(<int64_t>COUNT, rows - row), n,
-                       columns, total)
-        row = row + COUNT
-    for j in range(n):
-        if itemsize == 8:
-            (<double *>sums)[first + j] = total[j]
-        else:
-            (<float *>sums)[first + j] = <float>total[j]
+    cdef columns_t p
+    p.x, p.rows, p.columns, p.sums, p.element, p.itemsize = x, rows, columns, sums, element, itemsize
+    run_tasks(sums_task, &p, (columns + SUMS - 1) // SUMS,
+              team(<double>rows * columns * itemsize))
 
 
 # ---- the border ----

@@ -6,13 +6,12 @@ Loops over numbers are in simd/loss.h.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cython.parallel cimport prange
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport check_apart, data, dense, float_of, gradient_of, output
-from fastbn.kernels.runtime cimport spans_of, streams, team
+from fastbn.kernels.runtime cimport run_tasks, spans_of, streams, team
 from fastbn.kernels.spans cimport ce_row_t, loss_spans_t
 
 cnp.import_array()
@@ -55,7 +54,8 @@ cdef work_t work_on(cnp.ndarray x, object t, object dx, int64_t columns, int ele
     return w
 
 
-cdef void run_chunk(const work_t *w, int64_t k) noexcept nogil:
+cdef void run_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const work_t *w = <const work_t *>job
     cdef int64_t first = k * w.step
     cdef int64_t n = min(w.step, w.size - first), at = first * w.columns * w.itemsize
     if w.t == NULL and w.dx == NULL:
@@ -74,13 +74,8 @@ cdef double run(const work_t *w, int threads) noexcept:
     """Run all chunks; return the sum of their sums, in their order, if there are any."""
     cdef int64_t k
     cdef double total = 0.0
-    if threads == 1:
-        with nogil:
-            for k in range(w.chunks):
-                run_chunk(w, k)
-    else:
-        for k in prange(w.chunks, nogil=True, schedule="static", num_threads=threads):
-            run_chunk(w, k)
+    with nogil:
+        run_tasks(run_chunk, w, w.chunks, threads)
     if w.parts != NULL:
         for k in range(w.chunks):
             total += w.parts[k]

@@ -7,7 +7,6 @@ threads. Loops over numbers are in simd/optim.h.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from cython.parallel cimport prange
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
 
@@ -15,7 +14,7 @@ cimport numpy as cnp
 
 from fastbn.kernels.border cimport data as address
 from fastbn.kernels.border cimport float_of
-from fastbn.kernels.runtime cimport spans_of, team
+from fastbn.kernels.runtime cimport run_tasks, spans_of, task_t, team
 from fastbn.kernels.spans cimport adam_t, sgd_t
 
 cnp.import_array()
@@ -41,6 +40,13 @@ cdef struct piece_t:     # of a parameter, inside one chunk
     int64_t entry
     int64_t first
     int64_t size
+
+
+cdef struct sweep_t:     # over all chunks
+    const entry_t *entries
+    const piece_t *pieces
+    const int64_t *chunks
+    const void *rule     # sgd_t or adam_t
 
 
 cdef inline bint same_strides(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -265,7 +271,6 @@ cdef class Sweep:
             If a gradient does not fit; nothing was changed then.
         """
         cdef sgd_t s
-        cdef int64_t k
         cdef int threads = team(self.nbytes * (5 if momentum else 3))
         if momentum != 0 and not self.states:
             raise ValueError("momentum needs one sequence of states, got none")
@@ -273,12 +278,7 @@ cdef class Sweep:
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         self.take(grads)
         s.lr, s.momentum, s.decay, s.nesterov = lr, momentum, weight_decay, nesterov
-        if threads == 1:
-            for k in range(self.chunk_count):
-                sgd_chunk(self.entries, self.pieces, self.chunks + k, &s)
-            return
-        for k in prange(self.chunk_count, nogil=True, schedule="static", num_threads=threads):
-            sgd_chunk(self.entries, self.pieces, self.chunks + k, &s)
+        self.run(sgd_chunk, &s, threads)
 
     def adam_step(self, object grads, object steps, double lr, double beta1=0.9,
                   double beta2=0.999, double eps=1e-8, double weight_decay=0.0,
@@ -306,7 +306,7 @@ cdef class Sweep:
             If a gradient does not fit; nothing was changed then.
         """
         cdef adam_t s
-        cdef int64_t k, t, last = -1
+        cdef int64_t t, last = -1
         cdef int64_t *made
         cdef Py_ssize_t i, n = len(self.data)
         cdef int threads = team(self.nbytes * 7)
@@ -329,12 +329,15 @@ cdef class Sweep:
         s.beta1, s.beta2, s.eps = beta1, beta2, eps
         s.decay = 0.0 if decoupled else weight_decay
         s.keep = 1.0 - lr * weight_decay if decoupled else 1.0
-        if threads == 1:
-            for k in range(self.chunk_count):
-                adam_chunk(self.entries, self.pieces, self.chunks + k, &s)
-            return
-        for k in prange(self.chunk_count, nogil=True, schedule="static", num_threads=threads):
-            adam_chunk(self.entries, self.pieces, self.chunks + k, &s)
+        self.run(adam_chunk, &s, threads)
+
+    cdef void run(self, task_t update, const void *rule, int threads) noexcept:
+        """All chunks."""
+        cdef sweep_t sweep
+        sweep.entries, sweep.pieces, sweep.chunks = self.entries, self.pieces, self.chunks
+        sweep.rule = rule
+        with nogil:
+            run_tasks(update, &sweep, self.chunk_count, threads)
 
 
 cdef int check_steps(object steps, Py_ssize_t n) except -1:
@@ -350,28 +353,29 @@ cdef int check_steps(object steps, Py_ssize_t n) except -1:
     return 0
 
 
-cdef void sgd_chunk(const entry_t *entries, const piece_t *pieces, const int64_t *chunk,
-                    const sgd_t *s) noexcept nogil:
+cdef void sgd_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const sweep_t *w = <const sweep_t *>job
+    cdef const sgd_t *s = <const sgd_t *>w.rule
     cdef int64_t i, at
     cdef const entry_t *e
-    for i in range(chunk[0], chunk[1]):
-        e = &entries[pieces[i].entry]
+    for i in range(w.chunks[k], w.chunks[k + 1]):
+        e = &w.entries[w.pieces[i].entry]
         if e.g != NULL:
-            at = pieces[i].first * e.itemsize
+            at = w.pieces[i].first * e.itemsize
             spans_of(e.element).optim.sgd(e.p + at, e.g + at,
                                           e.state[0] + at if s.momentum != 0 else NULL,
-                                          pieces[i].size, s)
+                                          w.pieces[i].size, s)
 
 
-cdef void adam_chunk(const entry_t *entries, const piece_t *pieces, const int64_t *chunk,
-                     const adam_t *s) noexcept nogil:
+cdef void adam_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const sweep_t *w = <const sweep_t *>job
     cdef int64_t i, at
     cdef const entry_t *e
-    cdef adam_t own = s[0]
-    for i in range(chunk[0], chunk[1]):
-        e = &entries[pieces[i].entry]
+    cdef adam_t own = (<const adam_t *>w.rule)[0]
+    for i in range(w.chunks[k], w.chunks[k + 1]):
+        e = &w.entries[w.pieces[i].entry]
         if e.g != NULL:
-            at = pieces[i].first * e.itemsize
+            at = w.pieces[i].first * e.itemsize
             own.step, own.correction = e.step, e.correction
             spans_of(e.element).optim.adam(e.p + at, e.g + at, e.state[0] + at, e.state[1] + at,
-                                           pieces[i].size, &own)
+                                           w.pieces[i].size, &own)

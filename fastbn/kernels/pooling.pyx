@@ -6,14 +6,13 @@ every number of threads. Loops over windows and numbers are in simd/pooling.h.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from cython.parallel cimport prange
 from libc.stdint cimport INT32_MAX, int32_t, int64_t
 from libc.string cimport memset
 
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport check_apart, check_is, data, dense, float_of, output_of
-from fastbn.kernels.runtime cimport F32, scratch, spans_of, streams, team
+from fastbn.kernels.runtime cimport F32, run_tasks, scratch, spans_of, streams, team
 from fastbn.kernels.spans cimport pool_spans_t, pool_t
 
 cnp.import_array()
@@ -195,7 +194,8 @@ cdef struct work_t:
     int64_t x_image, y_row, winners_image, winners_row  # bytes
 
 
-cdef void run_chunk(const work_t *w, int64_t chunk) noexcept nogil:
+cdef void run_chunk(const void *job, int64_t chunk) noexcept nogil:
+    cdef const work_t *w = <const work_t *>job
     cdef int64_t k, n, row
     cdef const char *x
     cdef char *y
@@ -229,7 +229,6 @@ cdef void run(PoolSaved saved, cnp.ndarray x, cnp.ndarray y, bint backward) noex
     """Forward, or with dy and dx backward, over all rows."""
     cdef pool_t *g = &saved.g
     cdef work_t w
-    cdef int64_t chunks, k
     cdef int64_t in_row = g.in_w * g.channels * saved.itemsize
     cdef int64_t out_row = g.out_w * g.channels * saved.itemsize
     cdef int64_t winners_size = 4 if g.wide else 1
@@ -247,14 +246,8 @@ cdef void run(PoolSaved saved, cnp.ndarray x, cnp.ndarray y, bint backward) noex
     w.winners_image = w.winners_row * g.out_h
     w.step = max(1, CHUNK_BYTES // (in_row if backward else in_row * g.sh))
     w.stream = backward and streams(<double>cnp.PyArray_NBYTES(y), 2)
-    chunks = (w.rows + w.step - 1) // w.step
-    if threads == 1:
-        with nogil:
-            for k in range(chunks):
-                run_chunk(&w, k)
-        return
-    for k in prange(chunks, nogil=True, schedule="static", num_threads=threads):
-        run_chunk(&w, k)
+    with nogil:
+        run_tasks(run_chunk, &w, (w.rows + w.step - 1) // w.step, threads)
 
 
 cdef tuple forward(cnp.ndarray x, PoolSaved saved, object out):
@@ -330,7 +323,8 @@ cdef struct image_t:
     bint stream
 
 
-cdef void means_piece(const image_t *w, int64_t k) noexcept nogil:
+cdef void means_piece(const void *job, int64_t k) noexcept nogil:
+    cdef const image_t *w = <const image_t *>job
     cdef int64_t n = k // w.pieces
     cdef int64_t c = (k - n * w.pieces) * w.piece
     w.spans.pixel_means(w.x + (n * w.pixels * w.channels + c) * w.itemsize,
@@ -338,7 +332,8 @@ cdef void means_piece(const image_t *w, int64_t k) noexcept nogil:
                         min(w.piece, w.channels - c), w.channels)
 
 
-cdef void shares_piece(const image_t *w, int64_t k) noexcept nogil:
+cdef void shares_piece(const void *job, int64_t k) noexcept nogil:
+    cdef const image_t *w = <const image_t *>job
     cdef int64_t n = k // w.pieces
     cdef int64_t pixel = (k - n * w.pieces) * w.piece
     w.spans.pixel_shares(w.x + n * w.channels * w.itemsize,
@@ -354,7 +349,6 @@ def global_avg_pool2d(object x_, object out):
     cdef GlobalAvgPoolSaved saved = GlobalAvgPoolSaved.__new__(GlobalAvgPoolSaved)
     cdef cnp.npy_intp y_shape[2]
     cdef image_t w
-    cdef int64_t k, tasks
     cdef int i, threads = team(<double>cnp.PyArray_NBYTES(x))
     saved.element, saved.typenum = float_of(x, "x"), cnp.PyArray_TYPE(x)
     saved.itemsize = cnp.PyArray_ITEMSIZE(x)
@@ -373,14 +367,8 @@ def global_avg_pool2d(object x_, object out):
     w.pixels, w.channels = saved.x_shape[1] * saved.x_shape[2], saved.x_shape[3]
     w.piece = TILE
     w.pieces = (w.channels + w.piece - 1) // w.piece
-    tasks = saved.x_shape[0] * w.pieces
-    if threads == 1:
-        with nogil:
-            for k in range(tasks):
-                means_piece(&w, k)
-    else:
-        for k in prange(tasks, nogil=True, schedule="static", num_threads=threads):
-            means_piece(&w, k)
+    with nogil:
+        run_tasks(means_piece, &w, saved.x_shape[0] * w.pieces, threads)
     return y, saved
 
 
@@ -389,7 +377,6 @@ def global_avg_pool2d_backward(object dy_, GlobalAvgPoolSaved saved not None, ob
     cdef cnp.ndarray dy = dense(dy_, "dy"), dx
     cdef cnp.npy_intp y_shape[2]
     cdef image_t w
-    cdef int64_t k, tasks
     cdef int threads
     y_shape[0], y_shape[1] = saved.x_shape[0], saved.x_shape[3]
     check_is(dy, 2, y_shape, saved.typenum, "dy")
@@ -405,12 +392,6 @@ def global_avg_pool2d_backward(object dy_, GlobalAvgPoolSaved saved not None, ob
     w.pixels, w.channels = saved.x_shape[1] * saved.x_shape[2], saved.x_shape[3]
     w.piece = max(1, CHUNK_BYTES // (w.channels * w.itemsize))
     w.pieces = (w.pixels + w.piece - 1) // w.piece
-    tasks = saved.x_shape[0] * w.pieces
-    if threads == 1:
-        with nogil:
-            for k in range(tasks):
-                shares_piece(&w, k)
-    else:
-        for k in prange(tasks, nogil=True, schedule="static", num_threads=threads):
-            shares_piece(&w, k)
+    with nogil:
+        run_tasks(shares_piece, &w, saved.x_shape[0] * w.pieces, threads)
     return dx

@@ -24,6 +24,10 @@ cdef extern from "scratch.h" nogil:
     void *scratch_bytes(int slot, int64_t n)
 
 
+cdef extern from "tasks.h" nogil:
+    void tasks_of_job(task_t work, const void *job, int64_t tasks, int threads)
+
+
 cdef extern from "omp_shim.h" nogil:
     int FASTBN_OPENMP
     int omp_get_max_threads()
@@ -57,6 +61,10 @@ cdef const spans_t *spans_of(int element) noexcept nogil:
 
 cdef int team(double nbytes) noexcept nogil:
     return 1 if nbytes < serial_below or omp_in_parallel() else threads
+
+
+cdef void run_tasks(task_t work, const void *job, int64_t tasks, int threads) noexcept nogil:
+    tasks_of_job(work, job, tasks, threads)
 
 
 cdef bint streams(double nbytes, int arrays) noexcept nogil:

@@ -1,0 +1,144 @@
+# What is checked before anything is computed: included by batchnorm.pyx.
+
+cdef act_t activation_of(object activation, object negative_slope) except *:
+    cdef act_t act
+    act.slope = 0.0
+    if activation is None:
+        act.kind = ACT_NONE
+    elif activation == "relu":
+        act.kind = ACT_RELU
+    elif activation == "leaky_relu":
+        act.kind = ACT_LEAKY
+        act.slope = negative_slope
+        if act.slope == 0.0:
+            act.kind = ACT_RELU
+    else:
+        raise ValueError(
+            f"activation should be None, 'relu' or 'leaky_relu', got {activation!r}")
+    return act
+
+
+cdef int axis_of(cnp.ndarray x, object axis) except -1:
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    if ndim < 2:
+        raise ValueError(f"expected an input of 2 or more dimensions, got {ndim}D input")
+    if axis == -1 or axis == ndim - 1:
+        return ndim - 1
+    if axis == 1:
+        return 1
+    raise ValueError(f"axis should be 1 (NCHW) or -1 (channels-last), got {axis!r}")
+
+
+cdef tuple size_of(cnp.ndarray x):
+    return (<object>x).shape
+
+
+cdef cnp.ndarray residual_of(object residual_, cnp.ndarray x):
+    """The residual, checked; None where there is none."""
+    if residual_ is None:
+        return None
+    cdef cnp.ndarray residual = dense(residual_, "residual")
+    if not cnp.PyArray_SAMESHAPE(residual, x):
+        raise ValueError(f"residual: expected shape {size_of(x)}, got {size_of(residual)}")
+    if cnp.PyArray_TYPE(residual) != cnp.PyArray_TYPE(x):
+        raise TypeError(f"residual: expected {x.dtype}, got {residual.dtype}")
+    return residual
+
+
+cdef int check_moments(object moments, bint training, const layout_t *l) except -1:
+    """Refuse moments that cannot be those of x."""
+    if not training:
+        raise ValueError("moments are the batch's: they go with training=True")
+    if not isinstance(moments, tuple) or len(moments) != 3:
+        raise TypeError(f"moments: expected (count, mean, m2), got {type(moments).__name__}")
+    if moments[0] != l.count:
+        raise ValueError(
+            f"moments: expected those of {l.count} values per channel, got {moments[0]}")
+    for name, vector in (("mean", moments[1]), ("m2", moments[2])):
+        if vector is None:
+            raise TypeError(f"moments: {name}: expected a numpy.ndarray, got NoneType")
+        check_vector(vector, f"moments: {name}", l.C, cnp.NPY_FLOAT64)
+    return 0
+
+
+cdef int64_t *count_of(object tracked) except? NULL:
+    """Where num_batches_tracked stands; NULL for None."""
+    if tracked is None:
+        return NULL
+    if not isinstance(tracked, cnp.ndarray):
+        raise TypeError("num_batches_tracked: expected a numpy.ndarray, "
+                        f"got {type(tracked).__name__}")
+    cdef cnp.ndarray count = <cnp.ndarray>tracked
+    if not (cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(count), cnp.NPY_INT64)
+            and cnp.PyArray_ISNOTSWAPPED(count)):
+        raise TypeError(f"num_batches_tracked: expected int64, got {count.dtype}")
+    if cnp.PyArray_NDIM(count):
+        raise ValueError(
+            f"num_batches_tracked should have shape (), got shape {size_of(count)}")
+    if not cnp.PyArray_ISWRITEABLE(count):
+        raise ValueError("num_batches_tracked is read-only and cannot be updated")
+    if not cnp.PyArray_ISALIGNED(count):
+        raise ValueError("num_batches_tracked must be aligned")
+    return <int64_t *>data(count)
+
+
+cdef double next_factor(object momentum, const int64_t *count) except? -1.0:
+    """The share of this batch in the running statistics."""
+    if momentum is not None:
+        return momentum
+    if count == NULL:
+        raise ValueError("momentum=None (a cumulative average) needs num_batches_tracked")
+    return 1.0 / (count[0] + 1.0)
+
+
+cdef int check_in_place(BatchNormSaved saved, cnp.ndarray out, bint training) except -1:
+    """Settle what `out` overwrites; ValueError where that would lose what is still needed."""
+    for name, other in (("x", saved.x), ("residual", saved.residual)):
+        if other is None or not overlaps(out, other):
+            continue
+        if data(out) != data(other):
+            raise ValueError(f"out overlaps {name} in part: use the same array or another one")
+        if not training:
+            saved.overwritten = name
+        elif name == "residual":
+            raise ValueError("out may be residual in inference only: backward needs residual")
+        else:
+            check_invertible(saved)
+            saved.in_place = True
+    return 0
+
+
+cdef int check_invertible(BatchNormSaved saved) except -1:
+    """ValueError unless backward can find x from y."""
+    cdef int element = element_of(saved.x, "x")
+    cdef void *weight = data(saved.weight)
+    cdef void *bias = data(saved.bias)
+    cdef double w
+    cdef int64_t c
+    if saved.act.kind == ACT_RELU or (saved.act.kind == ACT_LEAKY and not saved.act.slope > 0):
+        raise ValueError("out may be x in training without an activation or with a leaky ReLU of "
+                         "positive slope only: backward needs x, and ReLU cannot be undone")
+    if saved.residual is not None:
+        raise ValueError("out may be x in training without a residual only: backward needs x")
+    if element == BF16:
+        raise ValueError("out may not be x in training in bfloat16: backward needs x, and y holds "
+                         "too few of its digits")
+    for c in range(saved.C):
+        w = fabs(parameter(weight, c, element, 1.0))
+        if not (w > TINY_WEIGHT and w * MOST_BIAS >= fabs(parameter(bias, c, element, 0.0))):
+            raise ValueError(f"out may not be x in training: weight[{c}] is too small against "
+                             f"bias[{c}] to find x from y")
+    return 0
+
+
+cdef int check_aliases(BatchNormSaved saved, cnp.ndarray dy, object dx, object dresidual) except -1:
+    if dx is not None:
+        if overlaps(dx, saved.x) or (saved.residual is not None and overlaps(dx, saved.residual)):
+            raise ValueError("out may be dy, but neither x nor residual")
+        if overlaps(dx, dy) and data(dx) != data(dy):
+            raise ValueError("out overlaps dy in part: use the same array or another one")
+    if dresidual is not None:
+        for name, other in (("x", saved.x), ("residual", saved.residual), ("dy", dy), ("out", dx)):
+            if other is not None and overlaps(dresidual, other):
+                raise ValueError(f"dresidual must not overlap {name}")
+    return 0

@@ -23,19 +23,28 @@ cdef int64_t phase_axis(int64_t size, int64_t phase, int64_t stride, int64_t dil
     return last
 
 
-cdef void fill_phase(const rows_t *p) noexcept nogil:
-    """The bias, or zeros, where no tap reaches."""
-    cdef int64_t image, i, j
-    cdef char *to
-    for image in range(p.N):
-        for i in range(p.h.grid):
-            for j in range(p.w.grid):
-                to = p.dst + ((image * p.DH + i * p.skip_h + p.first_h) * p.DW + j * p.skip_w
-                              + p.first_w) * p.DC * p.itemsize
-                if p.bias != NULL:
-                    memcpy(to, p.bias, p.DC * p.itemsize)
-                else:
-                    memset(to, 0, p.DC * p.itemsize)
+cdef bint reached(int64_t size, int64_t stride, int64_t dilation, int64_t padding,
+                  int64_t kernel) noexcept nogil:
+    """Does every phase along an axis see dy?"""
+    cdef int64_t phase, between
+    cdef axis_t a
+    for phase in range(min(stride, size)):
+        phase_axis(size, phase, stride, dilation, padding, kernel, &a, &between)
+        if a.taps == 0:
+            return False
+    return True
+
+
+cdef void fill_task(const void *job, int64_t row) noexcept nogil:
+    """The bias, or zeros, in one row of dx."""
+    cdef const rows_t *p = <const rows_t *>job
+    cdef int64_t size = p.DC * p.itemsize, j
+    cdef char *to = p.dst + row * p.DW * size
+    if p.bias == NULL:
+        memset(to, 0, p.DW * size)
+        return
+    for j in range(p.DW):
+        memcpy(to + j * size, p.bias, size)
 
 
 cdef int backward_rows(const conv_t *v, const char *dy, const char *w, const int64_t *sw,
@@ -55,12 +64,13 @@ cdef int backward_rows(const conv_t *v, const char *dy, const char *w, const int
     k.w, k.depth, k.n, k.groups = w, depth, n, v.groups
     k.sg, k.sk, k.sn, k.off, k.packed = depth * sw[0], sw[0], sw[1], room.off, room.packed
     k.element, k.itemsize = v.element, v.itemsize
+    if not (reached(v.H, v.sh, v.dh, v.ph, v.kh) and reached(v.W, v.sw, v.dw, v.pw, v.kw)):
+        run_tasks(fill_task, &r, v.N * v.H, team(<double>v.N * v.H * v.W * v.C * v.itemsize))
     for r.first_h in range(min(v.sh, v.H)):
         last_h = phase_axis(v.H, r.first_h, v.sh, v.dh, v.ph, v.kh, &r.h, &between_h)
         for r.first_w in range(min(v.sw, v.W)):
             last_w = phase_axis(v.W, r.first_w, v.sw, v.dw, v.pw, v.kw, &r.w, &between_w)
             if r.h.taps == 0 or r.w.taps == 0:
-                fill_phase(&r)
                 continue
             plan(&r, room.plan)
             count = 0

@@ -36,7 +36,7 @@ cdef enum:
     MOST_TILES = 32      # of rows in a task, fewer where its pixels leave the second-level cache
     FEWEST_TILES = 8
     BLOCK_BYTES = 327680
-    PANEL_BYTES = 20480  # of the part of a panel that a chunk of the window needs, at most
+    PANEL_BYTES = 24576  # of the part of a panel that a chunk of the window needs, at most
     DOT_COLUMNS = 3      # up to so many columns are made by dot_rows ...
     DOT_RUN = 1          # ... if a run of the window is so many panels wide
     PIXELS = 224         # output pixels that dweight's tiles run through at a time, at most

@@ -2,8 +2,9 @@
 #
 # A block of output pixels at a time, x and dy are copied together: dy into panels of columns, x into
 # runs of channels with zeros for the padding. With a stride, the columns of x are sorted by their
-# place in a step, so that neighbouring windows see neighbours. A tile of dweight stays in registers
-# while the block passes by; the rows of a tile may lie under different taps.
+# place in a step, so that neighbouring windows see neighbours. What windows of one pixel see is read
+# where it lies. A tile of dweight stays in registers while the block passes by; the rows of a tile
+# may lie under different taps.
 
 cdef struct weights_t:
     const conv_t *v
@@ -16,7 +17,8 @@ cdef struct weights_t:
     int64_t run          # channels that lie side by side in the copy of x
     int64_t phase        # columns of one place in a step
     int64_t width        # columns of a row in the copy of x
-    bint padded, direct  # direct: dy is read where it lies
+    bint padded
+    bint lies, direct    # x, dy is read where it lies
 
 
 cdef void split_row(const weights_t *p, int64_t image, int64_t h, int64_t channel, char *to,
@@ -72,6 +74,13 @@ cdef int64_t split_block(const weights_t *p, int64_t first, int64_t last, int64_
     return apart
 
 
+cdef inline const char *pixel_of(const weights_t *p, int64_t k, int64_t channel) noexcept nogil:
+    """What output pixel k sees of x through a window of one pixel."""
+    cdef const conv_t *v = p.v
+    cdef int64_t row = k // v.OW, j = k - row * v.OW, image = row // v.OH, i = row - image * v.OH
+    return p.x + (((image * v.H + i * v.sh) * v.W + j * v.sw) * v.C + channel) * v.itemsize
+
+
 cdef void row_offsets(const weights_t *p, int64_t apart, int64_t *off) noexcept nogil:
     """Where the rows of dweight find their values, seen from the beginning of a window."""
     cdef int64_t depth = p.v.C // p.v.groups, i, j, c, k, column, m = 0
@@ -97,7 +106,7 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
     cdef int64_t depth = v.C // v.groups, n = v.K // v.groups
     cdef int64_t panels = (n + spans.nr - 1) // spans.nr, size = spans.nr * v.itemsize
     cdef int64_t blocks = (last - first + PIXELS - 1) // PIXELS, block, start, count, row, rows
-    cdef int64_t group, panel, column, apart, before = -1, ldb = spans.nr, seen, k
+    cdef int64_t group, panel, column, apart = 0, before = -1, ldb = spans.nr, seen, k, behind = 0
     cdef char *part = p.parts + chunk * p.rows * v.K * v.itemsize
     cdef char *dy = <char *>scratch(3, panels * PIXELS * size)
     cdef int64_t *off = <int64_t *>scratch(1, p.rows * sizeof(int64_t))
@@ -108,7 +117,12 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
         for block in range(blocks):
             start = first + (last - first) * block // blocks
             count = first + (last - first) * (block + 1) // blocks - start
-            apart = split_block(p, start, start + count, group * depth, at)
+            if p.lies:
+                for k in range(count):
+                    at[k] = pixel_of(p, start + k, group * depth)
+                behind = <const char *>pixel_of(p, start + count, group * depth) - <const char *>at[0]
+            else:
+                apart = split_block(p, start, start + count, group * depth, at)
             if apart != before:
                 row_offsets(p, apart, off)
                 before = apart
@@ -124,7 +138,7 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
             next_block[0].p = p.dy + (start + count) * v.K * v.itemsize
             next_block[0].bytes = count * v.K * v.itemsize
             next_block[1].p = p.x + (start + count) // v.OW * v.sh * v.W * v.C * v.itemsize
-            next_block[1].bytes = seen * v.itemsize
+            next_block[1].bytes = 0 if p.lies else seen * v.itemsize
             if (block + 2 >= blocks or v.groups > 1
                     or next_block[0].bytes + next_block[1].bytes > AHEAD_BYTES):
                 next_block[0].bytes = next_block[1].bytes = 0
@@ -140,7 +154,8 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
                         next_block[k].p = <const char *>next_block[k].p + ahead[k].bytes
                     spans.outer_rows(count, at, off + row, dy + panel * size, ldb,
                                      part + (row * v.K + column) * v.itemsize, v.K, rows,
-                                     min(<int64_t>spans.nr, n - panel * spans.nr), block > 0, ahead)
+                                     min(<int64_t>spans.nr, n - panel * spans.nr), block > 0, ahead,
+                                     behind if panel == 0 else 0)
                 row += rows
 
 
@@ -185,12 +200,13 @@ cdef int backward_weights(const conv_t *v, const char *x, const char *dy,
     p.v, p.x, p.dy = v, x, dy
     forward_axes(v, &p.h, &p.w)
     p.padded = not (inside(&p.h) and inside(&p.w))
+    p.lies = v.kh == 1 and v.kw == 1 and not p.padded
     p.rows = v.kh * v.kw * depth
-    p.run = min(depth, <int64_t>spans_of(v.element).width)
+    p.run = depth if p.lies else min(depth, <int64_t>spans_of(v.element).width)
     p.phase = (columns_seen(&p.w) + p.w.step - 1) // p.w.step
     p.width = p.phase * min(p.w.step, reach(&p.w))
     p.tiles = (p.rows + spans.mr - 1) // spans.mr
-    p.direct = p.tiles <= FEW_TILES
+    p.direct = p.tiles <= FEW_TILES or v.K <= spans.nr
     count = p.rows * v.K
     size = count * v.itemsize
     p.chunks = max(1, min(<int64_t>MOST_CHUNKS, pixels // CHUNK_PIXELS, PARTIAL_BYTES // size))

@@ -281,7 +281,7 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     for panel in range(panels):
         spans.outer_rows(count, at, off, spread + panel * tiles * spans.nr * v.itemsize, spans.nr,
                          sums + panel * spans.nr * v.itemsize, v.K, end - begin,
-                         min(<int64_t>spans.nr, v.K - panel * spans.nr), b.add, nothing)
+                         min(<int64_t>spans.nr, v.K - panel * spans.nr), b.add, nothing, 0)
 
 
 cdef void add_blocks(outer_t *p, int64_t chunk, int threads) noexcept nogil:

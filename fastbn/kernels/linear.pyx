@@ -107,7 +107,7 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
         while column < p.n:
             spans.outer_rows(count, a, off, p.b + (start * p.n + column) * size, p.n,
                              p.c + (first * p.ldc + column) * size, p.ldc, rows,
-                             min(<int64_t>spans.nr, p.n - column), start > 0, nothing)
+                             min(<int64_t>spans.nr, p.n - column), start > 0, nothing, 0)
             column = column + spans.nr
         start = start + count
 

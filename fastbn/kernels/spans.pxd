@@ -170,7 +170,7 @@ cdef extern from "table.h" nogil:
                          int64_t at, int64_t m, int n, const void *bias, int add) noexcept nogil
         void (*outer_rows)(int64_t count, const void *const *a, const int64_t *off, const void *b,
                            int64_t ldb, void *c, int64_t ldc, int64_t rows, int64_t n, int add,
-                           const ahead_t *ahead) noexcept nogil
+                           const ahead_t *ahead, int64_t next) noexcept nogil
         void (*split_pixels)(const void *x, int64_t pixels, int64_t ld, int64_t channels,
                              int64_t run, void *to, int64_t apart) noexcept nogil
         void (*pack_panel)(const void *b, int64_t depth, int64_t n, int64_t sk, int64_t sn,

@@ -217,17 +217,21 @@ static void dot_rows(int64_t segments, const int64_t *start, const int64_t *leng
 
 INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, const T *b,
                        int64_t ldb, T *c, int64_t ldc, const int m, const int nv, const int part,
-                       int64_t n, int add)
+                       int64_t n, int add, const int lie, int64_t next)
 {
     V acc[MR][NV];
     int64_t o[MR];
     UNROLL for (int i = 0; i < m; i++) {
-        o[i] = off[i];
+        o[i] = lie ? i : off[i];
         UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
     }
     for (int64_t p = 0; p < count; p++, b += ldb) {
         const T *x = a[p];
+        if (lie) {
+            x += off[0];
+            PREFETCH((const char *)x + next);
+        }
         V row[NV];
         UNROLL for (int v = 0; v < nv; v++)
             row[v] = part && v == nv - 1 ? v_loadt_part(b + v * W, (int)(n - v * W))
@@ -243,10 +247,11 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
 }
 
 /* `rows` rows in tiles of nearly the same size; b + p * ldb: n <= NR values. Meanwhile what the
- * next call with another b will read is fetched. */
+ * next call with another b will read is fetched. If `next` is not 0, the values of a pixel lie side
+ * by side, and what a later call will read stands so many bytes behind: it is fetched, too. */
 static void outer_rows(int64_t count, const void *const *a_, const int64_t *off, const void *b,
                        int64_t ldb, void *c_, int64_t ldc, int64_t rows, int64_t n, int add,
-                       const ahead_t *ahead)
+                       const ahead_t *ahead, int64_t next)
 {
     const T *const *a = (const T *const *)a_;
     T *c = c_;
@@ -254,8 +259,8 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
     const int64_t tiles = (rows + MR - 1) / MR;
     int64_t row = 0;
     for (int64_t tile = 0; tile < tiles; tile++) {
-        const int64_t next = rows * (tile + 1) / tiles;
-        for (int64_t i = next; i < next + MR && i < rows; i++)
+        const int64_t end_row = rows * (tile + 1) / tiles;
+        for (int64_t i = end_row; i < end_row + MR && i < rows; i++)
             ask_to_write(c + i * ldc, 0);
         for (int k = 0; k < 2; k++) {
             const char *p = (const char *)ahead[k].p + ahead[k].bytes * tile / tiles;
@@ -263,24 +268,23 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
             for (; p < end; p += 64)
                 PREFETCH(p);
         }
-        switch ((next - row) * 4 + kind) {
+#define BODY(M, NV, PART, LIE)                                                               \
+    outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, PART, n, add, LIE, next)
+        switch ((end_row - row) * 8 + kind + (next ? 4 : 0)) {
 #define CALL(M)                                                                              \
-    case M * 4:                                                                              \
-        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, 0, n, add);       \
-        break;                                                                               \
-    case M * 4 + 1:                                                                          \
-        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, 1, n, add);       \
-        break;                                                                               \
-    case M * 4 + 2:                                                                          \
-        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, 1, 0, n, add);        \
-        break;                                                                               \
-    case M * 4 + 3:                                                                          \
-        outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, 1, 1, n, add);        \
-        break;
+    case M * 8: BODY(M, NV, 0, 0); break;                                                    \
+    case M * 8 + 1: BODY(M, NV, 1, 0); break;                                                \
+    case M * 8 + 2: BODY(M, 1, 0, 0); break;                                                 \
+    case M * 8 + 3: BODY(M, 1, 1, 0); break;                                                 \
+    case M * 8 + 4: BODY(M, NV, 0, 1); break;                                                \
+    case M * 8 + 5: BODY(M, NV, 1, 1); break;                                                \
+    case M * 8 + 6: BODY(M, 1, 0, 1); break;                                                 \
+    case M * 8 + 7: BODY(M, 1, 1, 1); break;
             ROW_CASES(CALL)
 #undef CALL
+#undef BODY
         }
-        row = next;
+        row = end_row;
     }
 }
 

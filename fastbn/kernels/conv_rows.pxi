@@ -25,7 +25,7 @@ cdef struct rows_t:
     const char *bias
     parts_t moments                # of dst, where it is the output
     bint gather, dots
-    bint lie_together              # what rows see lies behind one another, nothing between
+    bint ask                       # rows see one pixel each, where it lies: they may have to be fetched
     int64_t block                  # rows of a task
     int64_t pixel, pitch           # elements from a pixel, and a row of them, to the next
     int64_t chunks                 # of the window
@@ -162,7 +162,7 @@ cdef void rows_task(const void *job, int64_t task) noexcept nogil:
             spans.product_rows(p.chunk_segments[chunk + 1] - segment, p.start + segment,
                                p.length + segment, rows, b, spans.nr, c, column, count,
                                min(<int64_t>spans.nr, p.n - panel * spans.nr), bias, chunk > 0,
-                               p.lie_together and panel == 0, ahead,
+                               p.ask and panel == 0, ahead,
                                bytes_ if p.chunks > 1 else 0)
     take_rows(p, task)
 
@@ -214,8 +214,7 @@ cdef void plan(rows_t *p, int64_t *memory) noexcept nogil:
     p.block = spans.mr * min(max(
         BLOCK_BYTES // (spans.mr * (window // p.chunks + p.n) * p.itemsize),
         <int64_t>FEWEST_TILES), <int64_t>MOST_TILES)
-    p.lie_together = (p.chunks == 1 and not p.gather and window == p.channels
-                      and p.h.step == 1 and p.w.step == 1)
+    p.ask = not p.gather and p.h.taps * p.w.taps == 1
     start = memory + p.chunks + 1
     length = start + runs + p.chunks
     memory[0] = 0

@@ -22,6 +22,7 @@
 #define ROW_CASES(CALL) CALL(1) CALL(2) CALL(3) CALL(4) CALL(5) CALL(6)
 #endif
 #define NV 2
+#define LINE (64 / (int)sizeof(T)) /* numbers in a line of the cache */
 #define NR (NV * W)
 
 /* Store nv vectors of a row of c, of which n columns count; add to what is there, or to bias. */
@@ -56,7 +57,6 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
                          const int m, const int nv, const int full, int64_t n, const T *bias, int add,
                          const int ask)
 {
-    const T *next = rows[0] + start[0] + m * length[0];
     V acc[MR][NV];
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int v = 0; v < nv; v++)
@@ -70,8 +70,8 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
             V row[NV];
             UNROLL for (int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
-            if (ask)
-                PREFETCH(next + k * m);
+            if (ask) /* a line of one of the next rows */
+                PREFETCH(rows[m + k % LINE] + start[0] + k - k % LINE);
             UNROLL for (int i = 0; i < m; i++) {
                 const V x = v_set(a[i][k]);
                 UNROLL for (int v = 0; v < nv; v++)
@@ -85,8 +85,7 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
 
 /* count rows, a tile at a time; c[i] + at: n <= NR columns. b's rows are ldb apart: NR in a panel.
  * Meanwhile ahead_bytes from `ahead`, which a later call will read, are fetched into the second-level
- * cache. With `ask`, rows are one segment each, lie behind one another, and are not in cache: a tile
- * fetches the next one's. */
+ * cache. With `ask`, rows are one segment each and not in cache: a tile fetches the next one's. */
 static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
                          int64_t at, int64_t count, int64_t n, const void *bias, int add, int ask,
@@ -105,7 +104,7 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
             PREFETCH(ahead);
 #define BODY(M, NV, FULL, ASK, LDB)                                                           \
     product_body(segments, start, length, rows, b, LDB, c, at, M, NV, FULL, n, bias, add, ASK)
-        if (m == MR && ask && ldb == NR) {
+        if (ask && count >= 2 * MR + LINE && ldb == NR) {
             if (kind == 2)
                 BODY(MR, 1, 0, 1, NR);
             else

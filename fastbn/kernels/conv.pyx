@@ -25,7 +25,7 @@ from fastbn.kernels.border cimport (
     check_vector, data, dense, element_of, output, output_of, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.linear cimport column_sums
-from fastbn.kernels.runtime cimport run_tasks, scratch, spans_of, team
+from fastbn.kernels.runtime cimport run_tasks, scratch, spans_of, streams, team
 from fastbn.kernels.spans cimport ahead_t, depth_spans_t, matmul_spans_t, winograd_spans_t
 
 import numpy as np

@@ -16,6 +16,7 @@ cdef struct depth_t:
     char *weights                # [tap][turn][C], taps as the axes have them
     char *sums                   # of dweight: [chunk][tap][turn][C]
     int64_t chunks
+    bint ask                     # src and dst are in memory, not in a cache
     const char *bias
     int element, itemsize
 
@@ -110,7 +111,8 @@ cdef void depth_row(const depth_t *p, const turned_t *t, int64_t row, char *sums
         run = end - j if begin <= j < end else 1
         count = taps_of(p, t, image, i, j, p.weights if sums == NULL else sums, x, w)
         if sums == NULL:
-            spans.depth_rows(count, x, w, run, p.w.step * p.C, to, p.skip_w * p.C, p.C, p.bias)
+            spans.depth_rows(count, x, w, run, p.w.step * p.C, to, p.skip_w * p.C, p.C, p.bias,
+                             p.ask and count > 0)
         else:
             spans.depth_sums(count, x, to, run, p.w.step * p.C, p.C, p.C, <void *const *>w)
         to += run * p.skip_w * p.C * p.itemsize
@@ -183,6 +185,7 @@ cdef int depth_forward(const conv_t *v, const char *x, const char *w, const int6
     p.skip_h = p.skip_w = 1
     p.first_h = p.first_w = 0
     p.bias, p.element, p.itemsize = bias, v.element, v.itemsize
+    p.ask = streams(<double>v.N * v.H * v.W * v.C * v.itemsize, 2)
     place_weights(&p, w, 1, 0, sw, 0, 1, 0, 1)
     run_depth(&p)
     return 0
@@ -200,6 +203,7 @@ cdef int depth_backward(const conv_t *v, const char *dy, const char *w, const in
     p.N, p.C, p.src, p.dst, p.DH, p.DW = v.N, v.C, dy, dx, v.H, v.W
     p.h.size, p.w.size, p.skip_h, p.skip_w = v.OH, v.OW, v.sh, v.sw
     p.bias, p.element, p.itemsize = bias, v.element, v.itemsize
+    p.ask = streams(<double>v.N * v.H * v.W * v.C * v.itemsize, 2)
     for p.first_h in range(min(v.sh, v.H)):
         last_h = phase_axis(v.H, p.first_h, v.sh, v.dh, v.ph, v.kh, &p.h, &between_h)
         for p.first_w in range(min(v.sw, v.W)):

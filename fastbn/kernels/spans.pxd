@@ -194,7 +194,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct depth_spans_t:
         void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
                            int64_t x_step, void *y, int64_t y_step, int64_t channels,
-                           const void *bias) noexcept nogil
+                           const void *bias, int ask) noexcept nogil
         void (*depth_sums)(int64_t taps, const void *const *x, const void *dy, int64_t count,
                            int64_t x_step, int64_t y_step, int64_t channels,
                            void *const *dw) noexcept nogil

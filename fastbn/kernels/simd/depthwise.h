@@ -10,12 +10,18 @@
 #define LOAD_PART(p) (part ? v_loadt_part(p, part) : v_loadt(p))
 
 INLINE void depth_body(int64_t taps, const T *const *x, const T *const *w, int64_t x_step, T *y,
-                       int64_t y_step, int64_t c, const int m, const int part, const T *bias)
+                       int64_t y_step, int64_t c, const int m, const int part, const T *bias,
+                       int ask)
 {
     V acc[DEPTH_PIXELS];
     const V first = bias ? LOAD_PART(bias + c) : v_set(0);
     UNROLL for (int i = 0; i < m; i++)
         acc[i] = first;
+    if (ask)
+        UNROLL for (int i = m; i < 2 * m; i++) {
+            PREFETCH(x[taps - 1] + i * x_step + c);
+            PREFETCH(y + i * y_step + c);
+        }
     for (int64_t t = 0; t < taps; t++) {
         const V weight = LOAD_PART(w[t] + c);
         const T *p = x[t] + c;
@@ -31,19 +37,20 @@ INLINE void depth_body(int64_t taps, const T *const *x, const T *const *w, int64
 }
 
 INLINE void depth_pixels(int64_t taps, const T *const *x, const T *const *w, int64_t x_step, T *y,
-                         int64_t y_step, int64_t channels, const int m, const T *bias)
+                         int64_t y_step, int64_t channels, const int m, const T *bias, int ask)
 {
     int64_t c = 0;
     for (; c + W <= channels; c += W)
-        depth_body(taps, x, w, x_step, y, y_step, c, m, 0, bias);
+        depth_body(taps, x, w, x_step, y, y_step, c, m, 0, bias, ask);
     if (c < channels)
-        depth_body(taps, x, w, x_step, y, y_step, c, m, (int)(channels - c), bias);
+        depth_body(taps, x, w, x_step, y, y_step, c, m, (int)(channels - c), bias, ask);
 }
 
-/* y[j][c] = bias[c] + sum over t of x[t][j][c] * w[t][c], for count pixels; moves the pointers x. */
+/* y[j][c] = bias[c] + sum over t of x[t][j][c] * w[t][c], for count pixels; moves the pointers x. With
+ * `ask`, memory is asked for the next pixels under the last tap, those that no row before has seen. */
 static void depth_rows(int64_t taps, const void **x_, const void *const *w_, int64_t count,
                        int64_t x_step, void *y_, int64_t y_step, int64_t channels,
-                       const void *bias)
+                       const void *bias, int ask)
 {
     const T **x = (const T **)x_;
     const T *const *w = (const T *const *)w_;
@@ -51,11 +58,11 @@ static void depth_rows(int64_t taps, const void **x_, const void *const *w_, int
     while (count > 0) {
         const int m = count >= DEPTH_PIXELS ? DEPTH_PIXELS : count >= 4 ? 4 : 1;
         if (m == DEPTH_PIXELS)
-            depth_pixels(taps, x, w, x_step, y, y_step, channels, DEPTH_PIXELS, bias);
+            depth_pixels(taps, x, w, x_step, y, y_step, channels, DEPTH_PIXELS, bias, ask);
         else if (m == 4)
-            depth_pixels(taps, x, w, x_step, y, y_step, channels, 4, bias);
+            depth_pixels(taps, x, w, x_step, y, y_step, channels, 4, bias, ask);
         else
-            depth_pixels(taps, x, w, x_step, y, y_step, channels, 1, bias);
+            depth_pixels(taps, x, w, x_step, y, y_step, channels, 1, bias, ask);
         for (int64_t t = 0; t < taps; t++)
             x[t] += m * x_step;
         y += m * y_step;

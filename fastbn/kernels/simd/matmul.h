@@ -65,13 +65,13 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
         const int64_t depth = length[s];
         const T *a[MR];
         UNROLL for (int i = 0; i < m; i++)
-            a[i] = rows[i] + start[s];
-        for (int64_t k = 0; k < depth; k++, b += ldb) {
+            a[i] = rows[i] + start[s] + depth;
+        for (int64_t k = -depth; k < 0; k++, b += ldb) { /* no register for where it ends */
             V row[NV];
             UNROLL for (int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
             if (ask) /* a line of one of the next rows */
-                PREFETCH(rows[m + k % LINE] + start[0] + k - k % LINE);
+                PREFETCH(rows[m + (k & (LINE - 1))] + start[0] + depth + (k & -LINE));
             UNROLL for (int i = 0; i < m; i++) {
                 const V x = v_set(a[i][k]);
                 UNROLL for (int v = 0; v < nv; v++)
@@ -221,16 +221,15 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
     V acc[MR][NV];
     int64_t o[MR];
     UNROLL for (int i = 0; i < m; i++) {
-        o[i] = lie ? i : off[i];
+        o[i] = lie ? i : off[i] - off[0];
         UNROLL for (int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
     }
-    for (int64_t p = 0; p < count; p++, b += ldb) {
-        const T *x = a[p];
-        if (lie) {
-            x += off[0];
+    a += count;
+    for (int64_t p = -count; p < 0; p++, b += ldb) {
+        const T *x = a[p] + off[0];
+        if (lie)
             PREFETCH((const char *)x + next);
-        }
         V row[NV];
         UNROLL for (int v = 0; v < nv; v++)
             row[v] = part && v == nv - 1 ? v_loadt_part(b + v * W, (int)(n - v * W))
@@ -245,9 +244,18 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
         store_row(acc[i], c + i * ldc, nv, part ? n : nv * W, NULL, add);
 }
 
+/* Do the values of a tile's m rows lie side by side? */
+INLINE int lie_together(const int64_t *off, int64_t m)
+{
+    for (int64_t i = 1; i < m; i++)
+        if (off[i] != off[0] + i)
+            return 0;
+    return 1;
+}
+
 /* `rows` rows in tiles of nearly the same size; b + p * ldb: n <= NR values. Meanwhile what the
- * next call with another b will read is fetched. If `next` is not 0, the values of a pixel lie side
- * by side, and what a later call will read stands so many bytes behind: it is fetched, too. */
+ * next call with another b will read is fetched, and, where rows lie together, what stands `next`
+ * bytes behind the values that are read. */
 static void outer_rows(int64_t count, const void *const *a_, const int64_t *off, const void *b,
                        int64_t ldb, void *c_, int64_t ldc, int64_t rows, int64_t n, int add,
                        const ahead_t *ahead, int64_t next)
@@ -269,7 +277,7 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
         }
 #define BODY(M, NV, PART, LIE)                                                               \
     outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, PART, n, add, LIE, next)
-        switch ((end_row - row) * 8 + kind + (next ? 4 : 0)) {
+        switch ((end_row - row) * 8 + kind + 4 * lie_together(off + row, end_row - row)) {
 #define CALL(M)                                                                              \
     case M * 8: BODY(M, NV, 0, 0); break;                                                    \
     case M * 8 + 1: BODY(M, NV, 1, 0); break;                                                \

@@ -41,7 +41,7 @@ cdef void sum_chunk(const void *job, int64_t k) noexcept nogil:
 def total(tuple xs, object out):
     """Check the arguments of ``functional.add``, then compute it: from left to right."""
     cdef list arrays = []
-    cdef cnp.ndarray x, first, y
+    cdef cnp.ndarray first, y
     cdef sum_t s
     cdef int taken = 0, ndim, i
     cdef bint in_place = False

@@ -82,7 +82,7 @@ cdef struct call_t:        # what one call computes from
     const void *bias
     double *mean
     double *invstd
-    double *var            # forward, statistics only: sums of squares about the mean
+    double *var            # forward: sums of squares about the mean, then the variance
     double eps
     bint batch             # forward: mean, var and invstd are taken from x
     void *dweight          # backward: NULL where it is not wanted
@@ -369,7 +369,8 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
         x = rebuilt(saved, &l, dx if data(dx) != data(dy) else None)
     k = call_on(l, x, saved.residual)
     k.t.dy, k.t.y, k.t.dresidual = <char *>data(dy), <char *>data(dx), <char *>data(dresidual)
-    k.act, k.weight, k.bias, k.invstd = saved.act, data(saved.weight), data(saved.bias), saved.invstd
+    k.act, k.weight, k.bias = saved.act, data(saved.weight), data(saved.bias)
+    k.invstd = saved.invstd
     k.mean = saved.mean + 2 * saved.C if saved.in_place else saved.mean
     k.dweight, k.dbias, k.frozen = data(dweight), data(dbias), not saved.training
     k.sums = need_dweight or need_dbias or (need_dx and saved.training)

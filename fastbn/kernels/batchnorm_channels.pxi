@@ -137,7 +137,8 @@ cdef void backward_channels(const call_t *k) noexcept nogil:
         run_tasks(backward_range, k, l.threads, l.threads)
 
 
-cdef void settle(const call_t *k, affine_t *f, double sum_d, double sum_dx, int64_t c) noexcept nogil:
+cdef void settle(const call_t *k, affine_t *f, double sum_d, double sum_dx,
+                 int64_t c) noexcept nogil:
     """From the sums of channel c (about f.centre): its gradients, and the terms of dx."""
     sum_dx += (f.centre - k.mean[c]) * sum_d
     if k.dweight != NULL:

@@ -41,7 +41,7 @@ cdef enum:
     DOT_RUN = 1          # ... if a run of the window is so many panels wide
     PIXELS = 224         # output pixels that dweight's tiles run through at a time, at most
     GROUP = 16           # tiles that run through the same pixels for one panel after the other
-    FEW_TILES = 4        # of dweight's rows, for which dy need not be copied
+    FEW_TILES = 4        # of dweight's rows, for which several panels of dy need not be copied
     AHEAD_BYTES = 196608 # of a block of dweight at most, if the next one is fetched meanwhile
     CHUNK_PIXELS = 384   # of a chunk of dweight, at least
     MOST_CHUNKS = 16

@@ -25,7 +25,7 @@ cdef struct rows_t:
     const char *bias
     parts_t moments                # of dst, where it is the output
     bint gather, dots
-    bint ask                       # rows see one pixel each, where it lies: they may have to be fetched
+    bint ask                       # rows see one pixel each, where it lies: it is fetched ahead
     int64_t block                  # rows of a task
     int64_t pixel, pitch           # elements from a pixel, and a row of them, to the next
     int64_t chunks                 # of the window
@@ -176,7 +176,6 @@ cdef void take_rows(const rows_t *p, int64_t task) noexcept nogil:
 
 
 cdef int run_rows(rows_t *p, double *moments, const conv_t *v) noexcept nogil:
-    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t total = p.N * p.h.grid * p.w.grid, block = p.block, task
     cdef int64_t blocks = (total + block - 1) // block
     cdef int threads = team(<double>total * p.n * p.groups * p.depth * p.h.taps * p.w.taps)

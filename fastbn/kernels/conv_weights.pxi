@@ -1,10 +1,10 @@
 # dweight: its rows are (tap, input channel), its columns output channels (see conv.pyx).
 #
-# A block of output pixels at a time, x and dy are copied together: dy into panels of columns, x into
-# runs of channels with zeros for the padding. With a stride, the columns of x are sorted by their
-# place in a step, so that neighbouring windows see neighbours. What windows of one pixel see is read
-# where it lies. A tile of dweight stays in registers while the block passes by; the rows of a tile
-# may lie under different taps.
+# A block of output pixels at a time, x and dy are copied together: dy into panels of columns, where
+# there are several, x into runs of channels with zeros for the padding. With a stride, the columns
+# of x are sorted by their place in a step, so that neighbouring windows see neighbours. What windows
+# of one pixel see is read where it lies. A tile of dweight stays in registers while the block passes
+# by; the rows of a tile may lie under different taps.
 
 cdef struct weights_t:
     const conv_t *v
@@ -14,7 +14,7 @@ cdef struct weights_t:
     char *parts          # [chunk][kh][kw][C / groups][K]
     int64_t chunks, pieces, tiles
     int64_t rows         # of dweight: kh * kw * C / groups
-    int64_t run          # channels that lie side by side in the copy of x
+    int64_t run          # channels that lie side by side in the copy of x, or in x
     int64_t phase        # columns of one place in a step
     int64_t width        # columns of a row in the copy of x
     bint padded
@@ -74,11 +74,27 @@ cdef int64_t split_block(const weights_t *p, int64_t first, int64_t last, int64_
     return apart
 
 
-cdef inline const char *pixel_of(const weights_t *p, int64_t k, int64_t channel) noexcept nogil:
-    """What output pixel k sees of x through a window of one pixel."""
+cdef inline const char *row_of(const weights_t *p, int64_t row, int64_t channel) noexcept nogil:
+    """What the first pixel of a row of dy sees of x through a window of one pixel."""
     cdef const conv_t *v = p.v
-    cdef int64_t row = k // v.OW, j = k - row * v.OW, image = row // v.OH, i = row - image * v.OH
-    return p.x + (((image * v.H + i * v.sh) * v.W + j * v.sw) * v.C + channel) * v.itemsize
+    cdef int64_t image = row // v.OH, i = row - image * v.OH
+    return p.x + ((image * v.H + i * v.sh) * v.W * v.C + channel) * v.itemsize
+
+
+cdef int64_t point_block(const weights_t *p, int64_t first, int64_t count, int64_t channel,
+                         const void **at) noexcept nogil:
+    """at[k] is what pixel first + k sees of x; returns the bytes to what the next block sees."""
+    cdef const conv_t *v = p.v
+    cdef int64_t row = first // v.OW, j = first - row * v.OW, step = v.sw * v.C * v.itemsize, k
+    cdef const char *pixel = row_of(p, row, channel) + j * step
+    for k in range(count):
+        at[k] = pixel
+        pixel += step
+        j += 1
+        if j == v.OW:
+            row += 1
+            pixel, j = row_of(p, row, channel), 0
+    return pixel - <const char *>at[0]
 
 
 cdef void row_offsets(const weights_t *p, int64_t apart, int64_t *off) noexcept nogil:
@@ -118,9 +134,7 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
             start = first + (last - first) * block // blocks
             count = first + (last - first) * (block + 1) // blocks - start
             if p.lies:
-                for k in range(count):
-                    at[k] = pixel_of(p, start + k, group * depth)
-                behind = <const char *>pixel_of(p, start + count, group * depth) - <const char *>at[0]
+                behind = point_block(p, start, count, group * depth, at)
             else:
                 apart = split_block(p, start, start + count, group * depth, at)
             if apart != before:

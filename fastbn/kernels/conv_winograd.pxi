@@ -3,10 +3,10 @@
 #
 # forward and dx   A task takes some rows of tiles through all three steps: windows, 16 products
 #                  with the filters, outputs. What is between them stays in cache.
-# dweight          Windows and spread gradients of a block of tiles are made, then multiplied and added
-#                  to the 16 sums. A task takes a chunk of the tiles, with sums of its own, which are
-#                  added up in their order. Where there are too many weights for that, all threads
-#                  share every block: first its rows, then its 16 products.
+# dweight          Windows and spread gradients of a block of tiles are made, then multiplied and
+#                  added to the 16 sums. A task takes a chunk of the tiles, with sums of its own,
+#                  which are added up in their order. Where there are too many weights or too few
+#                  tiles for that, all threads share every block: its rows, then its 16 products.
 #
 # A number that is not finite would reach all outputs of its tiles: where one comes out, the direct
 # way is gone after all.
@@ -333,7 +333,7 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
     p.sum_pitch = pitch_of(size, v.itemsize)
     sums = 16 * p.sum_pitch * v.itemsize
     total = v.N * p.TH
-    p.chunks = min(<int64_t>CHUNKS, total * p.TW // OUTER_TILES)
+    p.chunks = min(min(<int64_t>CHUNKS, total), total * p.TW // OUTER_TILES)
     shared = sums > SUM_BYTES or p.chunks < FEWEST_CHUNKS
     if shared:
         p.chunks = 1
@@ -355,6 +355,7 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
         run_tasks(chunk_task, &p, p.chunks, threads)
     if p.status:
         return p.status
-    add_parts(v, p.sums, p.chunks, 16 * p.sum_pitch, threads)
+    if p.chunks > 1:
+        add_parts(v, p.sums, p.chunks, 16 * p.sum_pitch, threads)
     run_tasks(gradients_task, &p, (size + SLICE - 1) // SLICE, threads)
     return p.status

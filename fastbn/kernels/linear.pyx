@@ -19,7 +19,7 @@ cnp.import_array()
 
 cdef enum:
     DEPTH = 1024       # of a packed panel: 64 KB of float32
-    TILES = 16         # tiles of rows in a task
+    TILES = 16         # tiles of rows in a task, at most
     FEW_ROWS = 48      # for which a panel is not packed
     COUNT = 256        # rows of x and dy that dweight's tiles run through at a time
     GROUP = 4          # tiles of dweight's rows in a task
@@ -34,6 +34,7 @@ cdef struct product_t:  # c (m, n) = a (m, k) b (k, n) + bias
     int64_t sk, sn
     const char *bias
     char *c             # row-major
+    int64_t block       # rows of a task
     int element, itemsize
 
 
@@ -42,8 +43,8 @@ cdef void product_task(const void *job, int64_t task) noexcept nogil:
     cdef const product_t *p = <const product_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
-    cdef int64_t column = task % panels * spans.nr, first = task // panels * TILES * spans.mr
-    cdef int64_t count = min(p.m - first, <int64_t>TILES * spans.mr), i, k = 0, depth, start = 0
+    cdef int64_t column = task % panels * spans.nr, first = task // panels * p.block
+    cdef int64_t count = min(p.m - first, p.block), i, k = 0, depth, start = 0
     cdef int64_t n = min(<int64_t>spans.nr, p.n - column)
     cdef int size = p.itemsize
     cdef const void *rows[TILES * MOST_ROWS]
@@ -69,10 +70,14 @@ cdef void product_task(const void *job, int64_t task) noexcept nogil:
         k = k + DEPTH
 
 
-cdef void product(const product_t *p) noexcept nogil:
+cdef void product(product_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t blocks = (p.m + TILES * spans.mr - 1) // (TILES * spans.mr)
+    cdef int64_t tiles = (p.m + spans.mr - 1) // spans.mr
+    cdef int64_t blocks = (tiles + TILES - 1) // TILES
     cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
+    if blocks == 0:
+        return
+    p.block = (tiles + blocks - 1) // blocks * spans.mr  # as much work for every thread
     run_tasks(product_task, p, blocks * panels, team(<double>p.m * p.n * p.k))
 
 

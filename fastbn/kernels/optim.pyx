@@ -20,7 +20,7 @@ from fastbn.kernels.spans cimport adam_t, sgd_t
 cnp.import_array()
 
 cdef enum:
-    CHUNK = 16384  # values
+    CHUNK = 4096   # values
     ALIGN = 64     # values: where a parameter is cut
     MOST_STATES = 2
 

@@ -15,11 +15,12 @@ cdef const spans_t *spans_of(int element) noexcept nogil
 # How many threads work of this many bytes (read and written) is worth: 1 or the whole team.
 cdef int team(double nbytes) noexcept nogil
 
-# What one task of a job does.
+# What one task of a job does. Tasks are independent of one another and run in any order. The
+# calling thread runs some: they must leave alone the scratch slots that hold the job's memory.
 ctypedef void (*task_t)(const void *job, int64_t task) noexcept nogil
 
-# All tasks of a job on so many threads, neighbouring ones on the same (see tasks.h).
-cdef void run_tasks(task_t work, const void *job, int64_t tasks, int threads) noexcept nogil
+# All tasks of a job on at most so many threads, neighbouring ones on the same (see tasks.h).
+cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexcept nogil
 
 # Whether an array of this many bytes is written past the caches.
 cdef bint streams(double nbytes, int arrays) noexcept nogil

@@ -63,8 +63,8 @@ cdef int team(double nbytes) noexcept nogil:
     return 1 if nbytes < serial_below or omp_in_parallel() else threads
 
 
-cdef void run_tasks(task_t work, const void *job, int64_t tasks, int threads) noexcept nogil:
-    tasks_of_job(work, job, tasks, threads)
+cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexcept nogil:
+    tasks_of_job(work, job, tasks, most)
 
 
 cdef bint streams(double nbytes, int arrays) noexcept nogil:

@@ -53,6 +53,35 @@ def test_random_calls_equal_the_reference(call: tuple[Any, ...]) -> None:
             assert error(gradient, gradient64) < TOLERANCE[x.dtype]
 
 
+@pytest.mark.parametrize(
+    ("shape", "outputs"),
+    [
+        ((1, 4, 1024, 16), 16),  # fewer rows of tiles than chunks
+        ((1, 1, 2048, 16), 16),
+        ((1, 3, 3000, 20), 24),
+        ((2, 16, 128, 16), 32),  # chunks
+        ((9, 31, 33, 17), 16),
+        ((5, 30, 30, 64), 64),
+        ((3, 30, 30, 96), 96),  # too many weights for them
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_of_weights_are_cut_into_chunks(
+    shape: tuple[int, ...], outputs: int, dtype: Any, rng: np.random.Generator
+) -> None:
+    weight = rng.standard_normal((outputs, shape[-1], 3, 3)).astype(dtype)
+    other = (1e6 * rng.standard_normal((4, 30, 30, 64))).astype(dtype)
+    _, saved = F.conv2d(other, rng.standard_normal((64, 64, 3, 3)).astype(dtype), padding=1)
+    F.conv2d_backward(other, saved)  # leaves large numbers in the working memory
+    x = rng.standard_normal(shape).astype(dtype)
+    y, saved = F.conv2d(x, weight, padding=1)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    _, dweight, _ = F.conv2d_backward(dy, saved)
+    _, saved64 = reference.conv2d(x, weight, padding=1)
+    _, dweight64, _ = reference.conv2d_backward(dy, saved64)
+    assert error(dweight, dweight64) < TOLERANCE[x.dtype]
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_an_offset_costs_no_digits_of_the_largest(offset: float, rng: np.random.Generator) -> None:
     x = (rng.standard_normal((8, 14, 14, 64)) + offset).astype(np.float32)

@@ -69,6 +69,34 @@ def test_number_of_threads(n_threads: int, set_threads: Any) -> None:
     assert fastbn.get_num_threads() == n_threads
 
 
+@pytest.mark.skipif(
+    not (runtime.has_openmp and Path("/proc/self/task").exists()),
+    reason="this build has no OpenMP, or this system does not list threads",
+)
+def test_threads_live_on_whatever_the_number_of_tasks(set_threads: Any) -> None:
+    """Threads that end take what they had allocated with them."""
+    set_threads(4)
+    many, few = (np.ones(chunks * 16384, np.float32) for chunks in (64, 3))
+    F.relu(many)
+    before = sorted(os.listdir("/proc/self/task"))
+    for _ in range(3):
+        F.relu(few)
+        F.relu(many)
+    assert sorted(os.listdir("/proc/self/task")) == before
+
+
+@pytest.mark.skipif(not runtime.has_openmp, reason="this build has no OpenMP")
+def test_more_threads_than_there_are_parts_or_tasks(
+    set_threads: Any, rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal(70 * 16384 + 5).astype(np.float32)
+    for size in (x.size, 3 * 16384):
+        expected = np.maximum(x[:size], 0)
+        for threads in (1, 3, 70):
+            set_threads(threads)
+            np.testing.assert_array_equal(F.relu(x[:size])[0], expected)
+
+
 def test_python_threads_may_call_at_once(set_threads: Any, rng: np.random.Generator) -> None:
     """The GIL is released inside: four callers at once get what one gets."""
     from concurrent.futures import ThreadPoolExecutor

@@ -20,7 +20,7 @@ INLINE void depth_body(int64_t taps, const T *const *x, const T *const *w, int64
     if (ask)
         UNROLL for (int i = m; i < 2 * m; i++) {
             PREFETCH(x[taps - 1] + i * x_step + c);
-            PREFETCH(y + i * y_step + c);
+            PREFETCH_WRITE(y + i * y_step + c);
         }
     for (int64_t t = 0; t < taps; t++) {
         const V weight = LOAD_PART(w[t] + c);
@@ -46,8 +46,8 @@ INLINE void depth_pixels(int64_t taps, const T *const *x, const T *const *w, int
         depth_body(taps, x, w, x_step, y, y_step, c, m, (int)(channels - c), bias, ask);
 }
 
-/* y[j][c] = bias[c] + sum over t of x[t][j][c] * w[t][c], for count pixels; moves the pointers x. With
- * `ask`, memory is asked for the next pixels under the last tap, those that no row before has seen. */
+/* y[j][c] = bias[c] + sum over t of x[t][j][c] * w[t][c], for count pixels; moves the pointers x.
+ * With `ask`, memory is asked for the next pixels under the last tap, which no row before has seen. */
 static void depth_rows(int64_t taps, const void **x_, const void *const *w_, int64_t count,
                        int64_t x_step, void *y_, int64_t y_step, int64_t channels,
                        const void *bias, int ask)

@@ -48,7 +48,7 @@ INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias
 /* A tile's row of c will be written from c + at on. */
 INLINE void ask_to_write(const T *c, int64_t at)
 {
-    for (int j = 0; j < NR; j += 64 / (int)sizeof(T))
+    for (int j = 0; j < NR; j += LINE)
         PREFETCH_WRITE(c + at + j);
 }
 
@@ -85,7 +85,8 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
 
 /* count rows, a tile at a time; c[i] + at: n <= NR columns. b's rows are ldb apart: NR in a panel.
  * Meanwhile ahead_bytes from `ahead`, which a later call will read, are fetched into the second-level
- * cache. With `ask`, rows are one segment each and not in cache: a tile fetches the next one's. */
+ * cache. With `ask`, rows are one segment each and not in cache: a tile fetches the LINE rows behind
+ * it, a line in each step; where MR are more, the processor finds the others. */
 static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
                          int64_t at, int64_t count, int64_t n, const void *bias, int add, int ask,
@@ -104,7 +105,7 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
             PREFETCH(ahead);
 #define BODY(M, NV, FULL, ASK, LDB)                                                           \
     product_body(segments, start, length, rows, b, LDB, c, at, M, NV, FULL, n, bias, add, ASK)
-        if (ask && count >= 2 * MR + LINE && ldb == NR) {
+        if (ask && count >= MR + LINE && ldb == NR) {
             if (kind == 2)
                 BODY(MR, 1, 0, 1, NR);
             else

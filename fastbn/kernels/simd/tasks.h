@@ -1,9 +1,12 @@
 /* How a team shares the tasks of a job.
  *
  * Every thread has a part of its own, neighbouring tasks, which it works off in their order; then it
- * helps the others, from the end of their parts. As all kernels cut their work along the samples,
- * what a thread reads is mostly what it wrote before, and lies in its caches; a thread that is held
- * up leaves its rest to the others. Which thread does a task changes no result.
+ * helps the others, from the end of their parts. Most kernels cut their work along the samples: what
+ * a thread reads is then mostly what it wrote before, and lies in its caches. A thread that is held
+ * up leaves what it has not begun to the others. Which thread does a task changes no result.
+ *
+ * A team has always the same size, whatever the job: OpenMP would end threads that a smaller one
+ * does without, and make them anew for the next.
  */
 #ifndef FASTBN_TASKS_H
 #define FASTBN_TASKS_H
@@ -71,14 +74,12 @@ static void share_tasks(task_t work, const void *job, int64_t tasks, int threads
 
 #endif
 
-/* All tasks of a job on at most so many threads. One thread forms no team: that costs as much as a
- * small array. */
+/* All tasks of a job on at most so many threads. One thread, or one task, forms no team: that costs
+ * as much as a small array. */
 static inline void tasks_of_job(task_t work, const void *job, int64_t tasks, int threads)
 {
 #if FASTBN_OPENMP
-    if (threads > tasks)
-        threads = (int)tasks;
-    if (threads > 1 && tasks <= INT32_MAX) {
+    if (threads > 1 && tasks > 1 && tasks <= INT32_MAX) {
         share_tasks(work, job, tasks, threads);
         return;
     }

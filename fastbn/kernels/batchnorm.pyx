@@ -47,7 +47,9 @@ cdef enum:
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
     MOST_BIAS = 1024       # times the weight, for a y from which x can be found
     BLOCK_BYTES = 65536    # rows that are written together
-    CHUNK_BYTES = 262144   # what a chunk of rows is at least
+    CHUNK_BYTES = 262144   # of a chunk of rows, about; in small arrays, too, threads find several,
+    FEWEST_BYTES = 65536   # of so many bytes and rows at least
+    FEWEST_ROWS = 64
     MOST_CHUNKS = 64
     AFFINES = 256          # channels whose coefficients are a task
     STAGGER = 640          # between coefficients that would stand a multiple of 4096 bytes apart
@@ -115,7 +117,7 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
     """
     cdef layout_t l
     cdef int ndim = cnp.PyArray_NDIM(x), i
-    cdef int64_t total = cnp.PyArray_SIZE(x)
+    cdef int64_t total = cnp.PyArray_SIZE(x), chunks
     l.element = element
     l.itemsize = cnp.PyArray_ITEMSIZE(x)
     l.C = cnp.PyArray_DIM(x, axis)
@@ -141,7 +143,9 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
             l.repeat -= 1
         l.outer //= l.repeat
     l.ask = l.columns and l.C > TILE and streams(<double>total * l.itemsize, arrays)
-    l.chunks = min(max(1, total * l.itemsize // CHUNK_BYTES), MOST_CHUNKS, max(1, l.outer))
+    chunks = max(total * l.itemsize // CHUNK_BYTES,
+                 min(total * l.itemsize // FEWEST_BYTES, l.outer // FEWEST_ROWS))
+    l.chunks = min(max(1, chunks), MOST_CHUNKS, max(1, l.outer))
     l.threads = team(<double>total * l.itemsize * arrays)
     return l
 

@@ -17,6 +17,7 @@ import fastbn
 from fastbn import functional as F
 from fastbn.kernels import runtime
 
+TASKS = Path("/proc/self/task")  # the threads of this process, on Linux
 BATTERY = Path(__file__).parents[1] / "support" / "battery.py"
 # Sums of some thousand terms, in float32 and in float64.
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
@@ -70,7 +71,7 @@ def test_number_of_threads(n_threads: int, set_threads: Any) -> None:
 
 
 @pytest.mark.skipif(
-    not (runtime.has_openmp and Path("/proc/self/task").exists()),
+    not (runtime.has_openmp and TASKS.exists()),
     reason="this build has no OpenMP, or this system does not list threads",
 )
 def test_threads_live_on_whatever_the_number_of_tasks(set_threads: Any) -> None:
@@ -78,11 +79,11 @@ def test_threads_live_on_whatever_the_number_of_tasks(set_threads: Any) -> None:
     set_threads(4)
     many, few = (np.ones(chunks * 16384, np.float32) for chunks in (64, 3))
     F.relu(many)
-    before = sorted(os.listdir("/proc/self/task"))
+    before = set(TASKS.iterdir())
     for _ in range(3):
         F.relu(few)
         F.relu(many)
-    assert sorted(os.listdir("/proc/self/task")) == before
+    assert set(TASKS.iterdir()) == before
 
 
 @pytest.mark.skipif(not runtime.has_openmp, reason="this build has no OpenMP")

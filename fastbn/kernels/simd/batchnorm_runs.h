@@ -140,14 +140,18 @@ INLINE unit_t normal_unit(const io_t *x, const io_t *residual, const line_t *f, 
     return y;
 }
 
-INLINE void moments_of(const io_t *x, int64_t far, int64_t n, V shift, sums_t *m, const int rows)
+INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t n, V shift,
+                       sums_t *m, const int rows)
 {
     sums_t s = *m;
 #define TAKE(k, row, j, part, ask)                                                            \
     do {                                                                                      \
         unit_t d = about(x + (row) * far + (j), shift, part);                                 \
-        if (ask)                                                                              \
+        if (ask) {                                                                            \
             PREFETCH(x + (row) * far + (j) + AHEAD);                                          \
+            if (residual)                                                                     \
+                PREFETCH(residual + (row) * far + (j));                                       \
+        }                                                                                     \
         if (part)                                                                             \
             d = u_where_first(part, d, u_set(0));                                             \
         EACH_PART(p) {                                                                        \
@@ -160,14 +164,15 @@ INLINE void moments_of(const io_t *x, int64_t far, int64_t n, V shift, sums_t *m
     *m = s;
 }
 
-/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their moments about `shift`. */
-static NOINLINE void take_moments(const io_t *x, int64_t far, int64_t n, const V *shift, sums_t *m,
-                                  int64_t rows)
+/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their moments about `shift`. What the
+ * next sweep will read of the residual, if there is one, is fetched meanwhile. */
+static NOINLINE void take_moments(const io_t *x, const io_t *residual, int64_t far, int64_t n,
+                                  const V *shift, sums_t *m, int64_t rows)
 {
     if (rows == STREAMS)
-        moments_of(x, far, n, *shift, m, STREAMS);
+        moments_of(x, residual, far, n, *shift, m, STREAMS);
     else
-        moments_of(x, 0, n, *shift, m, 1);
+        moments_of(x, residual, 0, n, *shift, m, 1);
 }
 
 /* Normalise piece e with f_[e->k], and with the next one where the next channel begins. */
@@ -190,8 +195,11 @@ INLINE void normalise(const piece_t e, const io_t *x, const io_t *residual, io_t
     if (e.k == 0)
         PUT_PARTS(e.head);
     for (j = e.head; j + LINE <= e.end; j += LINE) {
-        if (ask)
+        if (ask) {
             PREFETCH(x + j + AHEAD);
+            if (has_residual)
+                PREFETCH(residual + j + AHEAD);
+        }
         UNROLL for (int u = 0; u < LINE; u += U)
             put(y + j + u, pack(Y(j + u, &f, 0)), 0, stream);
     }
@@ -308,8 +316,9 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
                 some = rows - i < STREAMS ? 1 : STREAMS;
                 for (int64_t k = 0; k < coming; k++)
                     for (int64_t j = 0, n; j < columns; j += n) {
+                        const io_t *here = from + i * r->stride + k * length + j;
                         n = columns - j < 2 * turn ? columns - j : turn;
-                        take_moments(from + i * r->stride + k * length + j, r->stride, n,
+                        take_moments(here, residual ? residual + (here - x) : NULL, r->stride, n,
                                      &shift[k], &m[k], some);
                         owed = WRITE(owed + some * n);
                     }

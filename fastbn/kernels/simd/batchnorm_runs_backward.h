@@ -45,6 +45,8 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
         if (ask) {                                                                            \
             PREFETCH(x + i + AHEAD);                                                          \
             PREFETCH(dy + i + AHEAD);                                                         \
+            if (has_residual)                                                                 \
+                PREFETCH(residual + i + AHEAD);                                               \
         }                                                                                     \
         if (part)                                                                             \
             xc = u_where_first(part, xc, u_set(0));                                           \

@@ -6,7 +6,7 @@ cimport numpy as cnp
 
 from fastbn.kernels.border cimport check_is, data, dense, float_of, output_of, overlaps
 from fastbn.kernels.runtime cimport run_tasks, spans_of, streams, team
-from fastbn.kernels.spans cimport activation_spans_t
+from fastbn.kernels.spans cimport MOST_TERMS, activation_spans_t
 
 cnp.import_array()
 
@@ -14,8 +14,7 @@ cdef extern from "rounding.h" nogil:
     void store_fence()
 
 cdef enum:
-    CHUNK = 16384     # values
-    MOST_TERMS = 4    # of one sweep
+    CHUNK = 16384  # values
 
 
 cdef struct sum_t:

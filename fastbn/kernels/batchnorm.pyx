@@ -47,9 +47,9 @@ cdef enum:
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
     MOST_BIAS = 1024       # times the weight, for a y from which x can be found
     BLOCK_BYTES = 65536    # rows that are written together
-    CHUNK_BYTES = 262144   # of a chunk of rows, about; in small arrays, too, threads find several,
-    FEWEST_BYTES = 65536   # of so many bytes and rows at least
-    FEWEST_ROWS = 64
+    CHUNK_BYTES = 262144   # of a chunk of rows, about;
+    FEWEST_BYTES = 65536   # of a small array's, which is cut, too, at least, ...
+    FEWEST_ROWS = 64       # ... and so many rows
     MOST_CHUNKS = 64
     AFFINES = 256          # channels whose coefficients are a task
     STAGGER = 640          # between coefficients that would stand a multiple of 4096 bytes apart

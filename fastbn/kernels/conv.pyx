@@ -22,11 +22,13 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from fastbn.kernels.border cimport (
-    check_vector, data, dense, element_of, output, output_of, overlaps, product_element, weight_of,
+    check_vector, data, dense, output, output_of, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.linear cimport column_sums
 from fastbn.kernels.runtime cimport run_tasks, scratch, spans_of, streams, team
-from fastbn.kernels.spans cimport ahead_t, depth_spans_t, matmul_spans_t, winograd_spans_t
+from fastbn.kernels.spans cimport (
+    MOST_TERMS, ahead_t, depth_spans_t, matmul_spans_t, winograd_spans_t,
+)
 
 import numpy as np
 
@@ -51,7 +53,6 @@ cdef enum:
     TURN_GAP = 32        # elements between its turned copies, for other lines of the first cache
     PARTIAL_BYTES = 8388608
     SLICE = 4096         # numbers of a task that adds up what chunks have come to
-    MOST_TERMS = 4       # that are added in one sweep
 
 
 cdef struct conv_t:

@@ -7,6 +7,7 @@ cdef extern from "table.h" nogil:
         ACT_NONE
         ACT_RELU
         ACT_LEAKY
+        MOST_TERMS
         MAP_RELU
         MAP_LEAKY
         MAP_SIGMOID

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 enum { ACT_NONE = 0, ACT_RELU = 1, ACT_LEAKY = 2 };
+enum { MOST_TERMS = 4 }; /* of sum_terms */
 
 /* `runs` runs of `length` contiguous values, the first values `stride` apart. */
 typedef struct {

@@ -74,17 +74,6 @@ static void sum_terms(const void *const *x_, int terms, void *y_, int64_t n, int
 
 enum { SUM_BLOCK = 512 }; /* values that are summed in T; blocks are summed in float64 */
 
-/* The largest lane, by halves: rows may be short. */
-INLINE T v_top(V v)
-{
-    T lanes[W];
-    v_storet(lanes, v);
-    for (int half = W / 2; half; half /= 2)
-        for (int i = 0; i < half; i++)
-            lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-    return lanes[0];
-}
-
 /* The largest of a row. NaN is passed over: exp(NaN - top) tells the sum. */
 static T row_top(const T *x, int64_t n)
 {

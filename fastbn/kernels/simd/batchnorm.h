@@ -1,5 +1,5 @@
-/* What all kernels of batch normalisation share; batchnorm_runs.h, batchnorm_columns.h
- * and the files named after them go on.
+/* What all kernels of batch normalisation share; batchnorm_runs.h, batchnorm_columns.h and the files
+ * named after them go on.
  *
  * Moments are taken block by block: the sum and the sum of squares about a shift. The first shift
  * of a channel is the mean of an eighth of what it is used for. However values are
@@ -16,10 +16,10 @@
  * variants. What else varies is tested inside the loops, where it costs less than its code would.
  */
 
-enum { BLOCK = 4096 };              /* values of a block, whose sums are taken in T */
-enum { TILE = 1024 };               /* columns that are taken at once, at most */
-enum { SUM_ROWS = 64 };             /* rows whose sums are taken in T */
-enum { LINE = 64 / sizeof(io_t) };  /* values in a cache line */
+enum { BLOCK = 4096 };                     /* values of a block, whose sums are taken in T */
+enum { TILE = 1024 };                      /* columns that are taken at once, at most */
+enum { SUM_ROWS = 64 };                    /* rows whose sums are taken in T */
+enum { LINE = LINE_BYTES / sizeof(io_t) }; /* values in a cache line */
 
 /* Samples are read STREAMS at a time, in as many places at once: memory answers that faster than
  * one place after another. */
@@ -45,8 +45,10 @@ INLINE V activate_grad(V z, V d, const int act, V slope)
     return act == ACT_RELU ? v_relu_grad(z, d) : act == ACT_LEAKY ? v_leaky_grad(z, d, slope) : d;
 }
 
+INLINE T number(double value) { return plain_nan((T)value); }
+
 /* A coefficient in every lane. */
-INLINE V set_of(double value) { return v_set(plain_nan((T)value)); }
+INLINE V set_of(double value) { return v_set(number(value)); }
 
 INLINE V normal(V x, V c, V a, V b, V slope, const int act)
 {
@@ -91,15 +93,15 @@ static void careful_moments(const io_t *x, const runs_t *r, double *mean, double
     *m2 = squares - rest * (rest / n);
 }
 
-/* The sum of the first n values of the run at p. */
-INLINE double first_sum(const io_t *p, int64_t n)
+/* Sums, lane by lane, of the first n values of the run at p. */
+INLINE V first_sum(const io_t *p, int64_t n)
 {
     V s[2] = {v_set(0), v_set(0)};
     for (int64_t j = 0; j < n; j += U) {
         const unit_t v = u_load(p + j, part_of(n - j));
         EACH_PART(k) s[PARTS > 1 ? k : j / U & 1] += v.p[k];
     }
-    return v_sum(s[0] + s[1]);
+    return s[0] + s[1];
 }
 
 /* ---- gradients ---- */

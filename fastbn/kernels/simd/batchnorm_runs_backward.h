@@ -2,13 +2,23 @@
  * dx = a * d + (x - centre) * k1 + k0. */
 
 typedef struct {
+    T c, a, b, k0, k1;
+} gradient_numbers_t;
+
+typedef struct {
     V c, a, b, k0, k1;
 } terms_t;
 
-INLINE terms_t terms_of(const affine_t *f)
+INLINE gradient_numbers_t gradient_numbers_of(const affine_t *f)
 {
-    const terms_t t = {set_of(f->centre), set_of(f->a), set_of(f->b), set_of(f->k0),
-                       set_of(f->k1)};
+    const gradient_numbers_t n = {number(f->centre), number(f->a), number(f->b), number(f->k0),
+                                  number(f->k1)};
+    return n;
+}
+
+INLINE terms_t terms_of(const gradient_numbers_t *n)
+{
+    const terms_t t = {v_set(n->c), v_set(n->a), v_set(n->b), v_set(n->k0), v_set(n->k1)};
     return t;
 }
 
@@ -31,18 +41,18 @@ INLINE unit_t dx_unit(unit_t xc, unit_t d, const terms_t *f, int frozen)
 }
 
 INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n,
-                          const terms_t *f_, V slope, sums_t *sums, const int act,
-                          const int has_residual, const int rows)
+                          const gradient_numbers_t *f_, V slope, sums_t *sums, const int act,
+                          const int has_residual, const int rows, const int fetch)
 {
     const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
     const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
-    const terms_t f = *f_;
+    const terms_t f = terms_of(f_);
     sums_t s = *sums;
 #define TAKE(k, row, j, part, ask) /* in the lanes beyond, dy and x - centre are 0 */         \
     do {                                                                                      \
         const int64_t i = (row) * far + (j);                                                  \
         unit_t xc = about(x + i, f.c, part);                                                  \
-        if (ask) {                                                                            \
+        if (fetch && (ask)) {                                                                 \
             PREFETCH(x + i + AHEAD);                                                          \
             PREFETCH(dy + i + AHEAD);                                                         \
             if (has_residual)                                                                 \
@@ -62,131 +72,134 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
     *sums = s;
 }
 
-/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their sums. */
+/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their sums. With `fetch`, what
+ * comes next is asked for. */
 static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far, int64_t n,
-                                    const terms_t *f, const act_t *act, sums_t *sums, int64_t rows)
+                                    const gradient_numbers_t *f, const act_t *act, sums_t *sums,
+                                    int64_t rows, int fetch)
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
 #define CALL(A, R)                                                                            \
-    if (rows == STREAMS)                                                                      \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS);                          \
+    if (rows != STREAMS)                                                                      \
+        gradient_sums(t, at, 0, n, f, slope, sums, A, R, 1, 0);                               \
+    else if (fetch)                                                                           \
+        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 1);                       \
     else                                                                                      \
-        gradient_sums(t, at, 0, n, f, slope, sums, A, R, 1)
+        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 0)
     DISPATCH(CALL)
 #undef CALL
 }
 
-/* dx and dresidual of piece e, as far as they are not NULL. */
-INLINE void gradients_of(const piece_t e, const tensors_t *t, int64_t at, const terms_t *f_,
-                         int frozen, V slope, int stream, const int act, const int has_residual)
+/* dx and dresidual of a strip, as far as they are not NULL. `plain`: dx is wanted, dresidual if
+ * there is a residual, the statistics are the batch's, and nothing is streamed. */
+INLINE void gradients_of(const strip_t *s, const tensors_t *t, int64_t at,
+                         const gradient_numbers_t *f_, int frozen, V slope, int stream,
+                         const int act, const int has_residual, const int plain)
 {
-    at += e.at;
-    const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
-    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
-    io_t *dx = t->y ? (io_t *)t->y + at : NULL;
-    io_t *dresidual = t->dresidual ? (io_t *)t->dresidual + at : NULL;
-    const int stream_d = stream && ((uintptr_t)dresidual & (U * sizeof(io_t) - 1)) ==
-                                       ((uintptr_t)dx & (U * sizeof(io_t) - 1));
-    const terms_t f = f_[e.k];
-    int64_t j = 0;
-#define D(xc, f, part)                                                                        \
-    gradient_unit(xc, dy + j, has_residual ? residual + j : NULL, f, slope, part, act,        \
+    const int has_dx = plain || t->y, has_d = plain ? has_residual : t->dresidual != NULL;
+    const int is_frozen = !plain && frozen, streamed = !plain && stream;
+    at += s->at;
+    for (int64_t i = 0; i < s->rows; i++) {
+        const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
+        const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
+        io_t *dx = has_dx ? (io_t *)t->y + at : NULL;
+        io_t *dresidual = has_d ? (io_t *)t->dresidual + at : NULL;
+        const int stream_d = streamed && ((uintptr_t)dresidual & (U * sizeof(io_t) - 1)) ==
+                                             ((uintptr_t)dx & (U * sizeof(io_t) - 1));
+        terms_t f;
+#define CHANNEL(k) f = terms_of(&f_[k])
+#define D(xc, j, f, part)                                                                     \
+    gradient_unit(xc, dy + (j), has_residual ? residual + (j) : NULL, f, slope, part, act,    \
                   has_residual)
-#define PUT(part, stream, stream_d)                                                           \
+#define PUT(j, part, stream)                                                                  \
     do {                                                                                      \
-        const unit_t xc = about(x + j, f.c, part), d = D(xc, &f, part);                       \
-        if (dresidual)                                                                        \
-            put(dresidual + j, pack(d), part, stream_d);                                      \
-        if (dx)                                                                               \
-            put(dx + j, pack(dx_unit(xc, d, &f, frozen)), part, stream);                      \
+        const unit_t xc = about(x + (j), f.c, part), d = D(xc, j, &f, part);                  \
+        if (has_d)                                                                            \
+            put(dresidual + (j), pack(d), part, (stream) && stream_d);                        \
+        if (has_dx)                                                                           \
+            put(dx + (j), pack(dx_unit(xc, d, &f, is_frozen)), part, stream);                 \
     } while (0)
-#define PUT_PARTS(end)                                                                        \
-    for (; j < (end); j += U) {                                                               \
-        const int part = part_of((end) - j);                                                  \
-        PUT(part, 0, 0);                                                                      \
-    }
-    if (e.k == 0)
-        PUT_PARTS(e.head);
-    for (j = e.head; j + U <= e.end; j += U)
-        PUT(0, stream, stream_d);
-    if (!e.goes_on) {
-        PUT_PARTS(e.n);
-    } else if (j < e.n) {
-        const terms_t g = f_[e.k + 1];
-        const int ours = (int)(e.n - j);
-        const unit_t xc = about(x + j, f.c, 0), xc1 = about(x + j, g.c, 0);
-        const unit_t d = D(xc, &f, 0), d1 = D(xc1, &g, 0);
-        if (dresidual)
-            put(dresidual + j, pack(u_where_first(ours, d, d1)), 0, stream_d);
-        if (dx)
-            put(dx + j,
-                pack(u_where_first(ours, dx_unit(xc, d, &f, frozen), dx_unit(xc1, d1, &g, frozen))),
-                0, stream);
-    }
+#define MIX(j, k, ours, stream)                                                               \
+    do {                                                                                      \
+        const terms_t g = terms_of(&f_[(k) + 1]);                                             \
+        const unit_t xc = about(x + (j), f.c, 0), xc1 = about(x + (j), g.c, 0);               \
+        const unit_t d = D(xc, j, &f, 0), d1 = D(xc1, j, &g, 0);                              \
+        if (has_d)                                                                            \
+            put(dresidual + (j), pack(u_where_first(ours, d, d1)), 0, (stream) && stream_d);  \
+        if (has_dx)                                                                           \
+            put(dx + (j),                                                                     \
+                pack(u_where_first(ours, dx_unit(xc, d, &f, is_frozen),                       \
+                                   dx_unit(xc1, d1, &g, is_frozen))),                         \
+                0, stream);                                                                   \
+    } while (0)
+        EACH_UNIT(s, has_dx ? dx : dresidual, streamed, CHANNEL, PUT, MIX);
+#undef CHANNEL
 #undef D
 #undef PUT
-#undef PUT_PARTS
+#undef MIX
+        at += s->stride;
+    }
 }
 
-/* The same for pieces until `owed` values are written, or all; returns how many are owed then. */
-static NOINLINE int64_t write_gradients(writer_t *w, int64_t owed, const tensors_t *t, int64_t at,
-                                        const terms_t *f, const act_t *act, int frozen, int stream)
+static NOINLINE void write_gradients(const strip_t *s, const tensors_t *t, int64_t at,
+                                     const gradient_numbers_t *f, const act_t *act, int frozen,
+                                     int stream)
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
-    while (owed > 0 && w->row < w->rows) {
-        const piece_t e = next_piece(w, owed);
-#define CALL(A, R) gradients_of(e, t, at, f, frozen, slope, stream, A, R)
-        DISPATCH(CALL)
+    const int plain = t->y && !t->dresidual == !residual && !frozen && !stream;
+#define CALL(A, R)                                                                            \
+    if (plain)                                                                                \
+        gradients_of(s, t, at, f, 0, slope, 0, A, R, 1);                                      \
+    else                                                                                      \
+        gradients_of(s, t, at, f, frozen, slope, stream, A, R, 0)
+    DISPATCH(CALL)
 #undef CALL
-        owed -= e.n;
-    }
-    return owed;
 }
 
 static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                          const affine_t *f_, int64_t coming, const affine_t *g_, double *sum_d,
                          double *sum_dx, const act_t *act, int frozen, int stream)
 {
-    const int64_t length = r->length, from = first * length, next = from + now * length;
-    const io_t *to = (const io_t *)(t->y ? t->y : t->dresidual); /* what is aligned */
+    const int64_t length = r->length;
     const block_t b = block_of(r);
-    const int64_t turn = turn_of(r, 2);
+    const int64_t turn = turn_of(r, stream, 2 * LINE, 64 * LINE);
+    writer_t w = writer_of(r, now);
     sums_t s[GROUP];
-    terms_t f[GROUP], g[GROUP];
+    gradient_numbers_t f[GROUP], g[GROUP];
     stream = stream && t->y;
     for (int64_t k = 0; k < now; k++)
-        f[k] = terms_of(&f_[k]);
+        f[k] = gradient_numbers_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++) {
-        g[k] = terms_of(&g_[k]);
+        g[k] = gradient_numbers_of(&g_[k]);
         sum_d[k] = sum_dx[k] = 0.0;
     }
-    for (int64_t i0 = 0; i0 < r->runs; i0 += b.rows) {
-        const int64_t rows = r->runs - i0 < b.rows ? r->runs - i0 : b.rows, row = i0 * r->stride;
-        writer_t w = writer_of(to + from + row, r, now, rows);
-        int64_t owed = 0;
-#define WRITE(owed) write_gradients(&w, owed, t, from + row, f, act, frozen, stream)
-        for (int64_t j0 = 0; j0 < length && coming; j0 += b.columns) {
+#define WRITE(values)                                                                         \
+    for (w.owed += (values); next_strip(&w);)                                                 \
+    write_gradients(&w.last, t, first * length, f, act, frozen, stream)
+    for (int64_t i0 = 0; i0 < r->runs && coming; i0 += b.rows)
+        for (int64_t j0 = 0; j0 < length; j0 += b.columns) {
+            const int64_t rows = r->runs - i0 < b.rows ? r->runs - i0 : b.rows;
             const int64_t columns = length - j0 < b.columns ? length - j0 : b.columns;
             for (int64_t k = 0; k < coming; k++)
                 clear(&s[k]);
-            for (int64_t i = 0, some; i < rows; i += some) {
-                some = rows - i < STREAMS ? 1 : STREAMS;
-                for (int64_t k = 0; k < coming; k++)
-                    for (int64_t j = 0, n; j < columns; j += n) {
-                        n = columns - j < 2 * turn ? columns - j : turn;
-                        take_gradients(t, next + row + i * r->stride + k * length + j0 + j,
-                                       r->stride, n, &g[k], act, &s[k], some);
-                        owed = WRITE(owed + some * n);
-                    }
+            for (int64_t i = i0, some; i < i0 + rows; i += some) {
+                some = i0 + rows - i < STREAMS ? 1 : STREAMS;
+                for (int64_t j = j0, n; j < j0 + columns; j += n) {
+                    const int64_t at = i * r->stride + (first + now) * length + j;
+                    n = j0 + columns - j < 2 * turn ? j0 + columns - j : turn;
+                    for (int64_t k = 0; k < coming; k++)
+                        take_gradients(t, at + k * length, r->stride, n, &g[k], act, &s[k], some,
+                                       stream);
+                    WRITE(coming * some * n);
+                }
             }
             for (int64_t k = 0; k < coming; k++) {
                 sum_d[k] += v_sum(sum_a(&s[k]));
                 sum_dx[k] += v_sum(sum_b(&s[k]));
             }
         }
-        WRITE(INT64_MAX);
+    WRITE(now * r->runs * length);
 #undef WRITE
-    }
 }

@@ -22,7 +22,7 @@
 #define ROW_CASES(CALL) CALL(1) CALL(2) CALL(3) CALL(4) CALL(5) CALL(6)
 #endif
 #define NV 2
-#define LINE (64 / (int)sizeof(T)) /* numbers in a line of the cache */
+enum { TLINE = LINE_BYTES / sizeof(T) }; /* numbers in a line of the cache */
 #define NR (NV * W)
 
 /* Store nv vectors of a row of c, of which n columns count; add to what is there, or to bias. */
@@ -48,7 +48,7 @@ INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias
 /* A tile's row of c will be written from c + at on. */
 INLINE void ask_to_write(const T *c, int64_t at)
 {
-    for (int j = 0; j < NR; j += LINE)
+    for (int j = 0; j < NR; j += TLINE)
         PREFETCH_WRITE(c + at + j);
 }
 
@@ -71,7 +71,7 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
             UNROLL for (int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
             if (ask) /* a line of one of the next rows */
-                PREFETCH(rows[m + (k & (LINE - 1))] + start[0] + depth + (k & -LINE));
+                PREFETCH(rows[m + (k & (TLINE - 1))] + start[0] + depth + (k & -TLINE));
             UNROLL for (int i = 0; i < m; i++) {
                 const V x = v_set(a[i][k]);
                 UNROLL for (int v = 0; v < nv; v++)
@@ -85,7 +85,7 @@ INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *
 
 /* count rows, a tile at a time; c[i] + at: n <= NR columns. b's rows are ldb apart: NR in a panel.
  * Meanwhile ahead_bytes from `ahead`, which a later call will read, are fetched into the second-level
- * cache. With `ask`, rows are one segment each and not in cache: a tile fetches the LINE rows behind
+ * cache. With `ask`, rows are one segment each and not in cache: a tile fetches the TLINE rows behind
  * it, a line in each step; where MR are more, the processor finds the others. */
 static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
@@ -105,7 +105,7 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
             PREFETCH(ahead);
 #define BODY(M, NV, FULL, ASK, LDB)                                                           \
     product_body(segments, start, length, rows, b, LDB, c, at, M, NV, FULL, n, bias, add, ASK)
-        if (ask && count >= MR + LINE && ldb == NR) {
+        if (ask && count >= MR + TLINE && ldb == NR) {
             if (kind == 2)
                 BODY(MR, 1, 0, 1, NR);
             else

@@ -5,11 +5,9 @@
  */
 #if defined(FASTBN_F32)
 
-#define LINE 64 /* bytes of a cache line */
-
 INLINE int64_t bytes_to_line(const char *p, int64_t n)
 {
-    const int64_t k = (int64_t)((LINE - ((uintptr_t)p & (LINE - 1))) & (LINE - 1));
+    const int64_t k = (int64_t)(-(uintptr_t)p & (LINE_BYTES - 1));
     return k < n ? k : n;
 }
 
@@ -62,5 +60,4 @@ static void triad(const void *a_, const void *b_, void *y_, int64_t n, int strea
     for (; i < n; i++)
         y[i] = (char)(a[i] ^ b[i]);
 }
-#undef LINE
 #endif

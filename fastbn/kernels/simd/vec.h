@@ -41,6 +41,8 @@ typedef uint16_t io_t;
 typedef T io_t;
 #endif
 
+enum { LINE_BYTES = 64 }; /* of a line of the cache */
+
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(FASTBN_NO_VECTORS)
 #define FASTBN_VECTORS 1
 #if defined(__AVX512F__)
@@ -176,14 +178,6 @@ INLINE double sum_lanes(double *lanes)
 
 typedef double VWIDE __attribute__((vector_size(W * sizeof(double))));
 
-INLINE void v_add_to(double *lanes, V v)
-{
-    VWIDE sum;
-    memcpy(&sum, lanes, sizeof sum);
-    sum += __builtin_convertvector(v, VWIDE);
-    memcpy(lanes, &sum, sizeof sum);
-}
-
 /* Add the values about shift, and their squares, in float64. */
 INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
 {
@@ -197,16 +191,48 @@ INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
     memcpy(squares, &q, sizeof q);
 }
 
-/* The sum of the lanes in float64. */
+/* The sum of the lanes in float64, added as sum_lanes does. */
 INLINE double v_sum(V v)
 {
+#if defined(__AVX2__)
+#if defined(__AVX512F__) && defined(FASTBN_F64)
+    const __m512d s = (__m512d)v;
+#elif defined(__AVX512F__)
+    const __m512d s = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v)) +
+                      _mm512_cvtps_pd((__m256)_mm512_extractf64x4_pd((__m512d)v, 1));
+#elif defined(FASTBN_F64)
+    const __m256d h = (__m256d)v;
+#else
+    const __m256d h = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)) +
+                      _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1));
+#endif
+#if defined(__AVX512F__)
+    const __m256d h = _mm512_castpd512_pd256(s) + _mm512_extractf64x4_pd(s, 1);
+#endif
+    const __m128d q = _mm256_castpd256_pd128(h) + _mm256_extractf128_pd(h, 1);
+    return q[0] + q[1];
+#else
     double lanes[W];
     const VWIDE wide = __builtin_convertvector(v, VWIDE);
     memcpy(lanes, &wide, sizeof lanes);
     return sum_lanes(lanes);
+#endif
 }
 
-INLINE T v_get(V v) { return v[0]; }
+/* The largest lane; any number if one is NaN. */
+INLINE T v_top(V v)
+{
+#if defined(__AVX512F__) && defined(FASTBN_F64)
+    return _mm512_reduce_max_pd((__m512d)v);
+#elif defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    T top = v[0];
+    for (int i = 1; i < W; i++)
+        top = v[i] > top ? v[i] : top;
+    return top;
+#endif
+}
 
 /* Lanes 0 to k - 1 are all ones, the others zero. */
 INLINE VI v_first(int k)
@@ -283,15 +309,14 @@ INLINE V v_fma(V a, V b, V c) { return a * b + c; }
 INLINE V v_sqrt(V v) { return (T)sqrt((double)v); }
 INLINE V v_flush(V v, V tiny) { return v_abs(v) < tiny ? 0 : v; }
 INLINE double v_sum(V v) { return (double)v; }
+INLINE T v_top(V v) { return v; }
 INLINE double sum_lanes(double *lanes) { return lanes[0]; }
-INLINE void v_add_to(double *lanes, V v) { lanes[0] += (double)v; }
 INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
 {
     const double d = (double)v - (double)shift;
     sums[0] += d;
     squares[0] += d * d;
 }
-INLINE T v_get(V v) { return v; }
 INLINE V v_loadt_or(const T *p, int k, T fill) { (void)k; (void)p; return fill; }
 INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }
 INLINE void v_storet_part(T *p, V v, int k) { (void)p; (void)v; (void)k; }

@@ -41,8 +41,8 @@ cdef enum:
     GROUP = 32             # channels that a sweep takes at once, at most
     GROUP_BYTES = 4096     # what their runs are together, at most;
     PIECE_BYTES = 65536    # the same in inference, which takes so much of a sample at a time
-    MAP_BYTES = 256        # runs up to this length are taken in tiles of channels;
-    KNOWN_MAP_BYTES = 400  # the same where statistics are known
+    MAP_BYTES = 128        # runs up to this length are taken in tiles of channels;
+    MOMENT_MAP_BYTES = 252 # the same where moments are taken, for a run has costs of its own then
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
     MOST_BIAS = 1024       # times the weight, for a y from which x can be found
@@ -110,11 +110,10 @@ cdef int64_t whole_lines(const layout_t *l, int64_t most, int64_t nbytes) noexce
 
 
 cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
-                        bint known=False) noexcept:
+                        int64_t most_map=MAP_BYTES, int64_t most_group=GROUP_BYTES) noexcept:
     """The layout of a contiguous x; `arrays` of its size are read and written by the call.
 
-    `known`: no statistics are taken, values are only scaled and shifted.
-    """
+    Runs of up to `most_map` bytes are taken in tiles, others in groups of about `most_group`."""
     cdef layout_t l
     cdef int ndim = cnp.PyArray_NDIM(x), i
     cdef int64_t total = cnp.PyArray_SIZE(x), chunks
@@ -131,11 +130,11 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
     while l.whole * l.inner * l.itemsize % 64 and 2 * l.whole * l.inner <= TILE:
         l.whole *= 2
     l.maps = 0
-    if not l.columns and l.inner * l.itemsize <= (KNOWN_MAP_BYTES if known else MAP_BYTES):
+    if not l.columns and l.inner * l.itemsize <= most_map:
         l.maps = whole_lines(&l, TILE // max(1, l.inner), MAP_TILE_BYTES // max(1, l.outer))
     l.group = 1
     if l.inner * l.itemsize <= GROUP_BYTES:  # longer runs are cut into blocks, one by one
-        l.group = whole_lines(&l, GROUP, PIECE_BYTES if known else GROUP_BYTES)
+        l.group = whole_lines(&l, GROUP, most_group)
     l.repeat = 1
     if l.columns and 0 < l.C < 64:
         l.repeat = 64 // l.C
@@ -245,7 +244,9 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     cdef int64_t C = cnp.PyArray_DIM(x, axis)
     cdef double factor = 0.0, unbias = 1.0
     cdef bint batch = training and moments is None  # statistics are to be taken from x
-    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3, not batch)
+    cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3,
+                                MOMENT_MAP_BYTES if batch else MAP_BYTES,
+                                GROUP_BYTES if batch else PIECE_BYTES)
     cdef act_t act = activation_of(activation, negative_slope)
     cdef call_t k
     cdef bint tracks = running_mean is not None and running_var is not None

@@ -25,16 +25,18 @@ cdef void step_moments(const void *job, int64_t task) noexcept nogil:
                           l.C * l.inner, k.mean + first, k.var + first)
     else:
         spans.run_forward(&k.t, &runs, first, 0, NULL, count, k.mean + first, k.var + first,
-                          &k.act, False)
+                          &k.act, k.stream)
 
 
 def moments(object x_, object axis_):
     """Count, mean and sum of squares about the mean of every channel, in float64."""
     cdef cnp.ndarray x = dense(x_, "x"), mean, m2
     cdef int axis = axis_of(x, axis_)
-    cdef call_t k = call_on(layout_of(x, axis, element_of(x, "x"), 1), x, None)
+    cdef call_t k = call_on(layout_of(x, axis, element_of(x, "x"), 1, MOMENT_MAP_BYTES), x,
+                            None)
     cdef cnp.npy_intp C = k.l.C
     cdef int status
+    k.stream = streams(<double>cnp.PyArray_NBYTES(x), 1)
     if k.l.count < 1:
         raise ValueError(f"expected at least one value per channel, got input size {size_of(x)}")
     mean = cnp.PyArray_EMPTY(1, &C, cnp.NPY_FLOAT64, 0)
@@ -55,8 +57,9 @@ def scale_shift(object x_, object scale, object shift, object centre, object axi
     cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis), c
-    cdef call_t k = call_on(layout_of(x, axis, element, 2 if residual is None else 3, True), x,
-                            residual)
+    cdef layout_t l = layout_of(x, axis, element, 2 if residual is None else 3, MAP_BYTES,
+                                PIECE_BYTES)
+    cdef call_t k = call_on(l, x, residual)
     cdef BatchNormSaved saved
     k.act = activation_of(activation, negative_slope)
     scale = dense_vector(scale, "scale", C, number)

@@ -59,7 +59,7 @@ cdef void forward_range(const void *job, int64_t task) noexcept nogil:
     while now > 0 or coming > 0:
         c = first + now
         spans.run_forward(&k.t, &runs, first, now, f, coming, k.mean + c, k.var + c, &k.act,
-                          k.stream)
+                          l.ask, k.stream)
         first = c
         spans.col_invstd(coming, <double>l.count, k.eps, k.var + first, k.invstd + first)
         for c in range(coming):
@@ -93,7 +93,7 @@ cdef void apply_piece(const void *job, int64_t task) noexcept nogil:
     here.residual = moved(k.t.residual, at)
     while first < last:
         spans.run_forward(&here, &runs, first, min(l.group, last - first), k.affines + first, 0,
-                          NULL, NULL, &k.act, k.stream)
+                          NULL, NULL, &k.act, l.ask, k.stream)
         first = first + l.group
     store_fence()
 
@@ -168,7 +168,7 @@ cdef void backward_range(const void *job, int64_t task) noexcept nogil:
             g[c] = channel_affine(k, first + now + c)
         first = first if apply else first + now
         spans.run_backward(&k.t, &runs, first, now if apply else 0, f, coming if k.sums else 0, g,
-                           sum_d, sum_dx, &k.act, k.frozen, k.stream)
+                           sum_d, sum_dx, &k.act, k.frozen, l.ask, k.stream)
         first = first + now if apply else first
         for c in range(coming):
             f[c] = g[c]

@@ -25,7 +25,7 @@ cdef void step_moments(const void *job, int64_t task) noexcept nogil:
                           l.C * l.inner, k.mean + first, k.var + first)
     else:
         spans.run_forward(&k.t, &runs, first, 0, NULL, count, k.mean + first, k.var + first,
-                          &k.act, k.stream)
+                          &k.act, l.ask, k.stream)
 
 
 def moments(object x_, object axis_):

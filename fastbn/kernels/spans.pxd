@@ -118,10 +118,10 @@ cdef extern from "table.h" nogil:
     ctypedef struct bn_spans_t:
         void (*run_forward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                             const affine_t *f, int64_t coming, double *mean, double *m2,
-                            const act_t *act, int stream) noexcept nogil
+                            const act_t *act, int ask, int stream) noexcept nogil
         void (*run_backward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                              const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
-                             double *sum_dx, const act_t *act, int frozen,
+                             double *sum_dx, const act_t *act, int frozen, int ask,
                              int stream) noexcept nogil
         void (*map_moments)(const void *x, int64_t rows, int64_t maps, int64_t length, int64_t ld,
                             double *mean, double *m2) noexcept nogil

@@ -66,13 +66,13 @@ INLINE unit_t normal_unit(const io_t *x, const io_t *residual, const line_t *f, 
 }
 
 INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t n, V shift,
-                       sums_t *m, const int rows, const int fetch)
+                       sums_t *m, const int rows, const int ask)
 {
     sums_t s = *m;
-#define TAKE(k, row, j, part, ask)                                                            \
+#define TAKE(k, row, j, part, begins)                                                         \
     do {                                                                                      \
         unit_t d = about(x + (row) * far + (j), shift, part);                                 \
-        if (fetch && (ask)) {                                                                 \
+        if (ask && (begins)) {                                                                \
             PREFETCH(x + (row) * far + (j) + AHEAD);                                          \
             if (residual)                                                                     \
                 PREFETCH(residual + (row) * far + (j));                                       \
@@ -90,13 +90,14 @@ INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t
 }
 
 /* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their moments about `shift`. With
- * `fetch`, what comes next is asked for, and what the next sweep will read of the residual. */
+ * `ask`, memory is asked for what comes next, and for what the next sweep will read of the
+ * residual. */
 static NOINLINE void take_moments(const io_t *x, const io_t *residual, int64_t far, int64_t n,
-                                  T shift, sums_t *m, int64_t rows, int fetch)
+                                  T shift, sums_t *m, int64_t rows, int ask)
 {
     if (rows != STREAMS)
         moments_of(x, residual, 0, n, v_set(shift), m, 1, 0);
-    else if (fetch)
+    else if (ask)
         moments_of(x, residual, far, n, v_set(shift), m, STREAMS, 1);
     else
         moments_of(x, residual, far, n, v_set(shift), m, STREAMS, 0);
@@ -200,7 +201,7 @@ INLINE void merge_block(const io_t *x, const runs_t *block, const sums_t *m, T s
 
 static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                         const affine_t *f_, int64_t coming, double *mean, double *m2,
-                        const act_t *act, int stream)
+                        const act_t *act, int ask, int stream)
 {
     const int64_t length = r->length;
     const io_t *x = (const io_t *)t->x + first * length, *next = x + now * length;
@@ -237,7 +238,7 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
                     for (int64_t k = 0; k < coming; k++) {
                         const io_t *here = from + i * r->stride + k * length + j;
                         take_moments(here, residual ? residual + (here - x) : NULL, r->stride, n,
-                                     shift[k], &m[k], some, stream);
+                                     shift[k], &m[k], some, ask);
                     }
                     WRITE(coming * some * n);
                 }

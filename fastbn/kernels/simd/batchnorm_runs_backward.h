@@ -42,17 +42,17 @@ INLINE unit_t dx_unit(unit_t xc, unit_t d, const terms_t *f, int frozen)
 
 INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n,
                           const gradient_numbers_t *f_, V slope, sums_t *sums, const int act,
-                          const int has_residual, const int rows, const int fetch)
+                          const int has_residual, const int rows, const int ask)
 {
     const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
     const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
     const terms_t f = terms_of(f_);
     sums_t s = *sums;
-#define TAKE(k, row, j, part, ask) /* in the lanes beyond, dy and x - centre are 0 */         \
+#define TAKE(k, row, j, part, begins) /* in the lanes beyond, dy and x - centre are 0 */      \
     do {                                                                                      \
         const int64_t i = (row) * far + (j);                                                  \
         unit_t xc = about(x + i, f.c, part);                                                  \
-        if (fetch && (ask)) {                                                                 \
+        if (ask && (begins)) {                                                                \
             PREFETCH(x + i + AHEAD);                                                          \
             PREFETCH(dy + i + AHEAD);                                                         \
             if (has_residual)                                                                 \
@@ -72,18 +72,18 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
     *sums = s;
 }
 
-/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their sums. With `fetch`, what
- * comes next is asked for. */
+/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their sums. With `ask`,
+ * memory is asked for what comes next. */
 static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far, int64_t n,
                                     const gradient_numbers_t *f, const act_t *act, sums_t *sums,
-                                    int64_t rows, int fetch)
+                                    int64_t rows, int ask)
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
 #define CALL(A, R)                                                                            \
     if (rows != STREAMS)                                                                      \
         gradient_sums(t, at, 0, n, f, slope, sums, A, R, 1, 0);                               \
-    else if (fetch)                                                                           \
+    else if (ask)                                                                             \
         gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 1);                       \
     else                                                                                      \
         gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 0)
@@ -160,7 +160,7 @@ static NOINLINE void write_gradients(const strip_t *s, const tensors_t *t, int64
 
 static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                          const affine_t *f_, int64_t coming, const affine_t *g_, double *sum_d,
-                         double *sum_dx, const act_t *act, int frozen, int stream)
+                         double *sum_dx, const act_t *act, int frozen, int ask, int stream)
 {
     const int64_t length = r->length;
     const block_t b = block_of(r);
@@ -191,7 +191,7 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
                     n = j0 + columns - j < 2 * turn ? j0 + columns - j : turn;
                     for (int64_t k = 0; k < coming; k++)
                         take_gradients(t, at + k * length, r->stride, n, &g[k], act, &s[k], some,
-                                       stream);
+                                       ask);
                     WRITE(coming * some * n);
                 }
             }

@@ -6,9 +6,9 @@
  * group are longer than two cache lines.
  */
 
-/* TAKE(k, row, j, part, ask) for all n values of `rows` runs (STREAMS, or 1). Line k of a step is
+/* TAKE(k, row, j, part, begins) for all n values of `rows` runs (STREAMS, or 1). Line k of a step is
  * that of row k, or the k-th one of the only row; `part` of a unit's values are there, or all if
- * that is 0; memory is asked for (`ask`) once for every line. */
+ * that is 0; does a line begin there? */
 #define EACH_LINE(n, rows, TAKE)                                                              \
     do {                                                                                      \
         int64_t i_ = 0;                                                                       \

@@ -115,13 +115,14 @@ typedef struct {
 typedef struct {
     /* Channels whose values lie in runs (NCHW), one run in every sample; the channels stand
      * r->length apart. What f says is done to channels first to first + now - 1, and the moments
-     * (or sums) of the `coming` channels after these are taken. Groups have 32 channels at most. */
+     * (or sums) of the `coming` channels after these are taken. Groups have 32 channels at most. With `ask`,
+     * memory is asked ahead. */
     void (*run_forward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                         const affine_t *f, int64_t coming, double *mean, double *m2,
-                        const act_t *act, int stream);
+                        const act_t *act, int ask, int stream);
     void (*run_backward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                          const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
-                         double *sum_dx, const act_t *act, int frozen, int stream);
+                         double *sum_dx, const act_t *act, int frozen, int ask, int stream);
     /* Channels whose runs are very short and lie behind one another (maps of 4 x 4): `maps` of
      * them, each `length` values, in rows `ld` apart. Their coefficients are spread to one for
      * every value, so that the functions for columns do the rest. */

@@ -92,21 +92,21 @@ static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far,
 }
 
 /* dx and dresidual of a strip, as far as they are not NULL. `plain`: dx is wanted, dresidual if
- * there is a residual, the statistics are the batch's, and nothing is streamed. */
+ * there is a residual, and the statistics are the batch's. */
 INLINE void gradients_of(const strip_t *s, const tensors_t *t, int64_t at,
                          const gradient_numbers_t *f_, int frozen, V slope, int stream,
                          const int act, const int has_residual, const int plain)
 {
     const int has_dx = plain || t->y, has_d = plain ? has_residual : t->dresidual != NULL;
-    const int is_frozen = !plain && frozen, streamed = !plain && stream;
+    const int is_frozen = !plain && frozen;
     at += s->at;
     for (int64_t i = 0; i < s->rows; i++) {
         const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
         const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
         io_t *dx = has_dx ? (io_t *)t->y + at : NULL;
         io_t *dresidual = has_d ? (io_t *)t->dresidual + at : NULL;
-        const int stream_d = streamed && ((uintptr_t)dresidual & (U * sizeof(io_t) - 1)) ==
-                                             ((uintptr_t)dx & (U * sizeof(io_t) - 1));
+        const int stream_d = stream && ((uintptr_t)dresidual & (U * sizeof(io_t) - 1)) ==
+                                       ((uintptr_t)dx & (U * sizeof(io_t) - 1));
         terms_t f;
 #define CHANNEL(k) f = terms_of(&f_[k])
 #define D(xc, j, f, part)                                                                     \
@@ -133,7 +133,7 @@ INLINE void gradients_of(const strip_t *s, const tensors_t *t, int64_t at,
                                    dx_unit(xc1, d1, &g, is_frozen))),                         \
                 0, stream);                                                                   \
     } while (0)
-        EACH_UNIT(s, has_dx ? dx : dresidual, streamed, CHANNEL, PUT, MIX);
+        EACH_UNIT(s, has_dx ? dx : dresidual, stream, CHANNEL, PUT, MIX);
 #undef CHANNEL
 #undef D
 #undef PUT
@@ -148,9 +148,11 @@ static NOINLINE void write_gradients(const strip_t *s, const tensors_t *t, int64
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
-    const int plain = t->y && !t->dresidual == !residual && !frozen && !stream;
+    const int plain = t->y && !t->dresidual == !residual && !frozen;
 #define CALL(A, R)                                                                            \
-    if (plain)                                                                                \
+    if (plain && stream)                                                                      \
+        gradients_of(s, t, at, f, 0, slope, 1, A, R, 1);                                      \
+    else if (plain)                                                                           \
         gradients_of(s, t, at, f, 0, slope, 0, A, R, 1);                                      \
     else                                                                                      \
         gradients_of(s, t, at, f, frozen, slope, stream, A, R, 0)

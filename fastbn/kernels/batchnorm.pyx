@@ -67,7 +67,7 @@ cdef struct layout_t:
     int64_t maps       # channels: of a tile, 0 where runs are long
     int64_t group      # channels: of a sweep
     int64_t repeat     # columns: rows that are taken as one
-    bint ask           # memory is asked ahead for what no cache may hold
+    bint ask           # memory is asked ahead: no cache may hold the data
     int64_t count      # values of one channel
     int element
     int itemsize
@@ -141,9 +141,8 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
         while l.outer % l.repeat:
             l.repeat -= 1
         l.outer //= l.repeat
-    # L3 is shared with others. Of rows that are no wider than a tile the processor sees what is next.
-    l.ask = (l.C > TILE and streams(<double>total * l.itemsize, arrays) if l.columns
-             else streams(<double>total * l.itemsize, 2 * arrays))
+    # Runs are asked for before caches are full, because L3 is shared with others.
+    l.ask = streams(<double>total * l.itemsize, arrays if l.columns else 2 * arrays)
     chunks = max(total * l.itemsize // CHUNK_BYTES,
                  min(total * l.itemsize // FEWEST_BYTES, l.outer // FEWEST_ROWS))
     l.chunks = min(max(1, chunks), MOST_CHUNKS, max(1, l.outer))

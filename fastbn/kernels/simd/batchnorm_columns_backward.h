@@ -1,48 +1,121 @@
 /* Backward of batchnorm_columns.h: sums of d and d * (x - centre), then dx. */
 
-/* Add K rows to the sums of d, and of d * (x - centre). */
-INLINE void add_sums(const io_t *x, const io_t *dy, const io_t *residual, int64_t far,
-                     int64_t columns, int64_t ask, const T *c_, const T *a_, const T *b_, V slope,
-                     T *sum_d, T *sum_dx, const int act, const int has_residual, const int K)
+/* Add what stands at `at`, a unit or `part` of one, to the sums of d and d * (x - centre). */
+INLINE void add_gradient(const io_t *x, const io_t *dy, const io_t *residual, int64_t at, int part,
+                         unit_t c, unit_t a, unit_t b, V slope, unit_t *s, unit_t *q,
+                         const int act, const int has_residual)
 {
+    const unit_t v = u_load(x + at, part), g = u_load(dy + at, part);
+    unit_t r;
+    if (has_residual)
+        r = u_load(residual + at, part);
+    EACH_PART(p) {
+        const V xc = v.p[p] - c.p[p];
+        const V d = gradient(xc, g.p[p], a.p[p], has_residual ? b.p[p] + r.p[p] : b.p[p], slope,
+                             act);
+        s->p[p] += d;
+        q->p[p] = v_fma(d, xc, q->p[p]);
+    }
+}
+
+/* Columns whose sums and coefficients have room in registers together. */
+enum { SUM_UNITS = (VBYTES == 64 ? 4 : 2) / PARTS };
+
+/* Sums of a few columns of `rows` rows: of `units` whole units, or a part of one. */
+INLINE void sum_columns(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
+                        int64_t ld, int part, const T *c_, const T *a_, const T *b_, V slope,
+                        T *sum_d, T *sum_dx, const int act, const int has_residual,
+                        const int units)
+{
+    unit_t c[SUM_UNITS], a[SUM_UNITS], b[SUM_UNITS], s[SUM_UNITS], q[SUM_UNITS];
+    UNROLL for (int u = 0; u < units; u++) {
+        c[u] = u_loadt(c_ + u * U);
+        a[u] = u_loadt(a_ + u * U);
+        b[u] = u_loadt(b_ + u * U);
+        s[u] = q[u] = u_set(0);
+    }
+    for (int64_t i = 0; i < rows; i++)
+        UNROLL for (int u = 0; u < units; u++)
+            add_gradient(x, dy, residual, i * ld + u * U, part, c[u], a[u], b[u], slope, &s[u],
+                         &q[u], act, has_residual);
+    UNROLL for (int u = 0; u < units; u++) {
+        u_storet(sum_d + u * U, s[u]);
+        u_storet(sum_dx + u * U, q[u]);
+    }
+}
+
+/* The sums of `rows` rows, a few columns at a time. */
+static void sums_down(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
+                      int64_t columns, int64_t ld, const affines_t *f, const act_t *act, T *s,
+                      T *q)
+{
+    const T *c = f->centre, *a = f->a, *b = f->b;
+    const V slope = set_of(act->slope);
     int64_t j = 0;
+#define SOME(A, R, units, part)                                                               \
+    sum_columns(x + j, dy + j, R ? residual + j : NULL, rows, ld, part, c + j, a + j, b + j,  \
+                slope, s + j, q + j, A, R, units)
+#define CALL(A, R)                                                                            \
+    for (; j + SUM_UNITS * U <= columns; j += SUM_UNITS * U)                                  \
+        SOME(A, R, SUM_UNITS, 0);                                                             \
+    for (; j < columns; j += U)                                                               \
+        SOME(A, R, 1, part_of(columns - j))
+    DISPATCH(CALL)
+#undef CALL
+#undef SOME
+}
+
+/* Add `rows` rows in each of STREAMS places, `far` apart, to the sums of all columns. */
+INLINE void sum_rows(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
+                     int64_t columns, int64_t ld, int64_t far, const T *c_, const T *a_,
+                     const T *b_, V slope, T *sum_d, T *sum_dx, const int act,
+                     const int has_residual)
+{
+    const int64_t ask = ld > TILE ? ld : 0; /* no prefetcher follows pieces of rows */
 #define ADD(part)                                                                             \
     do {                                                                                      \
         const unit_t c = u_loadt(c_ + j), a = u_loadt(a_ + j), b = u_loadt(b_ + j);           \
         unit_t s = u_loadt(sum_d + j), q = u_loadt(sum_dx + j);                               \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            const int64_t at = k * far + j;                                                   \
-            const unit_t v = u_load(x + at, part), g = u_load(dy + at, part);                 \
+        UNROLL for (int k = 0; k < STREAMS; k++) {                                            \
+            const int64_t at = k * far + i * ld + j;                                          \
             if (ask) {                                                                        \
                 PREFETCH(x + at + ask);                                                       \
                 PREFETCH(dy + at + ask);                                                      \
             }                                                                                 \
-            unit_t r;                                                                         \
-            if (has_residual)                                                                 \
-                r = u_load(residual + at, part);                                              \
-            EACH_PART(p) {                                                                    \
-                const V xc = v.p[p] - c.p[p];                                                 \
-                const V d = gradient(xc, g.p[p], a.p[p],                                      \
-                                     has_residual ? b.p[p] + r.p[p] : b.p[p], slope, act);    \
-                s.p[p] += d;                                                                  \
-                q.p[p] = v_fma(d, xc, q.p[p]);                                                \
-            }                                                                                 \
+            add_gradient(x, dy, residual, at, part, c, a, b, slope, &s, &q, act,              \
+                         has_residual);                                                       \
         }                                                                                     \
         u_storet(sum_d + j, s);                                                               \
         u_storet(sum_dx + j, q);                                                              \
     } while (0)
-    for (; j + U <= columns; j += U)
-        ADD(0);
-    if (j < columns)
-        ADD((int)(columns - j));
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t j = 0;
+        for (; j + U <= columns; j += U)
+            ADD(0);
+        if (j < columns)
+            ADD((int)(columns - j));
+    }
 #undef ADD
+}
+
+static void sums_across(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
+                        int64_t columns, int64_t ld, int64_t far, const affines_t *f,
+                        const act_t *act, T *s, T *q)
+{
+    const V slope = set_of(act->slope);
+    fill(s, whole_units(columns), 0);
+    fill(q, whole_units(columns), 0);
+#define CALL(A, R)                                                                            \
+    sum_rows(x, dy, residual, rows, columns, ld, far, f->centre, f->a, f->b, slope, s, q, A, R)
+    DISPATCH(CALL)
+#undef CALL
 }
 
 /* The first line of room from which on sums may be stored, and `read` be read at the same columns,
  * without any load's waiting for a store just before (see APART). */
 INLINE T *clear_of(T *room, const void *const *read, int n)
 {
-    for (T *p = room; p < room + PAGE / sizeof(T); p += 64 / sizeof(T)) {
+    for (T *p = room; p < room + PAGE / sizeof(T); p += LINE_BYTES / sizeof(T)) {
         int clear = 1;
         for (int k = 0; k < n; k++)
             clear &= (((uintptr_t)p - (uintptr_t)read[k]) & (PAGE - 1)) >= PAGE / 8;
@@ -52,40 +125,34 @@ INLINE T *clear_of(T *room, const void *const *read, int n)
     return room;
 }
 
-/* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE. */
+/* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE.
+ *
+ * What caches hold is read down the rows, while registers keep all that belongs to a column. With
+ * `ask`, it comes from memory, which is faster at long pieces of few rows. */
 static void col_grad_sums(const void *x_, const void *dy_, const void *residual, int64_t rows,
                           int64_t columns, int64_t ld, int ask, const affines_t *f,
                           const act_t *act, double *sum_d, double *sum_dx)
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
-    const T *c = f->centre, *a = f->a, *b = f->b;
-    const V slope = set_of(act->slope);
-    const int64_t steps = rows / STREAMS, padded = whole_units(columns);
-    int64_t i = 0;
+    const int64_t steps = ask && ld > SUM_UNITS * U ? rows / STREAMS : 0;
     ON_LINE T room[2][APART + PAGE / sizeof(T)];
-    const void *read[4] = {c, a, b};
+    const void *read[4] = {f->centre, f->a, f->b};
     T *const s = clear_of(room[0], read, 3);
     read[3] = s;
     T *const q = clear_of(room[1], read, 4);
-    do {
-        const int64_t last = steps - i < SUM_STEPS ? steps : i + SUM_STEPS;
-        fill(s, padded, 0);
-        fill(q, padded, 0);
-#define SOME(A, R, K)                                                                         \
-    add_sums(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, steps * ld, columns,           \
-             ask ? ld : 0, c, a, b, slope, s, q, A, R, K)
-#define CALL(A, R)                                                                            \
-    for (; i < last; i++)                                                                     \
-        SOME(A, R, STREAMS);                                                                  \
-    if (i == steps)                                                                           \
-        for (i = STREAMS * steps; i < rows; i++)                                              \
-            SOME(A, R, 1)
-        DISPATCH(CALL)
-#undef CALL
-#undef SOME
-        add_to_doubles(sum_d, s, columns);
-        add_to_doubles(sum_dx, q, columns);
-    } while (i < steps);
+#define SUMS(i, way, ...)                                                                     \
+    way(x + (i) * ld, dy + (i) * ld, res ? res + (i) * ld : NULL, __VA_ARGS__, f, act, s, q); \
+    add_to_doubles(sum_d, s, columns);                                                        \
+    add_to_doubles(sum_dx, q, columns)
+    for (int64_t i = 0; i < steps; i += SUM_STEPS) {
+        const int64_t n = steps - i < SUM_STEPS ? steps - i : SUM_STEPS;
+        SUMS(i, sums_across, n, columns, ld, steps * ld);
+    }
+    for (int64_t i = STREAMS * steps; i < rows; i += SUM_ROWS) {
+        const int64_t n = rows - i < SUM_ROWS ? rows - i : SUM_ROWS;
+        SUMS(i, sums_down, n, columns, ld);
+    }
+#undef SUMS
 }
 
 INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,

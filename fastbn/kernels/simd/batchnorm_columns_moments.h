@@ -88,8 +88,9 @@ INLINE void add_to_doubles(double *to, T *from, int64_t n)
         to[j] += (double)from[j];
 }
 
-/* Mean and sum of squares of every column. columns <= TILE. With `ask`, memory is asked for the same
- * columns of the rows behind: no prefetcher follows short pieces of long rows. */
+/* Mean and sum of squares of every column. columns <= TILE. With `ask`, and where rows are longer
+ * than that, memory is asked for the same columns of the rows behind: no prefetcher follows pieces
+ * of rows. */
 static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, int ask,
                         double *mean, double *m2)
 {
@@ -108,7 +109,7 @@ static void col_moments(const void *x_, int64_t rows, int64_t columns, int64_t l
         fill(s, padded, 0);
         fill(q, padded, 0);
         for (; i < last; i++)
-            add_moments(x + i * ld, far, columns, ask ? ld : 0, shift, s, q, STREAMS);
+            add_moments(x + i * ld, far, columns, ask && ld > TILE ? ld : 0, shift, s, q, STREAMS);
         for (int64_t row = STREAMS * steps; i == steps && row < rows; row++)
             add_moments(x + row * ld, 0, columns, 0, shift, s, q, 1);
         add_to_doubles(mean, s, columns);

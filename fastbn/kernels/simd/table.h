@@ -115,8 +115,8 @@ typedef struct {
 typedef struct {
     /* Channels whose values lie in runs (NCHW), one run in every sample; the channels stand
      * r->length apart. What f says is done to channels first to first + now - 1, and the moments
-     * (or sums) of the `coming` channels after these are taken. Groups have 32 channels at most. With `ask`,
-     * memory is asked ahead. */
+     * (or sums) of the `coming` channels after these are taken. Groups have 32 channels at most.
+     * Here and below, `ask` says that x comes from memory, of which some is asked for ahead. */
     void (*run_forward)(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
                         const affine_t *f, int64_t coming, double *mean, double *m2,
                         const act_t *act, int ask, int stream);

@@ -39,7 +39,7 @@ cdef enum:
     TILE = 1024            # columns whose sums the spans take at once
     STREAM_TILE = 8192     # columns that they write at once past the caches
     GROUP = 32             # channels that a sweep takes at once, at most
-    GROUP_BYTES = 4096     # what their runs are together, at most;
+    GROUP_BYTES = 8192     # what their runs are together, at most;
     PIECE_BYTES = 65536    # the same in inference, which takes so much of a sample at a time
     MAP_BYTES = 128        # runs up to this length are taken in tiles of channels;
     MOMENT_MAP_BYTES = 252 # the same where moments are taken, for a run has costs of its own then
@@ -133,7 +133,7 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
     if not l.columns and l.inner * l.itemsize <= most_map:
         l.maps = whole_lines(&l, TILE // max(1, l.inner), MAP_TILE_BYTES // max(1, l.outer))
     l.group = 1
-    if l.inner * l.itemsize <= GROUP_BYTES:  # longer runs are cut into blocks, one by one
+    if l.inner * l.itemsize <= most_group // 4:  # longer runs are taken one by one
         l.group = whole_lines(&l, GROUP, most_group)
     l.repeat = 1
     if l.columns and 0 < l.C < 64:

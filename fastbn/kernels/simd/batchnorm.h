@@ -13,7 +13,8 @@
  * float64 by the caller. x - centre is exact where it matters, so large offsets stay harmless.
  *
  * The loops are written once, with the activation and the residual as constants; DISPATCH makes the
- * variants. What else varies is tested inside the loops, where it costs less than its code would.
+ * variants. Runs have variants of their own for memory that streams; what else varies is tested
+ * inside the loops, where it costs less than its code would.
  */
 
 enum { BLOCK = 4096 };                     /* values of a block, whose sums are taken in T */

@@ -219,7 +219,7 @@ INLINE double v_sum(V v)
 #endif
 }
 
-/* The largest lane; any number if one is NaN. */
+/* The largest lane, if none is NaN. */
 INLINE T v_top(V v)
 {
 #if defined(__AVX512F__) && defined(FASTBN_F64)

@@ -60,39 +60,82 @@ cdef inline int64_t share(const layout_t *l, int64_t task) noexcept nogil:
     return l.chunks * task // l.threads
 
 
+cdef inline int64_t owner(const layout_t *l, int64_t chunk) noexcept nogil:
+    """The thread that has this chunk in its share."""
+    return ((chunk + 1) * l.threads - 1) // l.chunks
+
+
+cdef inline double *part_of(const call_t *k, int64_t chunk) noexcept nogil:
+    """Two numbers for every column: first those of one kind, then the others."""
+    return k.parts + 2 * chunk * width_of(&k.l)
+
+
+ctypedef void (*take_t)(const call_t *k, int64_t chunk) noexcept nogil
+ctypedef void (*join_t)(const call_t *k, int64_t first, int64_t middle, int64_t last) noexcept nogil
+
+cdef enum:
+    REST = -1  # instead of a thread's number: what no thread could join
+
+
+cdef void reduce_chunks(const call_t *k, take_t take, join_t join, int64_t first, int64_t last,
+                        int64_t task) noexcept nogil:
+    """Take the parts of the chunks `first` to `last`, and join halves with halves, into the part of
+    the first one: as far as all of them are in the share of `task`.
+
+    The halves are the same for every number of threads. A thread joins what it has just taken, and
+    what others see of it, over a bus between caches, is little."""
+    cdef int64_t low = owner(&k.l, first), high = owner(&k.l, last - 1)
+    cdef int64_t middle = (first + last) // 2
+    if low == high if task == REST else task < low or high < task:
+        return
+    if last - first == 1:
+        take(k, first)
+        return
+    reduce_chunks(k, take, join, first, middle, task)
+    reduce_chunks(k, take, join, middle, last, task)
+    if low == high or task == REST:
+        join(k, first, middle, last)
+
+
+cdef void take_moments(const call_t *k, int64_t chunk) noexcept nogil:
+    """Mean and sum of squares about it of every column."""
+    cdef const layout_t *l = &k.l
+    cdef int64_t ld = width_of(l), j = 0, columns
+    cdef int64_t first = first_row(l, chunk), last = first_row(l, chunk + 1)
+    cdef double *mean = part_of(k, chunk)
+    while j < ld:
+        columns = min(TILE, ld - j)
+        spans_of(l.element).bn.col_moments(k.t.x + (first * ld + j) * l.itemsize, last - first,
+                                           columns, ld, l.ask, mean + j, mean + ld + j)
+        j = j + columns
+
+
+cdef void join_moments(const call_t *k, int64_t first, int64_t middle, int64_t last) noexcept nogil:
+    cdef const layout_t *l = &k.l
+    cdef int64_t ld = width_of(l), cut = first_row(l, middle)
+    cdef double *mean = part_of(k, first)
+    cdef const double *other = part_of(k, middle)
+    spans_of(l.element).bn.col_merge(cut - first_row(l, first), first_row(l, last) - cut, other,
+                                     other + ld, ld, mean, mean + ld)
+
+
 cdef void moments_task(const void *job, int64_t task) noexcept nogil:
-    """Mean and sum of squares of every column, for each chunk of a thread's."""
     cdef const call_t *k = <const call_t *>job
-    cdef const layout_t *l = &k.l
-    cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), j, columns, chunk, first, last
-    cdef double *mean
-    for chunk in range(share(l, task), share(l, task + 1)):
-        first, last = first_row(l, chunk), first_row(l, chunk + 1)
-        mean = k.parts + 2 * chunk * ld
-        j = 0
-        while j < ld:
-            columns = min(TILE, ld - j)
-            spans.col_moments(k.t.x + (first * ld + j) * l.itemsize, last - first, columns, ld,
-                              l.ask, mean + j, mean + ld + j)
-            j = j + columns
+    reduce_chunks(k, take_moments, join_moments, 0, k.l.chunks, task)
 
 
-cdef void merge_moments(const call_t *k) noexcept nogil:
-    """Merge all chunks, and the rows that were taken as one, in their order."""
+cdef void column_moments(const call_t *k) noexcept nogil:
+    """Mean of every channel, and in k.var the sum of squares about it."""
     cdef const layout_t *l = &k.l
-    cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), chunk, r
-    cdef const double *part
-    cdef double n, count = 0.0
-    memset(k.mean, 0, l.C * sizeof(double))
-    memset(k.var, 0, l.C * sizeof(double))
-    for chunk in range(l.chunks):
-        n = <double>(first_row(l, chunk + 1) - first_row(l, chunk))
-        for r in range(l.repeat):
-            part = k.parts + 2 * chunk * ld + r * l.C
-            spans.col_merge(count, n, part, part + ld, l.C, k.mean, k.var)
-            count += n
+    cdef int64_t ld = width_of(l), r
+    cdef const double *mean = part_of(k, 0)
+    run_tasks(moments_task, k, l.threads, l.threads)
+    reduce_chunks(k, take_moments, join_moments, 0, l.chunks, REST)
+    memcpy(k.mean, mean, l.C * sizeof(double))
+    memcpy(k.var, mean + ld, l.C * sizeof(double))
+    for r in range(1, l.repeat):  # the rows that were taken as one
+        spans_of(l.element).bn.col_merge(<double>(r * l.outer), <double>l.outer, mean + r * l.C,
+                                         mean + ld + r * l.C, l.C, k.mean, k.var)
 
 
 cdef void apply_task(const void *job, int64_t task) noexcept nogil:
@@ -134,8 +177,7 @@ cdef int forward_columns(call_t *k) noexcept nogil:
     if take_memory(k, k.batch):
         return -1
     if k.batch:
-        run_tasks(moments_task, k, l.threads, l.threads)
-        merge_moments(k)
+        column_moments(k)
         spans.col_invstd(l.C, <double>l.count, k.eps, k.var, k.invstd)
     f = affines_at(l, k.coefficients, 0)
     spans.col_affine(l.C, k.mean, k.invstd, k.weight, k.bias, &f)
@@ -144,41 +186,47 @@ cdef int forward_columns(call_t *k) noexcept nogil:
     return 0
 
 
-cdef void sums_task(const void *job, int64_t task) noexcept nogil:
-    """The sums of d and d * (x - centre) of every column, for each chunk of a thread's."""
-    cdef const call_t *k = <const call_t *>job
+cdef void take_sums(const call_t *k, int64_t chunk) noexcept nogil:
+    """The sums of d and d * (x - centre) of every column."""
     cdef const layout_t *l = &k.l
-    cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef int64_t ld = width_of(l), j, columns, at, chunk, first, last
-    cdef double *sum_d
+    cdef int64_t ld = width_of(l), j = 0, columns, at
+    cdef int64_t first = first_row(l, chunk), last = first_row(l, chunk + 1)
+    cdef double *sum_d = <double *>memset(part_of(k, chunk), 0, 2 * ld * sizeof(double))
     cdef affines_t f
-    for chunk in range(share(l, task), share(l, task + 1)):
-        first, last = first_row(l, chunk), first_row(l, chunk + 1)
-        sum_d = <double *>memset(k.parts + 2 * chunk * ld, 0, 2 * ld * sizeof(double))
-        j = 0
-        while j < ld:
-            columns = min(TILE, ld - j)
-            at = (first * ld + j) * l.itemsize
-            f = affines_at(l, k.coefficients, j)
-            spans.col_grad_sums(k.t.x + at, k.t.dy + at, moved(k.t.residual, at), last - first,
-                                columns, ld, l.ask, &f, &k.act, sum_d + j, sum_d + ld + j)
-            j = j + columns
+    while j < ld:
+        columns = min(TILE, ld - j)
+        at = (first * ld + j) * l.itemsize
+        f = affines_at(l, k.coefficients, j)
+        spans_of(l.element).bn.col_grad_sums(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
+                                             last - first, columns, ld, l.ask, &f, &k.act,
+                                             sum_d + j, sum_d + ld + j)
+        j = j + columns
 
 
-cdef void add_sums(const call_t *k) noexcept nogil:
-    """Add all chunks, and the rows that were taken as one, to the sums of the first C columns."""
+cdef void join_sums(const call_t *k, int64_t first, int64_t middle, int64_t last) noexcept nogil:
+    cdef double *sums = part_of(k, first)
+    cdef const double *other = part_of(k, middle)
+    cdef int64_t j
+    for j in range(2 * width_of(&k.l)):
+        sums[j] += other[j]
+
+
+cdef void sums_task(const void *job, int64_t task) noexcept nogil:
+    cdef const call_t *k = <const call_t *>job
+    reduce_chunks(k, take_sums, join_sums, 0, k.l.chunks, task)
+
+
+cdef void column_sums(const call_t *k) noexcept nogil:
+    """The sums of every channel, in the first C columns of the first chunk's part."""
     cdef const layout_t *l = &k.l
-    cdef int64_t ld = width_of(l), chunk, r, c
-    cdef double *sums = k.parts
-    cdef double *part
-    for chunk in range(l.chunks):
-        for r in range(l.repeat):
-            part = sums + 2 * chunk * ld + r * l.C
-            if chunk + r:
-                for c in range(l.C):
-                    sums[c] += part[c]
-                for c in range(l.C):
-                    sums[ld + c] += part[ld + c]
+    cdef int64_t ld = width_of(l), r, c
+    cdef double *sums = part_of(k, 0)
+    run_tasks(sums_task, k, l.threads, l.threads)
+    reduce_chunks(k, take_sums, join_sums, 0, l.chunks, REST)
+    for r in range(1, l.repeat):  # the rows that were taken as one
+        for c in range(l.C):
+            sums[c] += sums[r * l.C + c]
+            sums[ld + c] += sums[ld + r * l.C + c]
 
 
 cdef void grad_task(const void *job, int64_t task) noexcept nogil:
@@ -216,8 +264,7 @@ cdef int backward_columns(call_t *k) noexcept nogil:
     memset(<void *>f.k0, 0, 2 * affine_step(l))
     lay_out(l, k.coefficients)
     if k.sums:
-        run_tasks(sums_task, k, l.threads, l.threads)
-        add_sums(k)
+        column_sums(k)
         spans.col_order(ld, &f, True)
         spans.col_terms(l.C, <double>l.count, k.mean, k.invstd, k.parts, k.parts + ld, &f,
                         k.dweight, k.dbias, k.frozen)

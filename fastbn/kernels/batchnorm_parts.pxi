@@ -8,8 +8,7 @@ cdef int compute_moments(call_t *k) noexcept nogil:
         return 0
     if take_memory(k, True):
         return -1
-    run_tasks(moments_task, k, l.threads, l.threads)
-    merge_moments(k)
+    column_moments(k)
     return 0
 
 

@@ -22,7 +22,9 @@ cimport numpy as cnp
 from fastbn.kernels.border cimport (
     check_vector, data, dense, dense_vector, element_of, output, overlaps,
 )
-from fastbn.kernels.runtime cimport BF16, F64, run_tasks, scratch, spans_of, streams, team
+from fastbn.kernels.runtime cimport (
+    BF16, F64, is_far, run_tasks, scratch, spans_of, streams, team,
+)
 from fastbn.kernels.spans cimport (
     ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t, tensors_t,
 )
@@ -142,7 +144,7 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
             l.repeat -= 1
         l.outer //= l.repeat
     # Runs are asked for before caches are full, because L3 is shared with others.
-    l.ask = streams(<double>total * l.itemsize, arrays if l.columns else 2 * arrays)
+    l.ask = is_far(<double>total * l.itemsize, arrays if l.columns else 2 * arrays)
     chunks = max(total * l.itemsize // CHUNK_BYTES,
                  min(total * l.itemsize // FEWEST_BYTES, l.outer // FEWEST_ROWS))
     l.chunks = min(max(1, chunks), MOST_CHUNKS, max(1, l.outer))

@@ -35,7 +35,7 @@ def moments(object x_, object axis_):
                             None)
     cdef cnp.npy_intp C = k.l.C
     cdef int status
-    k.stream = streams(<double>cnp.PyArray_NBYTES(x), 1)
+    k.stream = is_far(<double>cnp.PyArray_NBYTES(x), 1)
     if k.l.count < 1:
         raise ValueError(f"expected at least one value per channel, got input size {size_of(x)}")
     mean = cnp.PyArray_EMPTY(1, &C, cnp.NPY_FLOAT64, 0)

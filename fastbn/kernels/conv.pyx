@@ -25,7 +25,7 @@ from fastbn.kernels.border cimport (
     check_vector, data, dense, output, output_of, overlaps, product_element, weight_of,
 )
 from fastbn.kernels.linear cimport column_sums
-from fastbn.kernels.runtime cimport run_tasks, scratch, spans_of, streams, team
+from fastbn.kernels.runtime cimport is_far, run_tasks, scratch, spans_of, team
 from fastbn.kernels.spans cimport (
     MOST_TERMS, ahead_t, depth_spans_t, matmul_spans_t, winograd_spans_t,
 )

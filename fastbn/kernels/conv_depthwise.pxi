@@ -185,7 +185,7 @@ cdef int depth_forward(const conv_t *v, const char *x, const char *w, const int6
     p.skip_h = p.skip_w = 1
     p.first_h = p.first_w = 0
     p.bias, p.element, p.itemsize = bias, v.element, v.itemsize
-    p.ask = streams(<double>v.N * v.H * v.W * v.C * v.itemsize, 2)
+    p.ask = is_far(<double>v.N * v.H * v.W * v.C * v.itemsize, 2)
     place_weights(&p, w, 1, 0, sw, 0, 1, 0, 1)
     run_depth(&p)
     return 0
@@ -203,7 +203,7 @@ cdef int depth_backward(const conv_t *v, const char *dy, const char *w, const in
     p.N, p.C, p.src, p.dst, p.DH, p.DW = v.N, v.C, dy, dx, v.H, v.W
     p.h.size, p.w.size, p.skip_h, p.skip_w = v.OH, v.OW, v.sh, v.sw
     p.bias, p.element, p.itemsize = bias, v.element, v.itemsize
-    p.ask = streams(<double>v.N * v.H * v.W * v.C * v.itemsize, 2)
+    p.ask = is_far(<double>v.N * v.H * v.W * v.C * v.itemsize, 2)
     for p.first_h in range(min(v.sh, v.H)):
         last_h = phase_axis(v.H, p.first_h, v.sh, v.dh, v.ph, v.kh, &p.h, &between_h)
         for p.first_w in range(min(v.sw, v.W)):

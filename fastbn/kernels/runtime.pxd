@@ -22,7 +22,11 @@ ctypedef void (*task_t)(const void *job, int64_t task) noexcept nogil
 # All tasks of a job on at most so many threads, neighbouring ones on the same (see tasks.h).
 cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexcept nogil
 
-# Whether an array of this many bytes is written past the caches.
+# Whether so many arrays of this many bytes are more than caches are sure to hold until they are read
+# again: the next rows are asked for in advance then.
+cdef bint is_far(double nbytes, int arrays) noexcept nogil
+
+# Whether a call that reads and writes so many arrays of this many bytes writes past the caches.
 cdef bint streams(double nbytes, int arrays) noexcept nogil
 
 # Working memory of the calling thread, valid until it asks for this slot (0 to 3) again; NULL when

@@ -39,7 +39,8 @@ cdef int level = 0
 cdef int threads = 1
 cdef bint forked = False
 cdef double serial_below = 256 * 1024  # bytes: for less, a team costs more than it saves
-cdef double stream_above = 0
+cdef double far_above = 0            # bytes: more than caches hold for certain
+cdef double copy_above = 0           # the same of a copy that several threads share
 
 tables[0][F32] = &fastbn_spans_baseline_f32
 tables[0][F64] = &fastbn_spans_baseline_f64
@@ -67,8 +68,12 @@ cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexc
     tasks_of_job(work, job, tasks, most)
 
 
+cdef bint is_far(double nbytes, int arrays) noexcept nogil:
+    return nbytes * arrays >= far_above
+
+
 cdef bint streams(double nbytes, int arrays) noexcept nogil:
-    return nbytes * arrays >= stream_above
+    return nbytes * arrays >= (copy_above if threads > 1 and arrays <= 2 else far_above)
 
 
 cdef void *scratch(int slot, int64_t nbytes) noexcept nogil:
@@ -162,12 +167,15 @@ def _choose_threads():
 
 
 def _choose_sizes():
-    """Stores bypass the caches where all that a call reads and writes is more than half of L3: below
-    that it stays there, and a copy through the caches is faster. Virtual machines report an L3 that
-    they share with many others, hence the limit."""
-    global stream_above
+    """Half of L3 is what a call finds there again, as others use it, too: where more is read and
+    written, stores bypass the caches. Memory takes them no faster from several threads than from
+    one, but caches do, so several that copy go on through the caches until L3 is nearly full.
+    Virtual machines report an L3 that they share with many others, hence the limit."""
+    global far_above, copy_above
     sizes = cache_sizes()
-    stream_above = max(8.0 * sizes.get("l2", 1 << 20), min(sizes.get("l3", 0), 32 << 20) / 2.0)
+    l3 = min(sizes.get("l3", 0), 32 << 20)
+    far_above = max(8.0 * sizes.get("l2", 1 << 20), 0.5 * l3)
+    copy_above = max(far_above, 0.8 * l3)
 
 
 def _after_fork_in_child():

@@ -23,7 +23,7 @@ from fastbn.kernels.border cimport (
     check_vector, data, dense, dense_vector, element_of, output, overlaps,
 )
 from fastbn.kernels.runtime cimport (
-    BF16, F64, is_far, run_tasks, scratch, spans_of, streams, team,
+    BF16, F64, is_far, run_tasks, scratch, spans_of, streams, team, this_thread,
 )
 from fastbn.kernels.spans cimport (
     ACT_LEAKY, ACT_NONE, ACT_RELU, act_t, affine_t, affines_t, bn_spans_t, runs_t, tensors_t,
@@ -53,7 +53,7 @@ cdef enum:
     FEWEST_BYTES = 65536   # of a small array's, which is cut, too, at least, ...
     FEWEST_ROWS = 64       # ... and so many rows
     MOST_CHUNKS = 64
-    AFFINES = 256          # channels whose coefficients are a task
+    LINE_BYTES = 64        # of a line of the cache
     STAGGER = 640          # between coefficients that would stand a multiple of 4096 bytes apart
 
 
@@ -94,7 +94,9 @@ cdef struct call_t:        # what one call computes from
     bint sums, frozen      # backward: sums are needed; the statistics are constants
     double *parts          # columns: sums of every chunk, two for each column
     char *coefficients     # columns: see affines_at
-    affine_t *affines      # channels, where statistics are known
+    const void *running_mean  # inference: what mean and invstd were found from, else NULL
+    const void *running_var
+    char *affines          # channels, where statistics are known: see own_affines
     int64_t pieces         # the same: of a sample
 
 
@@ -289,7 +291,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     k.act, k.weight, k.bias, k.eps, k.batch = act, data(weight), data(bias), eps, batch
     k.mean, k.invstd, k.var = saved.mean, saved.invstd, saved.mean + 2 * C
     if not training:
-        spans.col_running(C, eps, data(running_mean), data(running_var), k.mean, k.invstd)
+        k.running_mean, k.running_var = data(running_mean), data(running_var)
+        spans.col_running(C, eps, k.running_mean, k.running_var, k.mean, k.invstd)
     elif moments is not None:
         memcpy(k.mean, data(moments[1]), C * sizeof(double))
         memcpy(k.var, data(moments[2]), C * sizeof(double))

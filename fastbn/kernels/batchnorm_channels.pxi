@@ -33,15 +33,17 @@ cdef inline affine_t channel_affine(const call_t *k, int64_t c) noexcept nogil:
 cdef int forward_channels(call_t *k) noexcept nogil:
     """Normalise the channels; with k.batch, mean, var and invstd are filled first."""
     cdef const layout_t *l = &k.l
+    cdef int thread
     if l.maps:
         run_tasks(forward_maps, k, steps_of(l), l.threads)
     elif k.batch:
         run_tasks(forward_range, k, l.threads, l.threads)
     else:
-        k.affines = <affine_t *>scratch(0, l.C * sizeof(affine_t))
+        k.affines = <char *>scratch(0, l.threads * affines_step(l))
         if k.affines == NULL:
             return -1
-        run_tasks(affines_task, k, (l.C + AFFINES - 1) // AFFINES, l.threads)
+        for thread in range(l.threads):
+            (k.affines + thread * affines_step(l))[0] = False
         k.pieces = min((l.C * l.inner * l.itemsize + PIECE_BYTES - 1) // PIECE_BYTES, steps_of(l))
         run_tasks(apply_piece, k, l.outer * k.pieces, l.threads)
     return 0
@@ -69,12 +71,32 @@ cdef void forward_range(const void *job, int64_t task) noexcept nogil:
     store_fence()
 
 
-cdef void affines_task(const void *job, int64_t task) noexcept nogil:
-    """The coefficients of AFFINES channels."""
-    cdef const call_t *k = <const call_t *>job
-    cdef int64_t c
-    for c in range(task * AFFINES, min(k.l.C, (task + 1) * AFFINES)):
-        k.affines[c] = channel_affine(k, c)
+cdef inline int64_t affines_step(const layout_t *l) noexcept nogil:
+    """Bytes of one thread's coefficients, behind a line that tells whether they are there."""
+    return LINE_BYTES + (l.C * sizeof(affine_t) + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
+
+
+cdef const affine_t *own_affines(const call_t *k) noexcept nogil:
+    """The coefficients of all channels, the calling thread's own: computed at its first task, which
+    takes less time than to get what another thread's cache holds."""
+    cdef int64_t C = k.l.C, c
+    cdef int thread = this_thread() % k.l.threads
+    cdef char *there = k.affines + thread * affines_step(&k.l)
+    cdef affine_t *f = <affine_t *>(there + LINE_BYTES)
+    cdef double *mean = NULL
+    cdef call_t own = k[0]
+    if there[0]:
+        return f
+    if thread and k.running_mean != NULL:  # k.mean and k.invstd are in the cache of thread 0
+        mean = <double *>scratch(1, 2 * C * sizeof(double))
+    if mean != NULL:
+        own.mean, own.invstd = mean, mean + C
+        spans_of(k.l.element).bn.col_running(C, k.eps, k.running_mean, k.running_var, own.mean,
+                                             own.invstd)
+    for c in range(C):
+        f[c] = channel_affine(&own, c)
+    there[0] = True
+    return f
 
 
 cdef void apply_piece(const void *job, int64_t task) noexcept nogil:
@@ -88,11 +110,12 @@ cdef void apply_piece(const void *job, int64_t task) noexcept nogil:
     cdef int64_t at = sample * l.C * l.inner * l.itemsize
     cdef runs_t runs = runs_of(l)
     cdef tensors_t here = k.t
+    cdef const affine_t *f = own_affines(k)
     runs.runs = 1
     here.x, here.y = k.t.x + at, k.t.y + at
     here.residual = moved(k.t.residual, at)
     while first < last:
-        spans.run_forward(&here, &runs, first, min(l.group, last - first), k.affines + first, 0,
+        spans.run_forward(&here, &runs, first, min(l.group, last - first), f + first, 0,
                           NULL, NULL, &k.act, l.ask, k.stream)
         first = first + l.group
     store_fence()

@@ -138,10 +138,35 @@ cdef void column_moments(const call_t *k) noexcept nogil:
                                          mean + ld + r * l.C, l.C, k.mean, k.var)
 
 
+cdef void find_coefficients(const call_t *k, const double *mean, const double *invstd,
+                            char *coefficients) noexcept nogil:
+    cdef affines_t f = affines_at(&k.l, coefficients, 0)
+    spans_of(k.l.element).bn.col_affine(k.l.C, mean, invstd, k.weight, k.bias, &f)
+    memset(<void *>f.k0, 0, 2 * affine_step(&k.l))
+    lay_out(&k.l, coefficients)
+
+
+cdef char *own_coefficients(const call_t *k, int64_t task) noexcept nogil:
+    """The coefficients, found anew where that takes less time than to get what another thread's
+    cache holds: in inference, whose statistics nobody has just written."""
+    cdef int64_t C = k.l.C
+    cdef double *mean = NULL
+    cdef char *coefficients
+    if task and k.running_mean != NULL:
+        mean = <double *>scratch(1, 2 * C * sizeof(double) + affine_bytes(width_of(&k.l)))
+    if mean == NULL:
+        return k.coefficients
+    coefficients = in_phase(<char *>(mean + 2 * C), k.t.y)
+    spans_of(k.l.element).bn.col_running(C, k.eps, k.running_mean, k.running_var, mean, mean + C)
+    find_coefficients(k, mean, mean + C, coefficients)
+    return coefficients
+
+
 cdef void apply_task(const void *job, int64_t task) noexcept nogil:
     """Normalise a thread's chunks, in blocks of rows, the last one first."""
     cdef const call_t *k = <const call_t *>job
     cdef const layout_t *l = &k.l
+    cdef char *coefficients = own_coefficients(k, task)
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
     cdef int64_t ld = width_of(l), row, j, columns, at, block = block_rows(l)
     cdef int64_t first = first_row(l, share(l, task)), last = first_row(l, share(l, task + 1))
@@ -152,7 +177,7 @@ cdef void apply_task(const void *job, int64_t task) noexcept nogil:
         while j < ld:
             columns = min(<int64_t>(STREAM_TILE if k.stream else TILE), ld - j)
             at = (row * ld + j) * l.itemsize
-            f = affines_at(l, k.coefficients, j)
+            f = affines_at(l, coefficients, j)
             spans.col_apply(k.t.x + at, moved(k.t.residual, at), k.t.y + at, last - row, columns,
                             ld, &f, &k.act, k.stream)
             j = j + columns
@@ -173,15 +198,12 @@ cdef int take_memory(call_t *k, bint parts) noexcept nogil:
 cdef int forward_columns(call_t *k) noexcept nogil:
     cdef const layout_t *l = &k.l
     cdef const bn_spans_t *spans = &spans_of(l.element).bn
-    cdef affines_t f
     if take_memory(k, k.batch):
         return -1
     if k.batch:
         column_moments(k)
         spans.col_invstd(l.C, <double>l.count, k.eps, k.var, k.invstd)
-    f = affines_at(l, k.coefficients, 0)
-    spans.col_affine(l.C, k.mean, k.invstd, k.weight, k.bias, &f)
-    lay_out(l, k.coefficients)
+    find_coefficients(k, k.mean, k.invstd, k.coefficients)
     run_tasks(apply_task, k, l.threads, l.threads)
     return 0
 
@@ -259,12 +281,10 @@ cdef int backward_columns(call_t *k) noexcept nogil:
     cdef affines_t f
     if take_memory(k, True):
         return -1
-    f = affines_at(l, k.coefficients, 0)
-    spans.col_affine(l.C, k.mean, k.invstd, k.weight, k.bias, &f)
-    memset(<void *>f.k0, 0, 2 * affine_step(l))
-    lay_out(l, k.coefficients)
+    find_coefficients(k, k.mean, k.invstd, k.coefficients)
     if k.sums:
         column_sums(k)
+        f = affines_at(l, k.coefficients, 0)
         spans.col_order(ld, &f, True)
         spans.col_terms(l.C, <double>l.count, k.mean, k.invstd, k.parts, k.parts + ld, &f,
                         k.dweight, k.dbias, k.frozen)

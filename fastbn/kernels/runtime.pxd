@@ -29,6 +29,9 @@ cdef bint is_far(double nbytes, int arrays) noexcept nogil
 # Whether a call that reads and writes so many arrays of this many bytes writes past the caches.
 cdef bint streams(double nbytes, int arrays) noexcept nogil
 
+# The number of the calling thread within its team.
+cdef int this_thread() noexcept nogil
+
 # Working memory of the calling thread, valid until it asks for this slot (0 to 3) again; NULL when
 # there is none.
 cdef void *scratch(int slot, int64_t nbytes) noexcept nogil

@@ -31,6 +31,7 @@ cdef extern from "tasks.h" nogil:
 cdef extern from "omp_shim.h" nogil:
     int FASTBN_OPENMP
     int omp_get_max_threads()
+    int omp_get_thread_num()
     int omp_in_parallel()
 
 
@@ -74,6 +75,10 @@ cdef bint is_far(double nbytes, int arrays) noexcept nogil:
 
 cdef bint streams(double nbytes, int arrays) noexcept nogil:
     return nbytes * arrays >= (copy_above if threads > 1 and arrays <= 2 else far_above)
+
+
+cdef int this_thread() noexcept nogil:
+    return omp_get_thread_num()
 
 
 cdef void *scratch(int slot, int64_t nbytes) noexcept nogil:

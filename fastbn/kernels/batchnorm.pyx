@@ -94,8 +94,10 @@ cdef struct call_t:        # what one call computes from
     bint sums, frozen      # backward: sums are needed; the statistics are constants
     double *parts          # columns: sums of every chunk, two for each column
     char *coefficients     # columns: see affines_at
-    const void *running_mean  # inference: what mean and invstd were found from, else NULL
-    const void *running_var
+    void *running_mean     # training: follow mean and var, by these factors; inference: mean and
+    void *running_var      # invstd were found from them
+    double factor, unbias
+    bint inference
     char *affines          # channels, where statistics are known: see own_affines
     int64_t pieces         # the same: of a sample
 
@@ -198,6 +200,22 @@ cdef void gradient_terms(affine_t *f, double mean, double invstd, double count, 
     f.k0 = f.k1 * (f.centre - mean) - f.a * (sum_d / count)
 
 
+cdef void move_running(const call_t *k, int64_t first, int64_t n) noexcept nogil:
+    """The running statistics of n channels follow those of the batch."""
+    cdef const bn_spans_t *spans = &spans_of(k.l.element).bn
+    cdef int64_t at = first * (8 if k.l.element == F64 else 4)
+    if k.running_mean != NULL:
+        spans.col_move(n, k.factor, 1.0, k.mean + first, <char *>k.running_mean + at)
+        spans.col_move(n, k.factor, k.unbias, k.var + first, <char *>k.running_var + at)
+
+
+cdef void settle_moments(const call_t *k, int64_t first, int64_t n) noexcept nogil:
+    """From the sums of squares of n channels: var, invstd, and the running statistics."""
+    spans_of(k.l.element).bn.col_invstd(n, <double>k.l.count, k.eps, k.var + first,
+                                        k.invstd + first)
+    move_running(k, first, n)
+
+
 include "batchnorm_channels.pxi"
 include "batchnorm_columns.pxi"
 include "batchnorm_parts.pxi"
@@ -247,7 +265,7 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis)
-    cdef double factor = 0.0, unbias = 1.0
+    cdef double factor = 0.0
     cdef bint batch = training and moments is None  # statistics are to be taken from x
     cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3,
                                 MOMENT_MAP_BYTES if batch else MAP_BYTES,
@@ -290,18 +308,18 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     k = call_on(l, x, residual)
     k.act, k.weight, k.bias, k.eps, k.batch = act, data(weight), data(bias), eps, batch
     k.mean, k.invstd, k.var = saved.mean, saved.invstd, saved.mean + 2 * C
-    if not training:
-        k.running_mean, k.running_var = data(running_mean), data(running_var)
+    k.running_mean, k.running_var, k.inference = data(running_mean), data(running_var), not training
+    if training:
+        k.factor, k.unbias = factor, l.count / (l.count - 1.0)
+    else:
         spans.col_running(C, eps, k.running_mean, k.running_var, k.mean, k.invstd)
-    elif moments is not None:
+    if moments is not None:
         memcpy(k.mean, data(moments[1]), C * sizeof(double))
         memcpy(k.var, data(moments[2]), C * sizeof(double))
         spans.col_invstd(C, <double>l.count, eps, k.var, k.invstd)
     compute_forward(&k, y)
-    if training and tracks:
-        unbias = l.count / (l.count - 1.0)
-        spans.col_move(C, factor, 1.0, k.mean, data(running_mean))
-        spans.col_move(C, factor, unbias, k.var, data(running_var))
+    if moments is not None:
+        move_running(&k, 0, C)
     if count != NULL:
         count[0] += 1
     return y, saved

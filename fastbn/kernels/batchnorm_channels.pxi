@@ -63,7 +63,7 @@ cdef void forward_range(const void *job, int64_t task) noexcept nogil:
         spans.run_forward(&k.t, &runs, first, now, f, coming, k.mean + c, k.var + c, &k.act,
                           l.ask, k.stream)
         first = c
-        spans.col_invstd(coming, <double>l.count, k.eps, k.var + first, k.invstd + first)
+        settle_moments(k, first, coming)
         for c in range(coming):
             f[c] = channel_affine(k, first + c)
         now = coming
@@ -87,7 +87,7 @@ cdef const affine_t *own_affines(const call_t *k) noexcept nogil:
     cdef call_t own = k[0]
     if there[0]:
         return f
-    if thread and k.running_mean != NULL:  # k.mean and k.invstd are in the cache of thread 0
+    if thread and k.inference:  # k.mean and k.invstd are in the cache of thread 0
         mean = <double *>scratch(1, 2 * C * sizeof(double))
     if mean != NULL:
         own.mean, own.invstd = mean, mean + C
@@ -142,7 +142,7 @@ cdef void forward_maps(const void *job, int64_t task) noexcept nogil:
     cdef affines_t columns = tile_affines(k.t.y + at)
     if k.batch:
         spans.map_moments(k.t.x + at, l.outer, maps, l.inner, ld, k.mean + first, k.var + first)
-        spans.col_invstd(maps, <double>l.count, k.eps, k.var + first, k.invstd + first)
+        settle_moments(k, first, maps)
     for c in range(maps):
         f[c] = channel_affine(k, first + c)
     columns.k0 = columns.k1 = NULL

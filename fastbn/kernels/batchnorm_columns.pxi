@@ -152,7 +152,7 @@ cdef char *own_coefficients(const call_t *k, int64_t task) noexcept nogil:
     cdef int64_t C = k.l.C
     cdef double *mean = NULL
     cdef char *coefficients
-    if task and k.running_mean != NULL:
+    if task and k.inference:
         mean = <double *>scratch(1, 2 * C * sizeof(double) + affine_bytes(width_of(&k.l)))
     if mean == NULL:
         return k.coefficients
@@ -202,7 +202,7 @@ cdef int forward_columns(call_t *k) noexcept nogil:
         return -1
     if k.batch:
         column_moments(k)
-        spans.col_invstd(l.C, <double>l.count, k.eps, k.var, k.invstd)
+        settle_moments(k, 0, l.C)
     find_coefficients(k, k.mean, k.invstd, k.coefficients)
     run_tasks(apply_task, k, l.threads, l.threads)
     return 0

@@ -94,9 +94,9 @@ cdef struct call_t:        # what one call computes from
     bint sums, frozen      # backward: sums are needed; the statistics are constants
     double *parts          # columns: sums of every chunk, two for each column
     char *coefficients     # columns: see affines_at
-    void *running_mean     # training: follow mean and var, by these factors; inference: mean and
+    void *running_mean     # training: follow mean and var, by this factor; inference: mean and
     void *running_var      # invstd were found from them
-    double factor, unbias
+    double factor
     bint inference
     char *affines          # channels, where statistics are known: see own_affines
     int64_t pieces         # the same: of a sample
@@ -201,12 +201,12 @@ cdef void gradient_terms(affine_t *f, double mean, double invstd, double count, 
 
 
 cdef void move_running(const call_t *k, int64_t first, int64_t n) noexcept nogil:
-    """The running statistics of n channels follow those of the batch."""
+    """The running statistics of n channels follow those of the batch, with unbiased variance."""
     cdef const bn_spans_t *spans = &spans_of(k.l.element).bn
     cdef int64_t at = first * (8 if k.l.element == F64 else 4)
     if k.running_mean != NULL:
         spans.col_move(n, k.factor, 1.0, k.mean + first, <char *>k.running_mean + at)
-        spans.col_move(n, k.factor, k.unbias, k.var + first, <char *>k.running_var + at)
+        spans.col_move(n, k.factor, k.l.count / (k.l.count - 1.0), k.var + first, <char *>k.running_var + at)
 
 
 cdef void settle_moments(const call_t *k, int64_t first, int64_t n) noexcept nogil:
@@ -214,6 +214,20 @@ cdef void settle_moments(const call_t *k, int64_t first, int64_t n) noexcept nog
     spans_of(k.l.element).bn.col_invstd(n, <double>k.l.count, k.eps, k.var + first,
                                         k.invstd + first)
     move_running(k, first, n)
+
+
+cdef double *own_statistics(const call_t *k, int64_t thread, int64_t room) noexcept nogil:
+    """Mean and invstd of inference in the thread's scratch, with so many bytes behind them: a thread
+    finds them sooner than it gets what another one's cache holds. NULL where k.mean and k.invstd
+    will do: in the calling thread, and where there is no memory."""
+    cdef int64_t C = k.l.C
+    cdef double *mean = NULL
+    if thread and k.inference:
+        mean = <double *>scratch(1, 2 * C * sizeof(double) + room)
+    if mean != NULL:
+        spans_of(k.l.element).bn.col_running(C, k.eps, k.running_mean, k.running_var, mean,
+                                             mean + C)
+    return mean
 
 
 include "batchnorm_channels.pxi"
@@ -310,7 +324,7 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     k.mean, k.invstd, k.var = saved.mean, saved.invstd, saved.mean + 2 * C
     k.running_mean, k.running_var, k.inference = data(running_mean), data(running_var), not training
     if training:
-        k.factor, k.unbias = factor, l.count / (l.count - 1.0)
+        k.factor = factor
     else:
         spans.col_running(C, eps, k.running_mean, k.running_var, k.mean, k.invstd)
     if moments is not None:

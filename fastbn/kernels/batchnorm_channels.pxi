@@ -76,26 +76,24 @@ cdef inline int64_t affines_step(const layout_t *l) noexcept nogil:
     return LINE_BYTES + (l.C * sizeof(affine_t) + LINE_BYTES - 1) // LINE_BYTES * LINE_BYTES
 
 
+cdef void find_affines(const call_t *k, int64_t thread, affine_t *f) noexcept nogil:
+    cdef double *mean = own_statistics(k, thread, 0)
+    cdef call_t own = k[0]
+    cdef int64_t c
+    if mean != NULL:
+        own.mean, own.invstd = mean, mean + k.l.C
+    for c in range(k.l.C):
+        f[c] = channel_affine(&own, c)
+
+
 cdef const affine_t *own_affines(const call_t *k) noexcept nogil:
-    """The coefficients of all channels, the calling thread's own: computed at its first task, which
-    takes less time than to get what another thread's cache holds."""
-    cdef int64_t C = k.l.C, c
+    """The coefficients of all channels, the calling thread's own: found at its first task."""
     cdef int thread = this_thread() % k.l.threads
     cdef char *there = k.affines + thread * affines_step(&k.l)
     cdef affine_t *f = <affine_t *>(there + LINE_BYTES)
-    cdef double *mean = NULL
-    cdef call_t own = k[0]
-    if there[0]:
-        return f
-    if thread and k.inference:  # k.mean and k.invstd are in the cache of thread 0
-        mean = <double *>scratch(1, 2 * C * sizeof(double))
-    if mean != NULL:
-        own.mean, own.invstd = mean, mean + C
-        spans_of(k.l.element).bn.col_running(C, k.eps, k.running_mean, k.running_var, own.mean,
-                                             own.invstd)
-    for c in range(C):
-        f[c] = channel_affine(&own, c)
-    there[0] = True
+    if not there[0]:
+        find_affines(k, thread, f)
+        there[0] = True
     return f
 
 

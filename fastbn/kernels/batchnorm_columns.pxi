@@ -80,13 +80,17 @@ cdef enum:
 cdef void reduce_chunks(const call_t *k, take_t take, join_t join, int64_t first, int64_t last,
                         int64_t task) noexcept nogil:
     """Take the parts of the chunks `first` to `last`, and join halves with halves, into the part of
-    the first one: as far as all of them are in the share of `task`.
+    the first one: as far as all of them are in the share of `task`, or, for REST, as far as they
+    are in several.
 
     The halves are the same for every number of threads. A thread joins what it has just taken, and
     what others see of it, over a bus between caches, is little."""
     cdef int64_t low = owner(&k.l, first), high = owner(&k.l, last - 1)
     cdef int64_t middle = (first + last) // 2
-    if low == high if task == REST else task < low or high < task:
+    if task == REST:
+        if low == high:
+            return
+    elif task < low or high < task:
         return
     if last - first == 1:
         take(k, first)
@@ -147,17 +151,13 @@ cdef void find_coefficients(const call_t *k, const double *mean, const double *i
 
 
 cdef char *own_coefficients(const call_t *k, int64_t task) noexcept nogil:
-    """The coefficients, found anew where that takes less time than to get what another thread's
-    cache holds: in inference, whose statistics nobody has just written."""
+    """The coefficients: the thread's own in inference, whose statistics nobody has just written."""
     cdef int64_t C = k.l.C
-    cdef double *mean = NULL
+    cdef double *mean = own_statistics(k, task, affine_bytes(width_of(&k.l)))
     cdef char *coefficients
-    if task and k.inference:
-        mean = <double *>scratch(1, 2 * C * sizeof(double) + affine_bytes(width_of(&k.l)))
     if mean == NULL:
         return k.coefficients
     coefficients = in_phase(<char *>(mean + 2 * C), k.t.y)
-    spans_of(k.l.element).bn.col_running(C, k.eps, k.running_mean, k.running_var, mean, mean + C)
     find_coefficients(k, mean, mean + C, coefficients)
     return coefficients
 

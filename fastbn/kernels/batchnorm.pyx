@@ -44,7 +44,7 @@ cdef enum:
     GROUP_BYTES = 8192     # what their runs are together, at most;
     PIECE_BYTES = 65536    # the same in inference, which takes so much of a sample at a time
     MAP_BYTES = 128        # runs up to this length are taken in tiles of channels;
-    MOMENT_MAP_BYTES = 252 # the same where moments are taken, for a run has costs of its own then
+    MOMENT_MAP_BYTES = 192 # the same where moments are taken, for a run has costs of its own then
     MAP_TILE_BYTES = 131072
     MAP_ROWS = 64          # rows of maps whose sums are taken in single precision
     MOST_BIAS = 1024       # times the weight, for a y from which x can be found

@@ -18,6 +18,7 @@ from fastbn.kernels.spans cimport (
 
 cdef extern from "cpu.h" nogil:
     int fastbn_cpu_level()
+    int fastbn_cpu_is_intel()
 
 
 cdef extern from "scratch.h" nogil:
@@ -42,6 +43,8 @@ cdef bint forked = False
 cdef double serial_below = 256 * 1024  # bytes: for less, a team costs more than it saves
 cdef double far_above = 0            # bytes: more than caches hold for certain
 cdef double copy_above = 0           # the same of a copy that several threads share
+cdef double own_above = 0            # the same of each thread, where L3 is slow; else 0
+cdef double forced_above = -1        # see stream_from
 
 tables[0][F32] = &fastbn_spans_baseline_f32
 tables[0][F64] = &fastbn_spans_baseline_f64
@@ -74,6 +77,10 @@ cdef bint is_far(double nbytes, int arrays) noexcept nogil:
 
 
 cdef bint streams(double nbytes, int arrays) noexcept nogil:
+    if forced_above >= 0:
+        return nbytes * arrays >= forced_above
+    if own_above > 0:
+        return nbytes * arrays >= own_above * threads
     return nbytes * arrays >= (copy_above if threads > 1 and arrays <= 2 else far_above)
 
 
@@ -163,6 +170,13 @@ def _choose_level():
     level = LEVELS.index(wanted) if wanted else len(usable) - 1
 
 
+def stream_from(nbytes):
+    """For tests: stores of calls that move at least so many bytes bypass the caches; with ``None``,
+    from where on it is faster. Changes no result."""
+    global forced_above
+    forced_above = -1.0 if nbytes is None else nbytes
+
+
 def _choose_threads():
     global threads
     threads = max(1, omp_get_max_threads())  # OMP_NUM_THREADS, else the affinity mask
@@ -175,12 +189,19 @@ def _choose_sizes():
     """Half of L3 is what a call finds there again, as others use it, too: where more is read and
     written, stores bypass the caches. Memory takes them no faster from several threads than from
     one, but caches do, so several that copy go on through the caches until L3 is nearly full.
-    Virtual machines report an L3 that they share with many others, hence the limit."""
-    global far_above, copy_above
+    Virtual machines report an L3 that they share with many others, hence the limit.
+
+    Intel's servers (with AVX-512 and 1 MB of L2 or more) have a large L3 on a mesh, which takes a
+    line that is written more slowly than memory does: there stores bypass the caches as soon as a
+    team's L2 does not hold what is read and written."""
+    global far_above, copy_above, own_above
     sizes = cache_sizes()
     l3 = min(sizes.get("l3", 0), 32 << 20)
     far_above = max(8.0 * sizes.get("l2", 1 << 20), 0.5 * l3)
     copy_above = max(far_above, 0.8 * l3)
+    if FASTBN_X86 and fastbn_cpu_is_intel() and LEVELS[fastbn_cpu_level()] == "avx512":
+        if sizes.get("l2", 0) >= 1 << 20:
+            own_above = 1.25 * sizes["l2"]
 
 
 def _after_fork_in_child():

@@ -1,4 +1,5 @@
 /* Batch normalisation where a channel's values lie in runs (NCHW): one run in every sample.
+ * Moments are in batchnorm_runs_moments.h.
  *
  * A sweep does two things in turns, to two groups of neighbouring channels: it takes the sums of
  * the `coming` channels, from STREAMS samples at once, and writes what becomes of the channels
@@ -6,22 +7,6 @@
  * written in a turn is about as much, so that memory is busy both ways, as in a copy. Either group
  * may be empty.
  */
-
-enum { GROUP = 32 };                      /* channels of a group, at most */
-enum { AHEAD = 1024 / sizeof(io_t) };     /* how far ahead is asked for what no cache holds */
-
-/* Two partial sums for each of STREAMS lines: of values and of products. */
-typedef struct {
-    V a[STREAMS], b[STREAMS];
-} sums_t;
-
-INLINE void clear(sums_t *s)
-{
-    for (int k = 0; k < STREAMS; k++)
-        s->a[k] = s->b[k] = v_set(0);
-}
-INLINE V sum_a(const sums_t *s) { return (s->a[0] + s->a[1]) + (s->a[2] + s->a[3]); }
-INLINE V sum_b(const sums_t *s) { return (s->b[0] + s->b[1]) + (s->b[2] + s->b[3]); }
 
 /* ---- forward: y = act((x - centre) * a + b + residual) ---- */
 
@@ -46,13 +31,6 @@ INLINE line_t line_of(const numbers_t *n)
     return line;
 }
 
-INLINE unit_t about(const io_t *x, V centre, int part)
-{
-    unit_t u = u_load(x, part);
-    EACH_PART(p) u.p[p] -= centre;
-    return u;
-}
-
 /* y of one unit, or of `part` of its values. */
 INLINE unit_t normal_unit(const io_t *x, const io_t *residual, const line_t *f, V slope, int part,
                           const int act, const int has_residual)
@@ -63,44 +41,6 @@ INLINE unit_t normal_unit(const io_t *x, const io_t *residual, const line_t *f, 
     EACH_PART(p) y.p[p] = normal(y.p[p], f->c, f->a, has_residual ? f->b + r.p[p] : f->b, slope,
                                  act);
     return y;
-}
-
-INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t n, V shift,
-                       sums_t *m, const int rows, const int ask)
-{
-    sums_t s = *m;
-#define TAKE(k, row, j, part, begins)                                                         \
-    do {                                                                                      \
-        unit_t d = about(x + (row) * far + (j), shift, part);                                 \
-        if (ask && (begins)) {                                                                \
-            PREFETCH(x + (row) * far + (j) + AHEAD);                                          \
-            if (residual)                                                                     \
-                PREFETCH(residual + (row) * far + (j));                                       \
-        }                                                                                     \
-        if (part)                                                                             \
-            d = u_where_first(part, d, u_set(0));                                             \
-        EACH_PART(p) {                                                                        \
-            s.a[k] += d.p[p];                                                                 \
-            s.b[k] = v_fma(d.p[p], d.p[p], s.b[k]);                                           \
-        }                                                                                     \
-    } while (0)
-    EACH_LINE(n, rows, TAKE);
-#undef TAKE
-    *m = s;
-}
-
-/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their moments about `shift`. With
- * `ask`, memory is asked for what comes next, and for what the next sweep will read of the
- * residual. */
-static NOINLINE void take_moments(const io_t *x, const io_t *residual, int64_t far, int64_t n,
-                                  T shift, sums_t *m, int64_t rows, int ask)
-{
-    if (rows != STREAMS)
-        moments_of(x, residual, 0, n, v_set(shift), m, 1, 0);
-    else if (ask)
-        moments_of(x, residual, far, n, v_set(shift), m, STREAMS, 1);
-    else
-        moments_of(x, residual, far, n, v_set(shift), m, STREAMS, 0);
 }
 
 /* Normalise the runs of a strip with the lines f_, one for each channel. */
@@ -155,48 +95,86 @@ static NOINLINE void write_normal(const strip_t *s, const io_t *x, const io_t *r
 #undef CALL
 }
 
-/* The mean of the first eighth of a block of runs. */
-INLINE T sample_mean(const io_t *x, const runs_t *block)
+/* ---- both groups at once, where y is streamed: line by line, memory is read and written ---- */
+
+/* Moments of n values of `rows` runs at `next`, and y of those in the same places at x. */
+INLINE void sweep_lines(const io_t *next, T shift, sums_t *m, const io_t *x, const io_t *residual,
+                        io_t *y, int64_t far, int64_t n, const line_t *f, V slope, const int rows,
+                        const int act, const int has_residual)
 {
-    const int64_t runs = (block->runs + 7) / 8;
-    const int64_t n = block->runs > 1 ? block->length : (block->length + 7) / 8;
-    V sum = v_set(0);
-    for (int64_t i = 0; i < runs; i++)
-        sum += first_sum(x + i * block->stride, n);
-    return (T)(v_sum(sum) / (double)(runs * n));
+    const V c = v_set(shift);
+    sums_t s = *m;
+#define TAKE(k, row, j, part, begins)                                                         \
+    do {                                                                                      \
+        const int64_t i = (row) * far + (j);                                                  \
+        add_unit(next + i, c, 0, part, &s.a[k], &s.b[k]);                                     \
+        put(y + i,                                                                            \
+            pack(normal_unit(x + i, has_residual ? residual + i : NULL, f, slope, part, act,  \
+                             has_residual)),                                                  \
+            part, 1);                                                                         \
+    } while (0)
+    EACH_LINE(n, rows, TAKE);
+#undef TAKE
+    *m = s;
 }
 
-/* The sums of a block about shift in float64. */
-static void wide_sums(const io_t *x, const runs_t *block, T shift, double *sum, double *square)
+/* The same of one row of two groups, whose moments are the i-th of the sums. */
+INLINE void sweep_row(const strip_t *s, const io_t *next, const T *shift, sums_t *m, int64_t i,
+                      const io_t *x, const io_t *residual, io_t *y, const numbers_t *f_, V slope,
+                      const int act, const int has_residual)
 {
-    double s[W] = {0}, q[W] = {0};
-    for (int64_t i = 0; i < block->runs; i++)
-        for (int64_t j = 0; j < block->length; j += U) {
-            const int part = part_of(block->length - j);
-            unit_t v = u_load(x + i * block->stride + j, part);
-            if (part)
-                v = u_where_first(part, v, u_set(shift));
-            EACH_PART(p) v_add_squares(s, q, v.p[p], shift);
-        }
-    *sum = sum_lanes(s);
-    *square = sum_lanes(q);
+    line_t f;
+    V c, a, b;
+#define Y(j, f, part)                                                                         \
+    normal_unit(x + (j), has_residual ? residual + (j) : NULL, f, slope, part, act, has_residual)
+#define CHANNEL(k)                                                                            \
+    do {                                                                                      \
+        if ((k) > 0)                                                                          \
+            m[(k) - 1].a[i] = a, m[(k) - 1].b[i] = b;                                         \
+        a = m[k].a[i], b = m[k].b[i], c = v_set(shift[k]);                                    \
+        f = line_of(&f_[k]);                                                                  \
+    } while (0)
+#define PUT(j, part, stream)                                                                  \
+    do {                                                                                      \
+        add_unit(next + (j), c, 0, part, &a, &b);                                             \
+        put(y + (j), pack(Y(j, &f, part)), part, stream);                                     \
+    } while (0)
+#define MIX(j, k, ours, stream)                                                               \
+    do {                                                                                      \
+        const line_t g = line_of(&f_[(k) + 1]);                                               \
+        const unit_t own = Y(j, &f, 0), other = Y(j, &g, 0);                                  \
+        add_unit(next + (j), c, 0, ours, &a, &b);                                             \
+        add_unit(next + (j), v_set(shift[(k) + 1]), ours, 0, &m[(k) + 1].a[i],                \
+                 &m[(k) + 1].b[i]);                                                           \
+        put(y + (j), pack(u_where_first(ours, own, other)), 0, stream);                       \
+    } while (0)
+    EACH_UNIT(s, y, 1, CHANNEL, PUT, MIX);
+    m[s->channels - 1].a[i] = a, m[s->channels - 1].b[i] = b;
+#undef Y
+#undef CHANNEL
+#undef PUT
+#undef MIX
 }
 
-/* Merge a block's moments, taken about `shift`, into those of the `count` values before.
- *
- * A value far from all others has a square that swallows digits of those added to it, in the same
- * way again and again. It shows in its lane; such a block is taken in float64. */
-INLINE void merge_block(const io_t *x, const runs_t *block, const sums_t *m, T shift, double count,
-                        double *mean, double *m2)
+/* n values of `rows` rows (STREAMS, or 1), `r->stride` apart, of two groups of so many channels. */
+static NOINLINE void sweep(const io_t *next, const T *shift, sums_t *m, const io_t *x,
+                           const io_t *residual, io_t *y, const runs_t *r, int64_t channels,
+                           int64_t n, int64_t rows, const numbers_t *f, const act_t *act)
 {
-    const double n = (double)(block->runs * block->length);
-    double s = v_sum(sum_a(m)), q = v_sum(sum_b(m));
-    if (sizeof(T) < sizeof(double) && (double)v_top(sum_b(m)) * W > 2 * q && squares_are_safe((T)q))
-        wide_sums(x, block, shift, &s, &q);
-    double block_mean = (double)shift + s / n, block_m2 = q - s * (s / n);
-    if (!squares_are_safe((T)q) && !(q == 0 && s == 0))
-        careful_moments(x, block, &block_mean, &block_m2);
-    merge(&count, mean, m2, n, block_mean, block_m2);
+    const V slope = set_of(act->slope);
+    const line_t line = line_of(f);
+    const strip_t row = {0, 1, r->stride, channels, n, 0, channels * n};
+#define CALL(A, R)                                                                            \
+    if (channels == 1 && rows == 1)                                                           \
+        sweep_lines(next, *shift, m, x, residual, y, 0, n, &line, slope, 1, A, R);            \
+    else if (channels == 1)                                                                   \
+        sweep_lines(next, *shift, m, x, residual, y, r->stride, n, &line, slope, STREAMS, A, R); \
+    else                                                                                      \
+        for (int64_t i = 0, at = 0; i < rows; i++, at += r->stride)                           \
+            sweep_row(&row, next + at, shift, m, i, x + at, R ? residual + at : NULL, y + at, f, \
+                      slope, A, R)
+    DISPATCH(CALL)
+#undef CALL
 }
 
 static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int64_t now,
@@ -218,6 +196,9 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
         f[k] = numbers_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++)
         mean[k] = m2[k] = 0.0;
+    const int both = stream && now == coming && at_lines(y, r, now);
+    if (both)
+        w.left = 0; /* nothing is left to the writer */
 #define WRITE(values)                                                                         \
     for (w.owed += (values); next_strip(&w);)                                                 \
     write_normal(&w.last, x, residual, y, f, act, stream, coming == 0)
@@ -233,13 +214,16 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
             }
             for (int64_t i = 0, some; i < rows; i += some) {
                 some = rows - i < STREAMS ? 1 : STREAMS;
-                for (int64_t j = 0, n; j < columns; j += n) {
-                    n = columns - j < 2 * turn ? columns - j : turn;
-                    for (int64_t k = 0; k < coming; k++) {
-                        const io_t *here = from + i * r->stride + k * length + j;
-                        take_moments(here, residual ? residual + (here - x) : NULL, r->stride, n,
-                                     shift[k], &m[k], some, ask);
-                    }
+                const int64_t at = (i0 + i) * r->stride + j0;
+                if (both) {
+                    sweep(next + at, shift, m, x + at, residual ? residual + at : NULL, y + at, r,
+                          coming, columns, some, f, act);
+                    continue;
+                }
+                for (int64_t j = at, n; j < at + columns; j += n) {
+                    n = coming > 1 || at + columns - j < 2 * turn ? at + columns - j : turn;
+                    take_moments(next + j, residual ? residual + now * length + j : NULL, r->stride,
+                                 n, coming, shift, m, some, ask);
                     WRITE(coming * some * n);
                 }
             }

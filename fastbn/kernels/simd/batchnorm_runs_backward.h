@@ -188,9 +188,10 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
                 clear(&s[k]);
             for (int64_t i = i0, some; i < i0 + rows; i += some) {
                 some = i0 + rows - i < STREAMS ? 1 : STREAMS;
+                const int64_t most = some == 1 ? 2 * turn : turn; /* STREAMS lines of a row */
                 for (int64_t j = j0, n; j < j0 + columns; j += n) {
                     const int64_t at = i * r->stride + (first + now) * length + j;
-                    n = j0 + columns - j < 2 * turn ? j0 + columns - j : turn;
+                    n = j0 + columns - j < 2 * most ? j0 + columns - j : most;
                     for (int64_t k = 0; k < coming; k++)
                         take_gradients(t, at + k * length, r->stride, n, &g[k], act, &s[k], some,
                                        ask);

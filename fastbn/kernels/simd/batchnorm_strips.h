@@ -22,6 +22,24 @@
                 TAKE(k_, k_, i_, part_of((n) - i_), 0);                                       \
     } while (0)
 
+/* TAKE(row, j, head, part) for the values of run k of a group, in units that begin where those of the
+ * row do: of the unit at j, the first `head` values belong to the run before; what follows the first
+ * `part` ones, unless that is 0, belongs to the run behind. */
+#define EACH_OF_GROUP(k, length, rows, TAKE)                                                  \
+    do {                                                                                      \
+        const int64_t begin_ = (k) * (length), end_ = begin_ + (length);                      \
+        const int head_ = (int)(begin_ & (U - 1));                                            \
+        int64_t j_ = begin_ - head_;                                                          \
+        if (head_) {                                                                          \
+            UNROLL for (int r_ = 0; r_ < (rows); r_++) TAKE(r_, j_, head_, 0);                \
+            j_ += U;                                                                          \
+        }                                                                                     \
+        for (; j_ + U <= end_; j_ += U)                                                       \
+            UNROLL for (int r_ = 0; r_ < (rows); r_++) TAKE(r_, j_, 0, 0);                    \
+        if (j_ < end_)                                                                        \
+            UNROLL for (int r_ = 0; r_ < (rows); r_++) TAKE(r_, j_, 0, (int)(end_ - j_));     \
+    } while (0)
+
 /* How many values of a run are read in a turn: all, or `turn` where memory streams and a run is
  * longer than `whole`, for what is read and what is written at a time must be little there. */
 INLINE int64_t turn_of(const runs_t *r, int stream, int64_t turn, int64_t whole)
@@ -48,6 +66,13 @@ INLINE block_t block_of(const runs_t *r)
 typedef struct {
     int64_t at, rows, stride, channels, length, from, to;
 } strip_t;
+
+/* Do all rows at p begin and end with whole lines? */
+INLINE int at_lines(const io_t *p, const runs_t *r, int64_t channels)
+{
+    return (uintptr_t)p % LINE_BYTES == 0 && r->stride % LINE == 0 &&
+           channels * r->length % LINE == 0;
+}
 
 /* Rows are written one after the other, as far as values are `owed`. */
 typedef struct {

@@ -1,4 +1,4 @@
-/* Which instruction-set levels this processor and its operating system can run. */
+/* Which instruction-set levels this processor and its operating system can run, and who made it. */
 #ifndef FASTBN_CPU_H
 #define FASTBN_CPU_H
 
@@ -16,6 +16,11 @@ static inline int fastbn_cpu_level(void)
         && __builtin_cpu_supports("avx512vl"))
         return LEVEL_AVX512;
     return LEVEL_AVX2;
+}
+static inline int fastbn_cpu_is_intel(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
 }
 #elif defined(_M_X64)
 #include <immintrin.h>
@@ -37,8 +42,15 @@ static inline int fastbn_cpu_level(void)
         return LEVEL_AVX512;
     return LEVEL_AVX2;
 }
+static inline int fastbn_cpu_is_intel(void)
+{
+    int leaf0[4]; /* the maker's name in EBX, EDX, ECX */
+    __cpuid(leaf0, 0);
+    return leaf0[1] == 0x756e6547 && leaf0[3] == 0x49656e69 && leaf0[2] == 0x6c65746e;
+}
 #else
 static inline int fastbn_cpu_level(void) { return LEVEL_BASELINE; }
+static inline int fastbn_cpu_is_intel(void) { return 0; }
 #endif
 
 #endif

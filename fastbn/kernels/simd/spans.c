@@ -11,6 +11,7 @@
 #include "pooling.h"
 #include "batchnorm.h"
 #include "batchnorm_strips.h"
+#include "batchnorm_runs_moments.h"
 #include "batchnorm_runs.h"
 #include "batchnorm_runs_backward.h"
 #include "batchnorm_columns_moments.h"

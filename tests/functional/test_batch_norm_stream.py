@@ -1,0 +1,70 @@
+"""What streams past the caches computes the same bits as what goes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fastbn import functional as F
+from fastbn.kernels import runtime
+
+# N, C, H, W: single runs and groups of them, rows that are left over, channels that fill no group,
+# runs that end inside a line
+SHAPES = [
+    (4, 3, 56, 56), (6, 5, 28, 28), (3, 4, 28, 28), (1, 4, 32, 32), (9, 8, 14, 14), (16, 7, 14, 14),
+    (8, 64, 7, 7), (5, 33, 7, 7), (16, 20, 10, 10), (7, 12, 9, 9), (4, 48, 6, 6), (5, 6, 4, 4),
+    (13, 7, 20, 20), (2, 3, 33, 31),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def stores_as_before() -> Iterator[None]:
+    yield
+    runtime.stream_from(None)
+
+
+def everything(
+    x: Any, residual: Any, dy: Any, axis: int, activation: str | None, start: int
+) -> list[bytes]:
+    """Return the bits of all results; y begins `start` values behind the start of a line."""
+    C = x.shape[axis]
+    number = np.float64 if x.dtype == np.float64 else np.float32
+    weight, bias = np.linspace(-1, 2, C, dtype=number), np.linspace(0.5, -0.5, C, dtype=number)
+    mean, var = np.zeros(C, number), np.ones(C, number)
+    room = np.empty(x.size + 128, x.dtype)
+    first = -room.ctypes.data % 64 // x.itemsize + start
+    y = room[first : first + x.size].reshape(x.shape)
+    _, saved = F.batch_norm(
+        x, weight, bias, mean, var, training=True, axis=axis, activation=activation,
+        residual=residual, out=y,
+    )  # fmt: skip
+    results = (y, mean, var, *F.batch_norm_backward(dy, saved))
+    return [result.tobytes() for result in results if result is not None]
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_streaming_changes_no_bit(
+    axis: int, dtype: Any, activation: str | None, with_residual: bool, set_threads: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    for shape in SHAPES:
+        x, dy, addend = (
+            np.moveaxis((rng.standard_normal(shape) * 2 + 3).astype(dtype), 1, axis).copy()
+            for _ in range(3)
+        )
+        residual = addend if with_residual else None
+        for start in (0, 1):
+            runtime.stream_from(float("inf"))
+            set_threads(1)
+            truth = everything(x, residual, dy, axis, activation, start)
+            runtime.stream_from(0)
+            for threads in (1, 3):
+                set_threads(threads)
+                assert everything(x, residual, dy, axis, activation, start) == truth, shape

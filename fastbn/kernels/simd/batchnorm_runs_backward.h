@@ -40,32 +40,38 @@ INLINE unit_t dx_unit(unit_t xc, unit_t d, const terms_t *f, int frozen)
     return d;
 }
 
+/* Add a unit at `at`, or `part` of it, to two sums; in the lanes beyond, dy and x - centre are 0. */
+INLINE void add_gradient_unit(const tensors_t *t, int64_t at, int part, const terms_t *f, V slope,
+                              V *a, V *b, const int act, const int has_residual)
+{
+    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
+    unit_t xc = about((const io_t *)t->x + at, f->c, part);
+    if (part)
+        xc = u_where_first(part, xc, u_set(0));
+    const unit_t d = gradient_unit(xc, (const io_t *)t->dy + at, residual, f, slope, part, act,
+                                   has_residual);
+    EACH_PART(p) {
+        *a += d.p[p];
+        *b = v_fma(d.p[p], xc.p[p], *b);
+    }
+}
+
 INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n,
                           const gradient_numbers_t *f_, V slope, sums_t *sums, const int act,
                           const int has_residual, const int rows, const int ask)
 {
-    const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
-    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
     const terms_t f = terms_of(f_);
     sums_t s = *sums;
-#define TAKE(k, row, j, part, begins) /* in the lanes beyond, dy and x - centre are 0 */      \
+#define TAKE(k, row, j, part, begins)                                                         \
     do {                                                                                      \
-        const int64_t i = (row) * far + (j);                                                  \
-        unit_t xc = about(x + i, f.c, part);                                                  \
+        const int64_t i = at + (row) * far + (j);                                             \
         if (ask && (begins)) {                                                                \
-            PREFETCH(x + i + AHEAD);                                                          \
-            PREFETCH(dy + i + AHEAD);                                                         \
+            PREFETCH((const io_t *)t->x + i + AHEAD);                                         \
+            PREFETCH((const io_t *)t->dy + i + AHEAD);                                        \
             if (has_residual)                                                                 \
-                PREFETCH(residual + i + AHEAD);                                               \
+                PREFETCH((const io_t *)t->residual + i + AHEAD);                              \
         }                                                                                     \
-        if (part)                                                                             \
-            xc = u_where_first(part, xc, u_set(0));                                           \
-        const unit_t d = gradient_unit(xc, dy + i, has_residual ? residual + i : NULL, &f,    \
-                                       slope, part, act, has_residual);                       \
-        EACH_PART(p) {                                                                        \
-            s.a[k] += d.p[p];                                                                 \
-            s.b[k] = v_fma(d.p[p], xc.p[p], s.b[k]);                                          \
-        }                                                                                     \
+        add_gradient_unit(t, i, part, &f, slope, &s.a[k], &s.b[k], act, has_residual);        \
     } while (0)
     EACH_LINE(n, rows, TAKE);
 #undef TAKE
@@ -91,8 +97,13 @@ static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far,
 #undef CALL
 }
 
-/* dx and dresidual of a strip, as far as they are not NULL. `plain`: dx is wanted, dresidual if
- * there is a residual, and the statistics are the batch's. */
+/* Is dx wanted, and dresidual if there is a residual, with the statistics of the batch? */
+INLINE int is_plain(const tensors_t *t, int frozen)
+{
+    return t->y && !t->dresidual == !t->residual && !frozen;
+}
+
+/* dx and dresidual of a strip, as far as they are not NULL, with `plain` as above. */
 INLINE void gradients_of(const strip_t *s, const tensors_t *t, int64_t at,
                          const gradient_numbers_t *f_, int frozen, V slope, int stream,
                          const int act, const int has_residual, const int plain)
@@ -148,7 +159,7 @@ static NOINLINE void write_gradients(const strip_t *s, const tensors_t *t, int64
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
-    const int plain = t->y && !t->dresidual == !residual && !frozen;
+    const int plain = is_plain(t, frozen);
 #define CALL(A, R)                                                                            \
     if (plain && stream)                                                                      \
         gradients_of(s, t, at, f, 0, slope, 1, A, R, 1);                                      \
@@ -156,6 +167,47 @@ static NOINLINE void write_gradients(const strip_t *s, const tensors_t *t, int64
         gradients_of(s, t, at, f, 0, slope, 0, A, R, 1);                                      \
     else                                                                                      \
         gradients_of(s, t, at, f, frozen, slope, stream, A, R, 0)
+    DISPATCH(CALL)
+#undef CALL
+}
+
+/* Both at once, where dx (and dresidual) are streamed: sums of n values of `rows` runs at `next`, and
+ * the gradients of those in the same places at `at`. */
+INLINE void sweep_gradient_lines(const tensors_t *t, int64_t next, const gradient_numbers_t *g_,
+                                 sums_t *sums, int64_t at, const gradient_numbers_t *f_,
+                                 int64_t far, int64_t n, V slope, const int rows, const int act,
+                                 const int has_residual)
+{
+    const terms_t f = terms_of(f_), g = terms_of(g_);
+    sums_t s = *sums;
+#define TAKE(k, row, j, part, begins)                                                         \
+    do {                                                                                      \
+        const int64_t i = (row) * far + (j), to = at + i;                                     \
+        const io_t *residual = has_residual ? (const io_t *)t->residual + to : NULL;          \
+        add_gradient_unit(t, next + i, part, &g, slope, &s.a[k], &s.b[k], act, has_residual); \
+        const unit_t xc = about((const io_t *)t->x + to, f.c, part);                          \
+        const unit_t d = gradient_unit(xc, (const io_t *)t->dy + to, residual, &f, slope,     \
+                                       part, act, has_residual);                              \
+        if (has_residual)                                                                     \
+            put((io_t *)t->dresidual + to, pack(d), part, 1);                                 \
+        put((io_t *)t->y + to, pack(dx_unit(xc, d, &f, 0)), part, 1);                         \
+    } while (0)
+    EACH_LINE(n, rows, TAKE);
+#undef TAKE
+    *sums = s;
+}
+
+static NOINLINE void sweep_gradients(const tensors_t *t, int64_t next, const gradient_numbers_t *g,
+                                     sums_t *sums, int64_t at, const gradient_numbers_t *f,
+                                     int64_t far, int64_t n, const act_t *act, int64_t rows)
+{
+    const void *residual = t->residual;
+    const V slope = set_of(act->slope);
+#define CALL(A, R)                                                                            \
+    if (rows == 1)                                                                            \
+        sweep_gradient_lines(t, next, g, sums, at, f, 0, n, slope, 1, A, R);                  \
+    else                                                                                      \
+        sweep_gradient_lines(t, next, g, sums, at, f, far, n, slope, STREAMS, A, R)
     DISPATCH(CALL)
 #undef CALL
 }
@@ -177,6 +229,11 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
         g[k] = gradient_numbers_of(&g_[k]);
         sum_d[k] = sum_dx[k] = 0.0;
     }
+    const int both = stream && now == 1 && coming == 1 && is_plain(t, frozen) &&
+                     at_lines((io_t *)t->y + first * length, r, 1) &&
+                     (!t->residual || at_lines((io_t *)t->dresidual + first * length, r, 1));
+    if (both)
+        w.left = 0; /* nothing is left to the writer */
 #define WRITE(values)                                                                         \
     for (w.owed += (values); next_strip(&w);)                                                 \
     write_gradients(&w.last, t, first * length, f, act, frozen, stream)
@@ -188,6 +245,11 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
                 clear(&s[k]);
             for (int64_t i = i0, some; i < i0 + rows; i += some) {
                 some = i0 + rows - i < STREAMS ? 1 : STREAMS;
+                if (both) {
+                    const int64_t at = i * r->stride + first * length + j0;
+                    sweep_gradients(t, at + length, g, s, at, f, r->stride, columns, act, some);
+                    continue;
+                }
                 const int64_t most = some == 1 ? 2 * turn : turn; /* STREAMS lines of a row */
                 for (int64_t j = j0, n; j < j0 + columns; j += n) {
                     const int64_t at = i * r->stride + (first + now) * length + j;

@@ -1,100 +1,10 @@
-/* Backward of batchnorm_runs.h: sums of d and d * (x - centre), then
+/* Backward of batchnorm_runs.h: once the sums of batchnorm_runs_gradients.h are known,
  * dx = a * d + (x - centre) * k1 + k0. */
-
-typedef struct {
-    T c, a, b, k0, k1;
-} gradient_numbers_t;
-
-typedef struct {
-    V c, a, b, k0, k1;
-} terms_t;
-
-INLINE gradient_numbers_t gradient_numbers_of(const affine_t *f)
-{
-    const gradient_numbers_t n = {number(f->centre), number(f->a), number(f->b), number(f->k0),
-                                  number(f->k1)};
-    return n;
-}
-
-INLINE terms_t terms_of(const gradient_numbers_t *n)
-{
-    const terms_t t = {v_set(n->c), v_set(n->a), v_set(n->b), v_set(n->k0), v_set(n->k1)};
-    return t;
-}
-
-/* The gradient behind the activation, of one unit or `part` of it. */
-INLINE unit_t gradient_unit(unit_t xc, const io_t *dy, const io_t *residual, const terms_t *f,
-                            V slope, int part, const int act, const int has_residual)
-{
-    unit_t d = u_load(dy, part), r;
-    if (has_residual)
-        r = u_load(residual, part);
-    EACH_PART(p) d.p[p] = gradient(xc.p[p], d.p[p], f->a, has_residual ? f->b + r.p[p] : f->b,
-                                   slope, act);
-    return d;
-}
 
 INLINE unit_t dx_unit(unit_t xc, unit_t d, const terms_t *f, int frozen)
 {
     EACH_PART(p) d.p[p] = input_gradient(xc.p[p], d.p[p], f->a, f->k0, f->k1, frozen);
     return d;
-}
-
-/* Add a unit at `at`, or `part` of it, to two sums; in the lanes beyond, dy and x - centre are 0. */
-INLINE void add_gradient_unit(const tensors_t *t, int64_t at, int part, const terms_t *f, V slope,
-                              V *a, V *b, const int act, const int has_residual)
-{
-    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
-    unit_t xc = about((const io_t *)t->x + at, f->c, part);
-    if (part)
-        xc = u_where_first(part, xc, u_set(0));
-    const unit_t d = gradient_unit(xc, (const io_t *)t->dy + at, residual, f, slope, part, act,
-                                   has_residual);
-    EACH_PART(p) {
-        *a += d.p[p];
-        *b = v_fma(d.p[p], xc.p[p], *b);
-    }
-}
-
-INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n,
-                          const gradient_numbers_t *f_, V slope, sums_t *sums, const int act,
-                          const int has_residual, const int rows, const int ask)
-{
-    const terms_t f = terms_of(f_);
-    sums_t s = *sums;
-#define TAKE(k, row, j, part, begins)                                                         \
-    do {                                                                                      \
-        const int64_t i = at + (row) * far + (j);                                             \
-        if (ask && (begins)) {                                                                \
-            PREFETCH((const io_t *)t->x + i + AHEAD);                                         \
-            PREFETCH((const io_t *)t->dy + i + AHEAD);                                        \
-            if (has_residual)                                                                 \
-                PREFETCH((const io_t *)t->residual + i + AHEAD);                              \
-        }                                                                                     \
-        add_gradient_unit(t, i, part, &f, slope, &s.a[k], &s.b[k], act, has_residual);        \
-    } while (0)
-    EACH_LINE(n, rows, TAKE);
-#undef TAKE
-    *sums = s;
-}
-
-/* Add n values of `rows` runs (STREAMS, or 1), `far` apart, to their sums. With `ask`,
- * memory is asked for what comes next. */
-static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far, int64_t n,
-                                    const gradient_numbers_t *f, const act_t *act, sums_t *sums,
-                                    int64_t rows, int ask)
-{
-    const void *residual = t->residual;
-    const V slope = set_of(act->slope);
-#define CALL(A, R)                                                                            \
-    if (rows != STREAMS)                                                                      \
-        gradient_sums(t, at, 0, n, f, slope, sums, A, R, 1, 0);                               \
-    else if (ask)                                                                             \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 1);                       \
-    else                                                                                      \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 0)
-    DISPATCH(CALL)
-#undef CALL
 }
 
 /* Is dx wanted, and dresidual if there is a residual, with the statistics of the batch? */
@@ -184,7 +94,8 @@ INLINE void sweep_gradient_lines(const tensors_t *t, int64_t next, const gradien
     do {                                                                                      \
         const int64_t i = (row) * far + (j), to = at + i;                                     \
         const io_t *residual = has_residual ? (const io_t *)t->residual + to : NULL;          \
-        add_gradient_unit(t, next + i, part, &g, slope, &s.a[k], &s.b[k], act, has_residual); \
+        add_gradient_unit(t, next + i, 0, part, &g, slope, &s.a[k], &s.b[k], act,             \
+                          has_residual);                                                      \
         const unit_t xc = about((const io_t *)t->x + to, f.c, part);                          \
         const unit_t d = gradient_unit(xc, (const io_t *)t->dy + to, residual, &f, slope,     \
                                        part, act, has_residual);                              \
@@ -197,17 +108,76 @@ INLINE void sweep_gradient_lines(const tensors_t *t, int64_t next, const gradien
     *sums = s;
 }
 
-static NOINLINE void sweep_gradients(const tensors_t *t, int64_t next, const gradient_numbers_t *g,
-                                     sums_t *sums, int64_t at, const gradient_numbers_t *f,
-                                     int64_t far, int64_t n, const act_t *act, int64_t rows)
+/* The same of one row of two groups, whose sums are the i-th. */
+INLINE void sweep_gradient_row(const strip_t *row, const tensors_t *t, int64_t next,
+                               const gradient_numbers_t *g_, sums_t *s, int64_t i, int64_t at,
+                               const gradient_numbers_t *f_, V slope, const int act,
+                               const int has_residual)
+{
+    const io_t *x = (const io_t *)t->x + at, *dy = (const io_t *)t->dy + at;
+    const io_t *residual = has_residual ? (const io_t *)t->residual + at : NULL;
+    io_t *dx = (io_t *)t->y + at, *dresidual = has_residual ? (io_t *)t->dresidual + at : NULL;
+    terms_t f, g;
+    V a, b;
+#define ADD(j, head, part, g, a, b)                                                           \
+    add_gradient_unit(t, next + (j), head, part, g, slope, a, b, act, has_residual)
+#define D(xc, j, f, part)                                                                     \
+    gradient_unit(xc, dy + (j), has_residual ? residual + (j) : NULL, f, slope, part, act,    \
+                  has_residual)
+#define CHANNEL(k)                                                                            \
+    do {                                                                                      \
+        if ((k) > 0)                                                                          \
+            s[(k) - 1].a[i] = a, s[(k) - 1].b[i] = b;                                         \
+        a = s[k].a[i], b = s[k].b[i];                                                         \
+        f = terms_of(&f_[k]), g = terms_of(&g_[k]);                                           \
+    } while (0)
+#define PUT(j, part, stream)                                                                  \
+    do {                                                                                      \
+        const unit_t xc = about(x + (j), f.c, part), d = D(xc, j, &f, part);                  \
+        ADD(j, 0, part, &g, &a, &b);                                                          \
+        if (has_residual)                                                                     \
+            put(dresidual + (j), pack(d), part, stream);                                      \
+        put(dx + (j), pack(dx_unit(xc, d, &f, 0)), part, stream);                             \
+    } while (0)
+#define MIX(j, k, ours, stream)                                                               \
+    do {                                                                                      \
+        const terms_t f1 = terms_of(&f_[(k) + 1]), g1 = terms_of(&g_[(k) + 1]);               \
+        const unit_t xc = about(x + (j), f.c, 0), xc1 = about(x + (j), f1.c, 0);              \
+        const unit_t d = D(xc, j, &f, 0), d1 = D(xc1, j, &f1, 0);                             \
+        ADD(j, 0, ours, &g, &a, &b);                                                          \
+        ADD(j, ours, 0, &g1, &s[(k) + 1].a[i], &s[(k) + 1].b[i]);                             \
+        if (has_residual)                                                                     \
+            put(dresidual + (j), pack(u_where_first(ours, d, d1)), 0, stream);                \
+        put(dx + (j), pack(u_where_first(ours, dx_unit(xc, d, &f, 0),                         \
+                                         dx_unit(xc1, d1, &f1, 0))),                          \
+            0, stream);                                                                       \
+    } while (0)
+    EACH_UNIT(row, dx, 1, CHANNEL, PUT, MIX);
+    s[row->channels - 1].a[i] = a, s[row->channels - 1].b[i] = b;
+#undef ADD
+#undef D
+#undef CHANNEL
+#undef PUT
+#undef MIX
+}
+
+/* n values of `rows` rows (STREAMS, or 1), `r->stride` apart, of two groups of so many channels. */
+static NOINLINE void sweep_gradients(const tensors_t *t, const runs_t *r, int64_t channels,
+                                     int64_t next, const gradient_numbers_t *g, sums_t *sums,
+                                     int64_t at, const gradient_numbers_t *f, int64_t n,
+                                     const act_t *act, int64_t rows)
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
+    const strip_t row = {0, 1, r->stride, channels, n, 0, channels * n};
 #define CALL(A, R)                                                                            \
-    if (rows == 1)                                                                            \
+    if (channels == 1 && rows == 1)                                                           \
         sweep_gradient_lines(t, next, g, sums, at, f, 0, n, slope, 1, A, R);                  \
+    else if (channels == 1)                                                                   \
+        sweep_gradient_lines(t, next, g, sums, at, f, r->stride, n, slope, STREAMS, A, R);    \
     else                                                                                      \
-        sweep_gradient_lines(t, next, g, sums, at, f, far, n, slope, STREAMS, A, R)
+        for (int64_t i = 0, far = 0; i < rows; i++, far += r->stride)                         \
+            sweep_gradient_row(&row, t, next + far, g, sums, i, at + far, f, slope, A, R)
     DISPATCH(CALL)
 #undef CALL
 }
@@ -229,9 +199,9 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
         g[k] = gradient_numbers_of(&g_[k]);
         sum_d[k] = sum_dx[k] = 0.0;
     }
-    const int both = stream && now == 1 && coming == 1 && is_plain(t, frozen) &&
-                     at_lines((io_t *)t->y + first * length, r, 1) &&
-                     (!t->residual || at_lines((io_t *)t->dresidual + first * length, r, 1));
+    const int both = stream && now == coming && is_plain(t, frozen) &&
+                     at_lines((io_t *)t->y + first * length, r, now) &&
+                     (!t->residual || at_lines((io_t *)t->dresidual + first * length, r, now));
     if (both)
         w.left = 0; /* nothing is left to the writer */
 #define WRITE(values)                                                                         \
@@ -247,16 +217,14 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
                 some = i0 + rows - i < STREAMS ? 1 : STREAMS;
                 if (both) {
                     const int64_t at = i * r->stride + first * length + j0;
-                    sweep_gradients(t, at + length, g, s, at, f, r->stride, columns, act, some);
+                    sweep_gradients(t, r, now, at + now * length, g, s, at, f, columns, act, some);
                     continue;
                 }
                 const int64_t most = some == 1 ? 2 * turn : turn; /* STREAMS lines of a row */
                 for (int64_t j = j0, n; j < j0 + columns; j += n) {
                     const int64_t at = i * r->stride + (first + now) * length + j;
-                    n = j0 + columns - j < 2 * most ? j0 + columns - j : most;
-                    for (int64_t k = 0; k < coming; k++)
-                        take_gradients(t, at + k * length, r->stride, n, &g[k], act, &s[k], some,
-                                       ask);
+                    n = coming > 1 || j0 + columns - j < 2 * most ? j0 + columns - j : most;
+                    take_gradients(t, at, r->stride, n, coming, g, act, s, some, ask);
                     WRITE(coming * some * n);
                 }
             }

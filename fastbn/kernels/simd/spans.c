@@ -13,6 +13,7 @@
 #include "batchnorm_strips.h"
 #include "batchnorm_runs_moments.h"
 #include "batchnorm_runs.h"
+#include "batchnorm_runs_gradients.h"
 #include "batchnorm_runs_backward.h"
 #include "batchnorm_columns_moments.h"
 #include "batchnorm_columns.h"

@@ -199,9 +199,8 @@ def _choose_sizes():
     l3 = min(sizes.get("l3", 0), 32 << 20)
     far_above = max(8.0 * sizes.get("l2", 1 << 20), 0.5 * l3)
     copy_above = max(far_above, 0.8 * l3)
-    if FASTBN_X86 and fastbn_cpu_is_intel() and LEVELS[fastbn_cpu_level()] == "avx512":
-        if sizes.get("l2", 0) >= 1 << 20:
-            own_above = 1.25 * sizes["l2"]
+    if fastbn_cpu_is_intel() and "avx512" in available_isas() and sizes.get("l2", 0) >= 1 << 20:
+        own_above = 1.25 * sizes["l2"]
 
 
 def _after_fork_in_child():

@@ -5,7 +5,7 @@
  * the `coming` channels, from STREAMS samples at once, and writes what becomes of the channels
  * `now`, whose sums the sweep before took and which are still in cache. What is read and what is
  * written in a turn is about as much, so that memory is busy both ways, as in a copy. Either group
- * may be empty.
+ * may be empty. Where y is streamed and both groups are alike, a turn is a line of each.
  */
 
 /* ---- forward: y = act((x - centre) * a + b + residual) ---- */

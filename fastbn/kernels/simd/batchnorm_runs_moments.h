@@ -75,7 +75,7 @@ INLINE void group_moments(const io_t *x, const io_t *residual, int64_t far, int6
             if (residual)                                                                     \
                 PREFETCH(residual + (row) * far + (j));                                       \
         }                                                                                     \
-        add_unit(x + (row) * far + (j), c, head, part, &s.a[row], &s.b[row]);              \
+        add_unit(x + (row) * far + (j), c, head, part, &s.a[row], &s.b[row]);                 \
     } while (0)
         EACH_OF_GROUP(k, length, rows, TAKE);
 #undef TAKE

@@ -1,8 +1,9 @@
 """Linear layers: three matrix products on the tile kernels of simd/matmul.h.
 
 Forward and dx are cut into blocks of rows times panels of columns; a task packs its panel, then
-runs through the rows. dweight is cut into groups of its own rows. All cuts come from the shapes,
-and a number is summed by one task in one order, so threads never change a result.
+runs through the rows. dweight is cut into groups of its own rows; where there is work enough, what
+it is made of is packed, too. All cuts come from the shapes, and a number is summed by one task in
+one order, so threads never change a result.
 """
 
 from libc.stdint cimport int64_t
@@ -21,7 +22,9 @@ cdef enum:
     DEPTH = 1024       # of a packed panel: 64 KB of float32
     TILES = 16         # tiles of rows in a task, at most
     FEW_ROWS = 48      # for which a panel is not packed
-    COUNT = 256        # rows of x and dy that dweight's tiles run through at a time
+    COUNT = 128        # rows of x and dy that dweight's tiles run through at a time
+    MOST_COUNT = 1024  # of those that are packed at once
+    FEW_PANELS = 4     # of dy; with fewer, or with fewer than COUNT rows, nothing is packed
     GROUP = 4          # tiles of dweight's rows in a task
     MOST_ROWS = 16     # rows of any tile
     SUMS = 64          # columns of a task that sums them
@@ -87,40 +90,83 @@ cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
     const char *b
     char *c             # rows ldc apart
     int64_t ldc
+    char *panels        # b, COUNT rows by COUNT rows, in panels of columns; NULL: as it lies
+    bint add
     int element, itemsize
 
 
-cdef void outer_task(const void *job, int64_t task) noexcept nogil:
-    """GROUP tiles of rows of c, all its columns."""
+cdef inline int64_t panels_of(const outer_t *p) noexcept nogil:
+    cdef int64_t nr = spans_of(p.element).matmul.nr
+    return (p.n + nr - 1) // nr
+
+
+cdef void split_task(const void *job, int64_t task) noexcept nogil:
+    """Cut COUNT rows of b into panels."""
     cdef const outer_t *p = <const outer_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t first = task * GROUP * spans.mr, rows = min(p.m - first, GROUP * spans.mr)
-    cdef int64_t start = 0, i, column, count
+    cdef int64_t start = task * COUNT, count = min(p.count - start, <int64_t>COUNT)
+    spans.split_pixels(p.b + start * p.n * p.itemsize, count, p.n, p.n, spans.nr,
+                       p.panels + start * panels_of(p) * spans.nr * p.itemsize, count * spans.nr)
+
+
+cdef void outer_task(const void *job, int64_t task) noexcept nogil:
+    """GROUP tiles of rows of c, all its columns.
+
+    The columns of a that they need stand side by side in `packed`, where all tiles find them in
+    the first cache: in a, they are parts of rows that may be a multiple of 4096 bytes apart."""
+    cdef const outer_t *p = <const outer_t *>job
+    cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
+    cdef int64_t group = GROUP * spans.mr, first = task * group, rows = min(p.m - first, group)
+    cdef int64_t start = 0, i, panel, count, n
     cdef int size = p.itemsize
+    cdef const char *seen
+    cdef const char *b
     cdef const void *a[COUNT]
     cdef int64_t off[GROUP * MOST_ROWS]
     cdef ahead_t[2] nothing
+    cdef char *packed = NULL
+    if p.panels != NULL:
+        packed = <char *>scratch(1, COUNT * group * size)
     nothing[0].p = nothing[1].p = NULL
     nothing[0].bytes = nothing[1].bytes = 0
     for i in range(rows):
-        off[i] = first + i
+        off[i] = i
     while start < p.count:
         count = min(<int64_t>COUNT, p.count - start)
+        seen = p.a + (start * p.m + first) * size
+        if packed != NULL:
+            spans.split_pixels(seen, count, p.m, rows, group, packed, 0)
+            seen = packed
         for i in range(count):
-            a[i] = p.a + (start + i) * p.m * size
-        column = 0
-        while column < p.n:
-            spans.outer_rows(count, a, off, p.b + (start * p.n + column) * size, p.n,
-                             p.c + (first * p.ldc + column) * size, p.ldc, rows,
-                             min(<int64_t>spans.nr, p.n - column), start > 0, nothing, 0)
-            column = column + spans.nr
+            a[i] = seen + i * (group if packed != NULL else p.m) * size
+        for panel in range(panels_of(p)):
+            n = min(<int64_t>spans.nr, p.n - panel * spans.nr)
+            if p.panels != NULL:
+                b = p.panels + (start * panels_of(p) + panel * count) * spans.nr * size
+            else:
+                b = p.b + (start * p.n + panel * spans.nr) * size
+            spans.outer_rows(count, a, off, b, spans.nr if p.panels != NULL else p.n,
+                             p.c + (first * p.ldc + panel * spans.nr) * size, p.ldc, rows, n,
+                             start > 0 or p.add, nothing, 0)
         start = start + count
 
 
-cdef void outer(const outer_t *p) noexcept nogil:
+cdef void outer(outer_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    run_tasks(outer_task, p, (p.m + GROUP * spans.mr - 1) // (GROUP * spans.mr),
-              team(<double>p.m * p.n * p.count))
+    cdef int64_t tasks = (p.m + GROUP * spans.mr - 1) // (GROUP * spans.mr), left = p.count
+    cdef int64_t most = left
+    cdef int threads = team(<double>p.m * p.n * p.count)
+    p.panels, p.add = NULL, False
+    if panels_of(p) >= FEW_PANELS and left >= COUNT:
+        most = min(left, <int64_t>MOST_COUNT)
+        p.panels = <char *>scratch(0, most * panels_of(p) * spans.nr * p.itemsize)
+    while left > 0:
+        p.count = min(left, most)
+        if p.panels != NULL:
+            run_tasks(split_task, p, (p.count + COUNT - 1) // COUNT, threads)
+        run_tasks(outer_task, p, tasks, threads)
+        p.a, p.b = p.a + p.count * p.m * p.itemsize, p.b + p.count * p.n * p.itemsize
+        left, p.add = left - p.count, True
 
 
 cdef struct columns_t:

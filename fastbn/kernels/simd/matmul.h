@@ -129,17 +129,6 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
     }
 }
 
-/* The sum of the lanes, halves added to halves. */
-INLINE T lanes_sum(V v)
-{
-    T lanes[W];
-    v_storet(lanes, v);
-    UNROLL for (int half = W / 2; half > 0; half /= 2)
-        UNROLL for (int i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
-}
-
 #define DOT_COLUMNS 3
 #define DOT_ROWS 8
 
@@ -180,7 +169,7 @@ INLINE void dot_body(int64_t segments, const int64_t *start, const int64_t *leng
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int j = 0; j < n; j++) {
             T *p = c[i] + at + j;
-            const T value = lanes_sum(acc[i][j]) + (bias ? bias[j] : 0);
+            const T value = (T)v_sum(acc[i][j]) + (bias ? bias[j] : 0);
             *p = add ? *p + value : value;
         }
 }

@@ -55,7 +55,9 @@ def test_random_calls_equal_the_reference(example: dict[str, Any]) -> None:
             assert error(gradient, gradient64, terms) < tolerance
 
 
-@pytest.mark.parametrize("shape", [(32, 784, 128), (300, 300, 300), (1, 2000, 3), (2000, 1, 5)])
+@pytest.mark.parametrize(
+    "shape", [(32, 784, 128), (300, 300, 300), (1100, 37, 130), (1, 2000, 3), (2000, 1, 5)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_beyond_one_tile(
     shape: tuple[int, int, int], dtype: type, rng: np.random.Generator

@@ -30,6 +30,10 @@ cdef enum:
     SUMS = 64          # columns of a task that sums them
 
 
+cdef inline int64_t panels_of(int64_t columns, const matmul_spans_t *spans) noexcept nogil:
+    return (columns + spans.nr - 1) // spans.nr
+
+
 cdef struct product_t:  # c (m, n) = a (m, k) b (k, n) + bias
     int64_t m, k, n
     const char *a       # row-major
@@ -45,7 +49,7 @@ cdef void product_task(const void *job, int64_t task) noexcept nogil:
     """One panel of columns for one block of rows."""
     cdef const product_t *p = <const product_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
-    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
+    cdef int64_t panels = panels_of(p.n, spans)
     cdef int64_t column = task % panels * spans.nr, first = task // panels * p.block
     cdef int64_t count = min(p.m - first, p.block), i, k = 0, depth, start = 0
     cdef int64_t n = min(<int64_t>spans.nr, p.n - column)
@@ -77,7 +81,7 @@ cdef void product(product_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t tiles = (p.m + spans.mr - 1) // spans.mr
     cdef int64_t blocks = (tiles + TILES - 1) // TILES
-    cdef int64_t panels = (p.n + spans.nr - 1) // spans.nr
+    cdef int64_t panels = panels_of(p.n, spans)
     if blocks == 0:
         return
     p.block = (tiles + blocks - 1) // blocks * spans.mr  # as much work for every thread
@@ -91,13 +95,8 @@ cdef struct outer_t:    # c (m, n) = a (count, m) transposed, b (count, n)
     char *c             # rows ldc apart
     int64_t ldc
     char *panels        # b, COUNT rows by COUNT rows, in panels of columns; NULL: as it lies
-    bint add
+    bint add            # to what c holds
     int element, itemsize
-
-
-cdef inline int64_t panels_of(const outer_t *p) noexcept nogil:
-    cdef int64_t nr = spans_of(p.element).matmul.nr
-    return (p.n + nr - 1) // nr
 
 
 cdef void split_task(const void *job, int64_t task) noexcept nogil:
@@ -106,7 +105,8 @@ cdef void split_task(const void *job, int64_t task) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t start = task * COUNT, count = min(p.count - start, <int64_t>COUNT)
     spans.split_pixels(p.b + start * p.n * p.itemsize, count, p.n, p.n, spans.nr,
-                       p.panels + start * panels_of(p) * spans.nr * p.itemsize, count * spans.nr)
+                       p.panels + start * panels_of(p.n, spans) * spans.nr * p.itemsize,
+                       count * spans.nr)
 
 
 cdef void outer_task(const void *job, int64_t task) noexcept nogil:
@@ -117,7 +117,8 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     cdef const outer_t *p = <const outer_t *>job
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t group = GROUP * spans.mr, first = task * group, rows = min(p.m - first, group)
-    cdef int64_t start = 0, i, panel, count, n
+    cdef int64_t panels = panels_of(p.n, spans), start = 0, i, panel, count, n
+    cdef int64_t lda = p.m, ldb = p.n
     cdef int size = p.itemsize
     cdef const char *seen
     cdef const char *b
@@ -127,6 +128,9 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     cdef char *packed = NULL
     if p.panels != NULL:
         packed = <char *>scratch(1, COUNT * group * size)
+        ldb = spans.nr
+    if packed != NULL:
+        lda = group
     nothing[0].p = nothing[1].p = NULL
     nothing[0].bytes = nothing[1].bytes = 0
     for i in range(rows):
@@ -138,14 +142,14 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
             spans.split_pixels(seen, count, p.m, rows, group, packed, 0)
             seen = packed
         for i in range(count):
-            a[i] = seen + i * (group if packed != NULL else p.m) * size
-        for panel in range(panels_of(p)):
+            a[i] = seen + i * lda * size
+        for panel in range(panels):
             n = min(<int64_t>spans.nr, p.n - panel * spans.nr)
             if p.panels != NULL:
-                b = p.panels + (start * panels_of(p) + panel * count) * spans.nr * size
+                b = p.panels + (start * panels + panel * count) * spans.nr * size
             else:
                 b = p.b + (start * p.n + panel * spans.nr) * size
-            spans.outer_rows(count, a, off, b, spans.nr if p.panels != NULL else p.n,
+            spans.outer_rows(count, a, off, b, ldb,
                              p.c + (first * p.ldc + panel * spans.nr) * size, p.ldc, rows, n,
                              start > 0 or p.add, nothing, 0)
         start = start + count
@@ -154,12 +158,12 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
 cdef void outer(outer_t *p) noexcept nogil:
     cdef const matmul_spans_t *spans = &spans_of(p.element).matmul
     cdef int64_t tasks = (p.m + GROUP * spans.mr - 1) // (GROUP * spans.mr), left = p.count
-    cdef int64_t most = left
+    cdef int64_t most = left, panels = panels_of(p.n, spans)
     cdef int threads = team(<double>p.m * p.n * p.count)
     p.panels, p.add = NULL, False
-    if panels_of(p) >= FEW_PANELS and left >= COUNT:
+    if panels >= FEW_PANELS and left >= COUNT:
         most = min(left, <int64_t>MOST_COUNT)
-        p.panels = <char *>scratch(0, most * panels_of(p) * spans.nr * p.itemsize)
+        p.panels = <char *>scratch(0, most * panels * spans.nr * p.itemsize)
     while left > 0:
         p.count = min(left, most)
         if p.panels != NULL:

@@ -131,7 +131,7 @@ def extension(path: Path) -> Extension:
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
         ],
-        depends=["setup.py", *HEADERS, *map(str, path.parent.glob(f"{path.stem}_*.pxi"))],
+        depends=["setup.py", SPANS, *HEADERS, *map(str, path.parent.glob(f"{path.stem}_*.pxi"))],
     )
 
 

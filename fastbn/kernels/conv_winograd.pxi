@@ -15,7 +15,7 @@ cdef enum:
     FEWEST_CHANNELS = 16   # below, what the products save goes into the steps around them
     FEWEST_WINDOWS = 32    # tiles that filters are worth being transformed for
     FEWEST_BLOCKS = 4      # tasks
-    TASK_BYTES = 393216    # of a task's windows and products
+    TASK_BYTES = 196608    # of a task's windows and products
     TASK_TILES = 64        # at least
     NEAR_BYTES = 65536     # of one of the 16 matrices of filters
     OUTER_TILES = 224      # of a block of dweight, at most
@@ -112,33 +112,28 @@ cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
     cdef int64_t C = ceil_to(v.C, width), K = ceil_to(v.K, width)
     cdef int64_t pitch = pitch_of(tiles * C, v.itemsize)
     cdef int64_t product_pitch = pitch_of(tiles * K, v.itemsize)
-    cdef int64_t panels = (v.K + spans.nr - 1) // spans.nr, panel, row, t, i, at
+    cdef int64_t panels = (v.K + spans.nr - 1) // spans.nr, panel, row, i, at
     cdef int64_t chunks = chunks_of(spans, v.C, v.itemsize), chunk, begin, length, ahead = 0
-    cdef const void **rows = <const void **>scratch(1, 2 * tiles * sizeof(void *))
-    cdef void **c = <void **>(rows + tiles)
     cdef char *windows = <char *>scratch(2, 16 * (pitch + product_pitch) * v.itemsize)
     cdef char *products = windows + 16 * pitch * v.itemsize
     cdef const char *b
     cdef char *y
     for row in range(count):
         windows_row(v, p.x, (first + row) // p.TH, (first + row) % p.TH, p.TW, p.zeros,
-                    windows + row * p.TW * C * v.itemsize, C, width, pitch)
-    for t in range(tiles):
-        rows[t] = windows + t * C * v.itemsize
-        c[t] = products + t * K * v.itemsize
+                    windows + row * p.TW * width * v.itemsize, width, tiles * width, pitch)
     if p.filter_pitch * v.itemsize > NEAR_BYTES:  # the next panel is fetched meanwhile
         ahead = v.C // chunks * spans.nr * v.itemsize
     for i in range(16):
         for chunk in range(chunks):
-            begin = v.C * chunk // chunks
-            length = v.C * (chunk + 1) // chunks - begin
-            at = i * pitch + begin
+            begin = C // width * chunk // chunks * width  # whole runs
+            length = min(v.C, C // width * (chunk + 1) // chunks * width) - begin
             for panel in range(panels):
                 b = p.filters + (i * p.filter_pitch + (panel * v.C + begin) * spans.nr) * v.itemsize
-                spans.product_rows(1, &at, &length, rows, b, spans.nr, c,
-                                   i * product_pitch + panel * spans.nr, tiles,
-                                   min(<int64_t>spans.nr, v.K - panel * spans.nr), NULL, chunk > 0,
-                                   False, b + v.C * spans.nr * v.itemsize, ahead)
+                spans.product_runs(windows + (i * pitch + begin * tiles) * v.itemsize, tiles * width,
+                                   length, b,
+                                   products + (i * product_pitch + panel * spans.nr) * v.itemsize, K,
+                                   tiles, min(<int64_t>spans.nr, v.K - panel * spans.nr), chunk > 0,
+                                   b + v.C * spans.nr * v.itemsize, ahead)
     for row in range(count):
         y = p.y + pixels_before(p, first + row) * v.K * v.itemsize
         if not winograd.outputs(
@@ -262,26 +257,17 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     cdef const conv_t *v = p.v
     cdef const matmul_spans_t *spans = &spans_of(v.element).matmul
     cdef int64_t i = task // p.pieces, piece = task % p.pieces, width = spans_of(v.element).width
-    cdef int64_t begin = v.C * piece // p.pieces, end = v.C * (piece + 1) // p.pieces, k, panel
+    cdef int64_t runs = (v.C + width - 1) // width, begin = runs * piece // p.pieces * width
+    cdef int64_t end = min(v.C, runs * (piece + 1) // p.pieces * width), panel
     cdef int64_t tiles = p.rows * p.TW, panels = (v.K + spans.nr - 1) // spans.nr
-    cdef int64_t count = b.count * p.TW
-    cdef const char *windows = b.windows + i * p.window_pitch * v.itemsize
+    cdef const char *windows = b.windows + (i * p.window_pitch + begin * tiles) * v.itemsize
     cdef const char *spread = b.spread + i * p.spread_pitch * v.itemsize
     cdef char *sums = b.sums + (i * p.sum_pitch + begin * v.K) * v.itemsize
-    cdef int64_t *off = <int64_t *>scratch(1, (end - begin) * sizeof(int64_t)
-                                           + count * sizeof(void *))
-    cdef const void **at = <const void **>(off + (end - begin))
-    cdef ahead_t[2] nothing
-    nothing[0].p = nothing[1].p = NULL
-    nothing[0].bytes = nothing[1].bytes = 0
-    for k in range(begin, end):
-        off[k - begin] = k // width * tiles * width + k % width
-    for k in range(count):
-        at[k] = windows + k * width * v.itemsize
     for panel in range(panels):
-        spans.outer_rows(count, at, off, spread + panel * tiles * spans.nr * v.itemsize, spans.nr,
+        spans.outer_runs(b.count * p.TW, windows, tiles * width,
+                         spread + panel * tiles * spans.nr * v.itemsize,
                          sums + panel * spans.nr * v.itemsize, v.K, end - begin,
-                         min(<int64_t>spans.nr, v.K - panel * spans.nr), b.add, nothing, 0)
+                         min(<int64_t>spans.nr, v.K - panel * spans.nr), b.add)
 
 
 cdef void add_blocks(outer_t *p, int64_t chunk, int threads) noexcept nogil:
@@ -340,7 +326,7 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
     tiles = (OUTER_BYTES if shared else OWN_BYTES) // (16 * (C + K) * v.itemsize)
     tiles = min(<int64_t>OUTER_TILES, max(<int64_t>FEWEST_OUTER, tiles))
     p.rows = min(total, max(<int64_t>1, tiles // p.TW))
-    p.pieces = min((v.C + spans.mr - 1) // spans.mr, <int64_t>2) if shared else 1
+    p.pieces = min(C // spans_of(v.element).width, <int64_t>2) if shared else 1
     tiles = p.rows * p.TW
     p.window_pitch = pitch_of(tiles * C, v.itemsize)
     p.spread_pitch = pitch_of(tiles * K, v.itemsize)

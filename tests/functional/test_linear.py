@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -56,7 +56,17 @@ def test_random_calls_equal_the_reference(example: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(32, 784, 128), (300, 300, 300), (1100, 37, 130), (1, 2000, 3), (2000, 1, 5)]
+    "shape",
+    [
+        (32, 784, 128),
+        (300, 300, 300),
+        (1100, 37, 130),
+        (1, 2000, 3),
+        (2000, 1, 5),
+        (83, 97, 89),
+        (2100, 130, 70),
+        (70, 1100, 430),
+    ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_beyond_one_tile(
@@ -85,6 +95,65 @@ def test_nan_and_infinity_stay_in_their_row(rng: np.random.Generator) -> None:
     assert (y[7] == np.inf).all()
     assert (y[18] == -np.inf).all()
     assert np.isfinite(np.delete(y, [3, 7, 18], axis=0)).all()
+
+
+# Large enough for panels to be packed.
+ROWS, N_IN, N_OUT = 100, 128, 96
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_nan_and_infinity_stay_in_their_row_of_a_large_product(
+    layout: Literal["C", "F"], rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal((ROWS, N_IN)).astype(np.float32)
+    weight = np.asarray(rng.uniform(0.5, 1.0, (N_OUT, N_IN)), np.float32, order=layout)
+    x[3, 5], x[7, 22], x[98, 0] = np.nan, np.inf, -np.inf
+    y, saved = F.linear(x, weight)
+    assert np.isnan(y[3]).all()
+    assert (y[7] == np.inf).all()
+    assert (y[98] == -np.inf).all()
+    assert np.isfinite(np.delete(y, [3, 7, 98], axis=0)).all()
+    dx, dweight, _ = F.linear_backward(np.ones_like(y), saved)
+    assert np.isfinite(dx).all()
+    assert np.isnan(dweight[:, 5]).all()
+    assert (dweight[:, 22] == np.inf).all()
+    assert (dweight[:, 0] == -np.inf).all()
+    assert np.isfinite(np.delete(dweight, [0, 5, 22], axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("size_x", "size_weight"),
+    [(1e-36, 1e30), (1e-30, 1e-6), (1e30, 1e6), (3e38, 1e-30), (1e-44, 1e38), (1.0, 1.0)],
+)
+def test_numbers_of_any_size(size_x: float, size_weight: float, rng: np.random.Generator) -> None:
+    x = (size_x * rng.uniform(-1, 1, (ROWS, N_IN))).astype(np.float32)
+    weight = (size_weight * rng.uniform(-1, 1, (N_OUT, N_IN))).astype(np.float32)
+    y, _ = F.linear(x, weight)
+    y64, _ = reference.linear(x, weight)
+    terms, _ = reference.linear(np.abs(x), np.abs(weight))
+    assert error(y, y64, terms) < TOLERANCE[x.dtype]
+
+
+def test_small_rows_beside_large_ones_keep_the_digits_of_the_large(
+    rng: np.random.Generator,
+) -> None:
+    x = rng.standard_normal((ROWS, N_IN)).astype(np.float32)
+    x[::2] *= 1e-37  # with parts that are no normal numbers
+    weight = rng.standard_normal((N_OUT, N_IN)).astype(np.float32)
+    y, _ = F.linear(x, weight)
+    y64, _ = reference.linear(x, weight)
+    assert np.abs(y[::2] - y64[::2]).max() < 1e-36
+    assert error(y[1::2], y64[1::2]) < TOLERANCE[x.dtype]
+
+
+def test_sums_beyond_the_largest_number_are_infinite() -> None:
+    x = np.full((ROWS, N_IN), 1.2345e30, np.float32)
+    x[:, 1:] = 0.0
+    weight = np.full((N_OUT, N_IN), 1.2345e10, np.float32)
+    weight[::2] *= -1
+    y, _ = F.linear(x, weight)
+    assert (y[:, ::2] == -np.inf).all()
+    assert (y[:, 1::2] == np.inf).all()
 
 
 def test_no_input_features_give_the_bias() -> None:

@@ -271,12 +271,19 @@ static void dot_rows(int64_t segments, const int64_t *start, const int64_t *leng
     }
 }
 
+/* Rows of c that are taken at once where W values of a lie side by side: so many that the sums wait for
+ * none of their own, and that tiles lie within a run as often as possible. */
+#define WHOLE_ROWS (MR / W * W)
+#define RUN_ROWS (NV * WHOLE_ROWS > 8 ? WHOLE_ROWS : MR)
+#define NARROW_ROWS (W > MR ? W : RUN_ROWS) /* with one vector of columns */
+#define MOST_ROWS (NARROW_ROWS > MR ? NARROW_ROWS : MR)
+
 INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, const T *b,
                        int64_t ldb, T *c, int64_t ldc, const int m, const int nv, const int part,
                        int64_t n, int add, const int lie, int64_t next)
 {
-    V acc[MR][NV];
-    int64_t o[MR];
+    V acc[MOST_ROWS][NV];
+    int64_t o[MOST_ROWS];
     UNROLL for (int i = 0; i < m; i++) {
         o[i] = lie ? i : off[i] - off[0];
         UNROLL for (int v = 0; v < nv; v++)
@@ -310,6 +317,15 @@ INLINE int lie_together(const int64_t *off, int64_t m)
     return 1;
 }
 
+/* Do rows stand in runs of W whose values lie side by side? */
+INLINE int stand_in_runs(const int64_t *off, int64_t rows)
+{
+    int runs = rows % W == 0;
+    for (int64_t i = 0; runs && i < rows; i += W)
+        runs = lie_together(off + i, W);
+    return runs;
+}
+
 /* `rows` rows in tiles of nearly the same size; b + p * ldb: n <= NR values. Meanwhile what the
  * next call with another b will read is fetched, and, where rows lie together, what stands `next`
  * bytes behind the values that are read. */
@@ -320,7 +336,8 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
     const T *const *a = (const T *const *)a_;
     T *c = c_;
     const int kind = n == NR ? 0 : n > W ? 1 : n == W ? 2 : 3;
-    const int64_t tiles = (rows + MR - 1) / MR;
+    const int64_t most = n <= W && stand_in_runs(off, rows) ? NARROW_ROWS : MR;
+    const int64_t tiles = (rows + most - 1) / most;
     int64_t row = 0;
     for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t end_row = rows * (tile + 1) / tiles;
@@ -334,7 +351,10 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
         }
 #define BODY(M, NV, PART, LIE)                                                               \
     outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, PART, n, add, LIE, next)
-        switch ((end_row - row) * 8 + kind + 4 * lie_together(off + row, end_row - row)) {
+        const int lie = lie_together(off + row, end_row - row);
+        if (NARROW_ROWS > MR && end_row - row == NARROW_ROWS && lie && n <= W)
+            BODY(NARROW_ROWS, 1, 1, 1);
+        else switch ((end_row - row) * 8 + kind + 4 * lie) {
 #define CALL(M)                                                                              \
     case M * 8: BODY(M, NV, 0, 0); break;                                                    \
     case M * 8 + 1: BODY(M, NV, 1, 0); break;                                                \
@@ -352,19 +372,12 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
     }
 }
 
-/* Rows of c that are taken at once where W values of a lie side by side: so many that the sums wait for
- * none of their own, and that tiles lie within a run as often as possible. */
-#define WHOLE_ROWS (MR / W * W)
-#define RUN_ROWS (W >= 16 ? W / 2 : NV * WHOLE_ROWS > 8 ? WHOLE_ROWS : MR)
-#define NARROW_ROWS (W > MR ? W : RUN_ROWS) /* with one vector of columns */
-#define MOST_RUN_ROWS (NARROW_ROWS > MR ? NARROW_ROWS : MR)
-
 INLINE void outer_runs_body(int64_t count, const T *a, int64_t apart, int64_t first, const T *b, T *c,
                             int64_t ldc, const int m, const int nv, const int part, int64_t n,
                             int add, const int lie)
 {
-    V acc[MOST_RUN_ROWS][NV];
-    int64_t o[MOST_RUN_ROWS];
+    V acc[MOST_ROWS][NV];
+    int64_t o[MOST_ROWS];
     UNROLL for (int i = 0; i < m; i++) {
         o[i] = lie ? i : (first + i) / W * apart + (first + i) % W - first;
         UNROLL for (int v = 0; v < nv; v++)

@@ -236,6 +236,7 @@ LARGE: list[Case] = [
     _weighted("linear", "deep", (65, 3001), (33, 3001)),
     _weighted("linear", "narrow", (4001, 33), (3, 33)),
     _weighted("conv2d", "3x3", (3, 19, 21, 35), (67, 35, 3, 3), padding=1),
+    _weighted("conv2d", "3x3, few channels", (9, 17, 19, 16), (16, 16, 3, 3), padding=1),
     _weighted("conv2d", "1x1", (5, 17, 17, 67), (35, 67, 1, 1)),
     _weighted("conv2d", "stride", (2, 37, 35, 3), (33, 3, 7, 7), stride=2, padding=3),
     _weighted("conv2d", "groups", (3, 19, 17, 34), (38, 17, 3, 3), groups=2, padding=1),

@@ -20,6 +20,7 @@
 #include "batchnorm_columns_backward.h"
 #include "batchnorm_coefficients.h"
 #include "matmul.h"
+#include "matmul_runs.h"
 #include "winograd.h"
 #include "depthwise.h"
 #include "memory.h"

@@ -30,6 +30,7 @@ from fastbn.export.runtime import Session
 from fastbn.export.samples import input_specs, random_sample, shapes
 from fastbn.export.validate import compare
 from fastbn.export.ways import Memory
+from fastbn.files import atomic
 
 # A model may not become slower by more than this.
 SLOWER = 1.02
@@ -303,4 +304,5 @@ def verdict(table: FoldTable) -> list[str]:
 
 def write_table(table: FoldTable, path: str | Path) -> None:
     """Write all rows as JSON."""
-    Path(path).write_text(json.dumps(table.as_dict(), indent=1) + "\n")
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(table.as_dict(), indent=1) + "\n", encoding="utf-8")

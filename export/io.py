@@ -6,10 +6,8 @@ that external data lies in the model's own folder, and that the graph is a valid
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
 from fastbn.export.errors import ModelError, one_line
+from fastbn.files import atomic
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 
@@ -202,38 +201,6 @@ def is_too_large(source: Source) -> bool:
 def has_external_data(model: onnx.ModelProto) -> bool:
     """Whether some tensor's data lies in another file."""
     return any(external_data_helper.uses_external_data(t) for t in all_tensors(model))
-
-
-@contextlib.contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary file in the target's folder, and put it in place if the block succeeds.
-
-    Whatever happens, ``path`` is either the old file or the new one, whole.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic(Path(folder) / "a.txt") as temporary:
-    ...         _ = temporary.write_text("new")
-    ...     (Path(folder) / "a.txt").read_text()
-    'new'
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a directory")
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        # mkstemp makes files only their owner may read; a model is as public as any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:

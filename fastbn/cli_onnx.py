@@ -306,7 +306,7 @@ def _need_other_files(written: Path | None, *others: Path | None) -> None:
 def _write(path: Path | None, text: str) -> None:
     """Write a report, if a file was named, in one step."""
     if path is not None:
-        from fastbn.export.io import atomic
+        from fastbn.files import atomic
 
         with atomic(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

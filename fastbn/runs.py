@@ -16,9 +16,9 @@ import numpy as np
 
 from fastbn import data as datasets
 from fastbn import models, optim, plot
+from fastbn.files import atomic
 from fastbn.nn import CrossEntropyLoss, Module
 from fastbn.train import Metadata, Trainer, load, read, save
-from fastbn.train.weights import write_atomically
 
 if TYPE_CHECKING:
     from fastbn.export import PredictionReport
@@ -287,7 +287,8 @@ def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> Non
     report : mapping
         Values of JSON's types.
     """
-    write_atomically(path, (json.dumps(_finite(report), indent=2) + "\n").encode())
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(_finite(report), indent=2) + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +67,28 @@ def warn_if_busy(console: Console) -> None:
         )
 
 
+def in_a_folder(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before anything is measured."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"{path.parent} is no folder; make it first")
+    return path
+
+
+@contextmanager
+def shown(show: Callable[[], None]) -> Iterator[None]:
+    """Show what was found, also if an error or the user ends the measurement."""
+    try:
+        yield
+    finally:
+        show()
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the rows to this file.", callback=in_a_folder),
+]
+
+
 @bench_app.callback()
 def main() -> None:
     """Measure against the machine's limits, PyTorch, TensorFlow and JAX."""
@@ -101,11 +125,12 @@ def kernels(
         bool, typer.Option("--alone", help="Check that peers are as fast alone as in turns.")
     ] = False,
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the rows to this file.")
-    ] = None,
+    json_file: JsonFile = None,
     plot_file: Annotated[
-        Path | None, typer.Option("--plot", help="Draw GB/s over the tensor's size to this file.")
+        Path | None,
+        typer.Option(
+            "--plot", help="Draw GB/s over the tensor's size to this file.", callback=in_a_folder
+        ),
     ] = None,
 ) -> int:
     """Batch normalisation, in multiples of a copy's time."""
@@ -119,10 +144,28 @@ def kernels(
     rivals = choose(names(peers))
     every = cases.BESIDE_PEERS if rivals else cases.ALONE
     by_itself: sides.Alone = {}
+    found: list[rows.Row] = []
+
+    def show() -> None:
+        if not found:
+            return
+        machine = rows.machine(counts)
+        output = printer()
+        output.print(table.kernels_table(found, machine))
+        output.print(table.results_table(targets.judge(found)))
+        for peer, ratios in by_itself.items():
+            output.print(table.alone_line(peer, ratios))
+        if json_file is not None:
+            rows.write(json_file, machine, found)
+        if plot_file is not None:
+            from fastbn.bench.plot import roofline
+
+            roofline(found, plot_file, f"batch_norm + ReLU, {machine['isa']}")
+
     console = Console(stderr=True)
     warn_if_busy(console)
-    with console.status("") as status:
-        found = kernels.run(
+    with shown(show), console.status("") as status:
+        kernels.run(
             kernels.cases(shapes_of(shapes), names(layouts), names(dtypes)),
             names(ops) if ops else every,
             counts,
@@ -130,19 +173,8 @@ def kernels(
             alone=by_itself if alone else None,
             rounds=rounds,
             progress=status.update,
+            into=found,
         )
-    machine = rows.machine(counts)
-    output = printer()
-    output.print(table.kernels_table(found, machine))
-    output.print(table.results_table(targets.judge(found)))
-    for peer, ratios in by_itself.items():
-        output.print(table.alone_line(peer, ratios))
-    if json_file is not None:
-        rows.write(json_file, machine, found)
-    if plot_file is not None:
-        from fastbn.bench.plot import roofline
-
-        roofline(found, plot_file, f"batch_norm + ReLU, {machine['isa']}")
     return 0
 
 
@@ -157,9 +189,7 @@ def conv(
     threads: Annotated[str | None, typer.Option(help="Numbers of threads, as in 1,2.")] = None,
     peers: Annotated[str, typer.Option(help="none, or torch; if it is installed.")] = "all",
     rounds: Annotated[int, typer.Option(help="Turns of every side.", min=1)] = 7,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the rows to this file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Convolutions, channels-last: forward, dx, dweight, and all of them with BN and ReLU."""
     from rich.console import Console
@@ -169,23 +199,30 @@ def conv(
     from fastbn.bench.peers import choose
 
     counts = thread_counts(threads)
+    found: list[rows.Row] = []
+
+    def show() -> None:
+        if not found:
+            return
+        machine = rows.machine(counts)
+        output = printer()
+        output.print(table.conv_table(found, machine))
+        output.print(table.results_table(targets.held_against(targets.CONV_TARGETS, found)))
+        if json_file is not None:
+            rows.write(json_file, machine, found)
+
     console = Console(stderr=True)
     warn_if_busy(console)
-    with console.status("") as status:
-        found = measuring.run(
+    with shown(show), console.status("") as status:
+        measuring.run(
             measuring.choose(names(cases)),
             names(ops),
             counts,
             peers=choose(names(peers)),
             rounds=rounds,
             progress=status.update,
+            into=found,
         )
-    machine = rows.machine(counts)
-    output = printer()
-    output.print(table.conv_table(found, machine))
-    output.print(table.results_table(targets.held_against(targets.CONV_TARGETS, found)))
-    if json_file is not None:
-        rows.write(json_file, machine, found)
     return 0
 
 
@@ -208,9 +245,7 @@ def train(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show the operations of a step, too.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the rows to this file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """Training steps, against the best of the peers' ways to do them."""
     from rich.console import Console
@@ -219,15 +254,33 @@ def train(
     from fastbn.bench import train as measuring
     from fastbn.bench.peers import choose
 
-    def line_by_line(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
     counts = thread_counts(threads)
     wanted = networks.choose(names(network))
     console = Console(stderr=True)
+    found = measuring.Found()
+
+    def line_by_line(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    def show() -> None:
+        for line in found.left_out:
+            console.print(
+                f"warning: left out: {line}", style="yellow", markup=False, soft_wrap=True
+            )
+        if not found.rows:
+            return
+        machine = rows.machine(counts)
+        output = printer()
+        output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
+        output.print(table.results_table(train_targets.judge(found.rows)))
+        for title, operations in found.profiles.items():
+            output.print(table.profile_table(title, operations))
+        if json_file is not None:
+            rows.write(json_file, machine, found.rows)
+
     warn_if_busy(console)
-    with console.status("") as status:
-        found = measuring.run(
+    with shown(show), console.status("") as status:
+        measuring.run(
             wanted,
             counts,
             batch=batch,
@@ -236,17 +289,8 @@ def train(
             rounds=rounds,
             profile=profile,
             progress=status.update if console.is_terminal else line_by_line,
+            into=found,
         )
-    for line in found.left_out:
-        console.print(f"warning: left out: {line}", style="yellow", markup=False, soft_wrap=True)
-    machine = rows.machine(counts)
-    output = printer()
-    output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
-    output.print(table.results_table(train_targets.judge(found.rows)))
-    for title, operations in found.profiles.items():
-        output.print(table.profile_table(title, operations))
-    if json_file is not None:
-        rows.write(json_file, machine, found.rows)
     return 0
 
 
@@ -269,9 +313,7 @@ def fold_table(
     details: Annotated[
         bool, typer.Option("--details", help="Show nodes, error and time of every tool, too.")
     ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the rows to this file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> int:
     """BatchNorms that folders leave in small graphs and networks; 1 if a fold of ours is wrong."""
     from rich.console import Console

@@ -211,8 +211,11 @@ def run(
     rounds: int = ROUNDS,
     seconds: float = SAMPLE_SECONDS,
     progress: Callable[[str], None] | None = None,
+    into: list[Row] | None = None,
 ) -> list[Row]:
     """Measure all operations of all cases with all numbers of threads; see `measure`.
+
+    Rows are added to `into`, if it is given: it keeps them whatever ends the measurement.
 
     Raises
     ------
@@ -222,7 +225,7 @@ def run(
     for op in ops:
         if op not in OPS:
             raise ValueError(f"ops: {op!r} is not one of {', '.join(OPS)}")
-    rows: list[Row] = []
+    rows = [] if into is None else into
     for number in threads:
         with ExitStack() as stack:
             workers = {

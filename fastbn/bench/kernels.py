@@ -129,8 +129,11 @@ def run(
     seconds: float = SAMPLE_SECONDS,
     alone: Alone | None = None,
     progress: Callable[[str], None] | None = None,
+    into: list[Row] | None = None,
 ) -> list[Row]:
     """Measure all operations on all tensors with all numbers of threads; see `measure`.
+
+    Rows are added to `into`, if it is given: it keeps them whatever ends the measurement.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def run(
     for op in ops:
         if op not in TRAFFIC:
             raise ValueError(f"ops: {op!r} is not one of {', '.join(TRAFFIC)}")
-    rows = []
+    rows = [] if into is None else into
     for number in threads:
         with ExitStack() as stack:
             workers = {peer: stack.enter_context(Worker(peer, "kernels", number)) for peer in peers}

@@ -8,8 +8,9 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from fastbn.files import atomic
 
 PACKAGES = ("fastbn", "numpy", "torch", "tensorflow", "jax")
 
@@ -74,4 +75,6 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 def write(path: str | os.PathLike[str], machine: dict[str, Any], rows: Sequence[Row]) -> None:
     """Write the JSON of a benchmark."""
-    Path(path).write_text(json.dumps(as_json(machine, rows), indent=1) + "\n", encoding="utf-8")
+    with atomic(path) as temporary:
+        text = json.dumps(as_json(machine, rows), indent=1) + "\n"
+        temporary.write_text(text, encoding="utf-8")

@@ -195,8 +195,11 @@ def run(
     rounds: int = ROUNDS,
     profile: bool = False,
     progress: Callable[[str], None] | None = None,
+    into: Found | None = None,
 ) -> Found:
     """Measure networks, each with its batch sizes and all numbers of threads; see `measure`.
+
+    What is found is added to `into`, if it is given: it keeps that whatever ends the measurement.
 
     Raises
     ------
@@ -205,7 +208,7 @@ def run(
     """
     if peers and not any(variants(network, peers, part) for network in networks):
         raise ValueError(f"variants: no variant of {', '.join(peers)} has {part!r} in its name")
-    found = Found()
+    found = Found() if into is None else into
     for number in threads:
         for network in networks:
             for size in NETWORKS[network].batches if batch is None else (batch,):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as tensors_to_bytes
 
+from fastbn.files import atomic
 from fastbn.nn import Module
 
 FORMAT_VERSION = 1
@@ -103,6 +103,7 @@ def save(
     --------
     >>> from fastbn import models
     >>> net = models.mlp((8, 8, 1), rng=0)
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     metadata = save(net, Path(folder) / "model.safetensors")
     ...     again = load(Path(folder) / "model.safetensors")
@@ -122,7 +123,8 @@ def save(
     )
     text = json.dumps(asdict(metadata))
     content = tensors_to_bytes(net.state_dict(), metadata={KEY: text})
-    write_atomically(path, content)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
     return metadata
 
 
@@ -220,51 +222,3 @@ def _metadata(values: dict[str, Any], name: str) -> Metadata:
     if wrong:
         raise ValueError(f"{name}: metadata of wrong type: {', '.join(wrong)}")
     return Metadata(**known)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace a file by another content in one step: the old or the new one is there, whole.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    content : bytes
-        What it shall contain.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; an older one is untouched.
-    """
-    target = Path(path)
-    if target.is_symlink():
-        target = target.resolve()  # the file is replaced, not the link
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(_mode(target))
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the directory's entry has to reach the disk, too
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def _mode(target: Path) -> int:
-    """Return the mode of the file to be replaced, or that of a new one under the umask."""
-    try:
-        return target.stat().st_mode & 0o777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask

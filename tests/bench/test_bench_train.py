@@ -245,6 +245,33 @@ def test_command_without_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert found["images_per_second"] > 0
 
 
+def test_what_is_measured_outlasts_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(network: str, batch: int, threads: int, found: train.Found, **_: object) -> None:
+        if found.rows:
+            raise KeyboardInterrupt
+        found.rows.append(row(name=network, shape=(batch, 28, 28, 1), threads=threads))
+        found.peak_gflops[threads] = 100.0
+
+    monkeypatch.setattr(train, "measure", measure)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "train", "--threads", "1", "--json", str(tmp_path / "a.json")])
+    assert end.value.code != 0
+    assert "64,000" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "a.json").read_text("utf-8"))["rows"]
+    assert (found["name"], found["shape"]) == ("mlp", [32, 28, 28, 1])
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "measure", pytest.fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["bench", "train", "--json", str(tmp_path / "no_folder" / "a.json")])
+    assert end.value.code == 2
+
+
 @pytest.mark.parametrize("peer", [peer for peer in installed() if peer in train.VARIANTS])
 def test_a_peer_trains_the_same(suite: Suite, peer: str) -> None:
     with Worker(peer, "train", 1) as worker:

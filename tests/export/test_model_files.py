@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from fastbn.export import ModelError, fold_batch_norm, fold_file, validate
-from fastbn.export.io import atomic, read_model
+from fastbn.export.io import read_model
 from fastbn.export.patterns import PATTERNS
+from fastbn.files import atomic
 
 
 @pytest.fixture

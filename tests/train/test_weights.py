@@ -17,7 +17,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from fastbn import models, nn, train
-from fastbn.train import weights
+from fastbn.files import atomic
 
 
 def trained(rng: int = 0) -> nn.Module:
@@ -218,5 +218,6 @@ def test_a_kill_leaves_the_old_or_the_new_file_whole(tmp_path: Path) -> None:
 def test_atomic_writes_take_any_content(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for content in (b"", b"one", bytes(range(256)) * 999):
-        weights.write_atomically(path, content)
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
         assert path.read_bytes() == content

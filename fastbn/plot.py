@@ -5,13 +5,25 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fastbn.files import atomic
 from fastbn.train.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def available() -> bool:
     """Tell whether matplotlib is installed, without importing it."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a picture in one step; the suffix tells its format, PNG where there is none."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
 
 
 def training_curves(history: History, path: str | os.PathLike[str]) -> None:
@@ -56,4 +68,4 @@ def training_curves(history: History, path: str | os.PathLike[str]) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=120)
+    save(figure, path)

@@ -9,6 +9,7 @@ from math import prod
 
 from fastbn.bench.cases import dtype_of
 from fastbn.bench.rows import Row
+from fastbn.plot import save
 
 SHOWN = {"inference": "tab:green", "forward": "tab:blue", "backward": "tab:orange"}
 MARKERS = {"nchw": "o", "nhwc": "s", "nc": "^"}
@@ -76,4 +77,4 @@ def roofline(rows: Sequence[Row], path: str | os.PathLike[str], title: str = "")
     panels[0].set_ylabel("GB/s that have to move at the least")
     panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    save(figure, path)

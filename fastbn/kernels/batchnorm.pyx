@@ -81,7 +81,7 @@ cdef struct call_t:        # what one call computes from
     layout_t l
     tensors_t t
     act_t act
-    bint stream
+    int stream             # see streams
     const void *weight
     const void *bias
     double *mean
@@ -343,8 +343,8 @@ cdef int compute_forward(call_t *k, cnp.ndarray y) except -1:
     cdef int status
     k.t.y = <char *>data(y)
     # What replaces an operand is in cache, and streaming sweeps may compute a value twice.
-    k.stream = (streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3)
-                and k.t.y != k.t.x and k.t.y != k.t.residual)
+    if k.t.y != k.t.x and k.t.y != k.t.residual:
+        k.stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3)
     if cnp.PyArray_SIZE(y) == 0:
         return 0
     with nogil:
@@ -417,8 +417,8 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     k.mean = saved.mean + 2 * saved.C if saved.in_place else saved.mean
     k.dweight, k.dbias, k.frozen = data(dweight), data(dbias), not saved.training
     k.sums = need_dweight or need_dbias or (need_dx and saved.training)
-    k.stream = (streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
-                and k.t.y != k.t.dy and k.t.y != k.t.x)
+    if k.t.y != k.t.dy and k.t.y != k.t.x:
+        k.stream = streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):
             if array is not None:

@@ -234,5 +234,5 @@ cdef void backward_maps(const void *job, int64_t task) noexcept nogil:
     if k.t.y != NULL or k.t.dresidual != NULL:
         spans.col_grad_apply(k.t.x + at, k.t.dy + at, moved(k.t.residual, at), moved(k.t.y, at),
                              moved(k.t.dresidual, at), l.outer, width, ld, &columns, &k.act,
-                             k.frozen, k.stream)
+                             k.frozen, False, k.stream)
     store_fence()

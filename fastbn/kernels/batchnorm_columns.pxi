@@ -268,7 +268,7 @@ cdef void grad_task(const void *job, int64_t task) noexcept nogil:
             f = affines_at(l, k.coefficients, j)
             spans.col_grad_apply(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
                                  moved(k.t.y, at), moved(k.t.dresidual, at), last - row, columns,
-                                 ld, &f, &k.act, k.frozen, k.stream)
+                                 ld, &f, &k.act, k.frozen, l.ask, k.stream)
             j = j + columns
         last = row
     store_fence()

@@ -9,7 +9,7 @@ import os
 import sys
 
 from fastbn.kernels.spans cimport (
-    FASTBN_X86,
+    FASTBN_X86, STREAM_LINES, STREAM_TURNS,
     fastbn_spans_avx2_bf16, fastbn_spans_avx2_f32, fastbn_spans_avx2_f64,
     fastbn_spans_avx512_bf16, fastbn_spans_avx512_f32, fastbn_spans_avx512_f64,
     fastbn_spans_baseline_bf16, fastbn_spans_baseline_f32, fastbn_spans_baseline_f64,
@@ -45,6 +45,7 @@ cdef double far_above = 0            # bytes: more than caches hold for certain
 cdef double copy_above = 0           # the same of a copy that several threads share
 cdef double own_above = 0            # the same of each thread, where L3 is slow; else 0
 cdef double forced_above = -1        # see stream_from
+cdef int way_to_stream = STREAM_TURNS
 
 tables[0][F32] = &fastbn_spans_baseline_f32
 tables[0][F64] = &fastbn_spans_baseline_f64
@@ -76,12 +77,13 @@ cdef bint is_far(double nbytes, int arrays) noexcept nogil:
     return nbytes * arrays >= far_above
 
 
-cdef bint streams(double nbytes, int arrays) noexcept nogil:
-    if forced_above >= 0:
-        return nbytes * arrays >= forced_above
+cdef int streams(double nbytes, int arrays) noexcept nogil:
+    cdef double above = copy_above if threads > 1 and arrays <= 2 else far_above
     if own_above > 0:
-        return nbytes * arrays >= own_above * threads
-    return nbytes * arrays >= (copy_above if threads > 1 and arrays <= 2 else far_above)
+        above = own_above * threads
+    if forced_above >= 0:
+        above = forced_above
+    return way_to_stream if nbytes * arrays >= above else 0
 
 
 cdef int this_thread() noexcept nogil:
@@ -170,11 +172,14 @@ def _choose_level():
     level = LEVELS.index(wanted) if wanted else len(usable) - 1
 
 
-def stream_from(nbytes):
+def stream_from(nbytes, line_by_line=None):
     """For tests: stores of calls that move at least so many bytes bypass the caches; with ``None``,
-    from where on it is faster. Changes no result."""
-    global forced_above
+    from where on it is faster. The same for how they do. Changes no result."""
+    global forced_above, way_to_stream
     forced_above = -1.0 if nbytes is None else nbytes
+    if line_by_line is None:
+        line_by_line = own_above > 0
+    way_to_stream = STREAM_LINES if line_by_line else STREAM_TURNS
 
 
 def _choose_threads():
@@ -193,14 +198,16 @@ def _choose_sizes():
 
     Intel's servers (with AVX-512 and 1 MB of L2 or more) have a large L3 on a mesh, which takes a
     line that is written more slowly than memory does: there stores bypass the caches as soon as a
-    team's L2 does not hold what is read and written."""
-    global far_above, copy_above, own_above
+    team's L2 does not hold what is read and written, and what is read at the same time is read line
+    by line with them, which costs others up to twice the time."""
+    global far_above, copy_above, own_above, way_to_stream
     sizes = cache_sizes()
     l3 = min(sizes.get("l3", 0), 32 << 20)
     far_above = max(8.0 * sizes.get("l2", 1 << 20), 0.5 * l3)
     copy_above = max(far_above, 0.8 * l3)
     if fastbn_cpu_is_intel() and "avx512" in available_isas() and sizes.get("l2", 0) >= 1 << 20:
         own_above = 1.25 * sizes["l2"]
+        way_to_stream = STREAM_LINES
 
 
 def _after_fork_in_child():

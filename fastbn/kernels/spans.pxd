@@ -12,6 +12,8 @@ cdef extern from "table.h" nogil:
         MAP_LEAKY
         MAP_SIGMOID
         MAP_TANH
+        STREAM_TURNS
+        STREAM_LINES
         FASTBN_X86
 
     ctypedef struct runs_t:
@@ -152,7 +154,7 @@ cdef extern from "table.h" nogil:
                               const act_t *act, double *sum_d, double *sum_dx) noexcept nogil
         void (*col_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
                                void *dresidual, int64_t rows, int64_t columns, int64_t ld,
-                               const affines_t *f, const act_t *act, int frozen,
+                               const affines_t *f, const act_t *act, int frozen, bint ask,
                                int stream) noexcept nogil
 
     ctypedef struct ahead_t:

@@ -70,7 +70,7 @@ def test_streaming_changes_no_bit(
             runtime.stream_from(float("inf"))
             set_threads(1)
             truth = everything(x, residual, dy, axis, activation, start)
-            runtime.stream_from(0)
-            for threads in (1, 3):
+            for line_by_line, threads in ((False, 1), (False, 3), (True, 1), (True, 3)):
+                runtime.stream_from(0, line_by_line)
                 set_threads(threads)
                 assert everything(x, residual, dy, axis, activation, start) == truth, shape

@@ -21,10 +21,21 @@ INLINE void add_gradient(const io_t *x, const io_t *dy, const io_t *residual, in
 /* Columns whose sums and coefficients have room in registers together. */
 enum { SUM_UNITS = (VBYTES == 64 ? 4 : 2) / PARTS };
 
+/* How far ahead memory is asked: a page. */
+enum { COLUMNS_AHEAD = PAGE / sizeof(io_t) };
+
+INLINE void ask_for(const io_t *x, const io_t *dy, const io_t *residual, int64_t at)
+{
+    PREFETCH_NEAR(x + at);
+    PREFETCH_NEAR(dy + at);
+    if (residual)
+        PREFETCH_NEAR(residual + at);
+}
+
 /* Sums of a few columns of `rows` rows: of `units` whole units, or a part of one. */
 INLINE void sum_columns(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
-                        int64_t ld, int part, const T *c_, const T *a_, const T *b_, V slope,
-                        T *sum_d, T *sum_dx, const int act, const int has_residual,
+                        int64_t ld, int ask, int part, const T *c_, const T *a_, const T *b_,
+                        V slope, T *sum_d, T *sum_dx, const int act, const int has_residual,
                         const int units)
 {
     unit_t c[SUM_UNITS], a[SUM_UNITS], b[SUM_UNITS], s[SUM_UNITS], q[SUM_UNITS];
@@ -35,9 +46,13 @@ INLINE void sum_columns(const io_t *x, const io_t *dy, const io_t *residual, int
         s[u] = q[u] = u_set(0);
     }
     for (int64_t i = 0; i < rows; i++)
-        UNROLL for (int u = 0; u < units; u++)
-            add_gradient(x, dy, residual, i * ld + u * U, part, c[u], a[u], b[u], slope, &s[u],
-                         &q[u], act, has_residual);
+        UNROLL for (int u = 0; u < units; u++) {
+            const int64_t at = i * ld + u * U;
+            if (ask)
+                ask_for(x, dy, residual, at + COLUMNS_AHEAD);
+            add_gradient(x, dy, residual, at, part, c[u], a[u], b[u], slope, &s[u], &q[u], act,
+                         has_residual);
+        }
     UNROLL for (int u = 0; u < units; u++) {
         u_storet(sum_d + u * U, s[u]);
         u_storet(sum_dx + u * U, q[u]);
@@ -46,15 +61,15 @@ INLINE void sum_columns(const io_t *x, const io_t *dy, const io_t *residual, int
 
 /* The sums of `rows` rows, a few columns at a time. */
 static void sums_down(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
-                      int64_t columns, int64_t ld, const affines_t *f, const act_t *act, T *s,
-                      T *q)
+                      int64_t columns, int64_t ld, int ask, const affines_t *f,
+                      const act_t *act, T *s, T *q)
 {
     const T *c = f->centre, *a = f->a, *b = f->b;
     const V slope = set_of(act->slope);
     int64_t j = 0;
 #define SOME(A, R, units, part)                                                               \
-    sum_columns(x + j, dy + j, R ? residual + j : NULL, rows, ld, part, c + j, a + j, b + j,  \
-                slope, s + j, q + j, A, R, units)
+    sum_columns(x + j, dy + j, R ? residual + j : NULL, rows, ld, ask, part, c + j, a + j,    \
+                b + j, slope, s + j, q + j, A, R, units)
 #define CALL(A, R)                                                                            \
     for (; j + SUM_UNITS * U <= columns; j += SUM_UNITS * U)                                  \
         SOME(A, R, SUM_UNITS, 0);                                                             \
@@ -65,26 +80,19 @@ static void sums_down(const io_t *x, const io_t *dy, const io_t *residual, int64
 #undef SOME
 }
 
-/* Add `rows` rows in each of STREAMS places, `far` apart, to the sums of all columns. */
+/* Add rows, one after the other, to the sums of all columns. */
 INLINE void sum_rows(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
-                     int64_t columns, int64_t ld, int64_t far, const T *c_, const T *a_,
-                     const T *b_, V slope, T *sum_d, T *sum_dx, const int act,
-                     const int has_residual)
+                     int64_t columns, int64_t ld, const T *c_, const T *a_, const T *b_, V slope,
+                     T *sum_d, T *sum_dx, const int act, const int has_residual)
 {
-    const int64_t ask = ld > TILE ? ld : 0; /* no prefetcher follows pieces of rows */
+    const int64_t ahead = ld > TILE ? ld : COLUMNS_AHEAD; /* of pieces of rows, the next row's */
 #define ADD(part)                                                                             \
     do {                                                                                      \
         const unit_t c = u_loadt(c_ + j), a = u_loadt(a_ + j), b = u_loadt(b_ + j);           \
         unit_t s = u_loadt(sum_d + j), q = u_loadt(sum_dx + j);                               \
-        UNROLL for (int k = 0; k < STREAMS; k++) {                                            \
-            const int64_t at = k * far + i * ld + j;                                          \
-            if (ask) {                                                                        \
-                PREFETCH(x + at + ask);                                                       \
-                PREFETCH(dy + at + ask);                                                      \
-            }                                                                                 \
-            add_gradient(x, dy, residual, at, part, c, a, b, slope, &s, &q, act,              \
-                         has_residual);                                                       \
-        }                                                                                     \
+        const int64_t at = i * ld + j;                                                        \
+        ask_for(x, dy, residual, at + ahead);                                                 \
+        add_gradient(x, dy, residual, at, part, c, a, b, slope, &s, &q, act, has_residual);   \
         u_storet(sum_d + j, s);                                                               \
         u_storet(sum_dx + j, q);                                                              \
     } while (0)
@@ -99,14 +107,14 @@ INLINE void sum_rows(const io_t *x, const io_t *dy, const io_t *residual, int64_
 }
 
 static void sums_across(const io_t *x, const io_t *dy, const io_t *residual, int64_t rows,
-                        int64_t columns, int64_t ld, int64_t far, const affines_t *f,
-                        const act_t *act, T *s, T *q)
+                        int64_t columns, int64_t ld, const affines_t *f, const act_t *act, T *s,
+                        T *q)
 {
     const V slope = set_of(act->slope);
     fill(s, whole_units(columns), 0);
     fill(q, whole_units(columns), 0);
 #define CALL(A, R)                                                                            \
-    sum_rows(x, dy, residual, rows, columns, ld, far, f->centre, f->a, f->b, slope, s, q, A, R)
+    sum_rows(x, dy, R ? residual : NULL, rows, columns, ld, f->centre, f->a, f->b, slope, s, q, A, R)
     DISPATCH(CALL)
 #undef CALL
 }
@@ -128,37 +136,34 @@ INLINE T *clear_of(T *room, const void *const *read, int n)
 /* Add the sums of `rows` rows to sum_d and sum_dx. columns <= TILE.
  *
  * What caches hold is read down the rows, while registers keep all that belongs to a column. With
- * `ask`, it comes from memory, which is faster at long pieces of few rows. */
+ * `ask`, it comes from memory, which is read as it lies and asked ahead: a processor sees no further
+ * than the few lines whose sums it has begun. */
 static void col_grad_sums(const void *x_, const void *dy_, const void *residual, int64_t rows,
                           int64_t columns, int64_t ld, int ask, const affines_t *f,
                           const act_t *act, double *sum_d, double *sum_dx)
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
-    const int64_t steps = ask && ld > SUM_UNITS * U ? rows / STREAMS : 0;
+    const int across = ask && ld > SUM_UNITS * U;
     ON_LINE T room[2][APART + PAGE / sizeof(T)];
     const void *read[4] = {f->centre, f->a, f->b};
     T *const s = clear_of(room[0], read, 3);
     read[3] = s;
     T *const q = clear_of(room[1], read, 4);
-#define SUMS(i, way, ...)                                                                     \
-    way(x + (i) * ld, dy + (i) * ld, res ? res + (i) * ld : NULL, __VA_ARGS__, f, act, s, q); \
-    add_to_doubles(sum_d, s, columns);                                                        \
-    add_to_doubles(sum_dx, q, columns)
-    for (int64_t i = 0; i < steps; i += SUM_STEPS) {
-        const int64_t n = steps - i < SUM_STEPS ? steps - i : SUM_STEPS;
-        SUMS(i, sums_across, n, columns, ld, steps * ld);
+    for (int64_t n; rows > 0; rows -= n, x += n * ld, dy += n * ld, res += res ? n * ld : 0) {
+        n = rows < SUM_ROWS ? rows : SUM_ROWS;
+        if (across)
+            sums_across(x, dy, res, n, columns, ld, f, act, s, q);
+        else
+            sums_down(x, dy, res, n, columns, ld, ask, f, act, s, q);
+        add_to_doubles(sum_d, s, columns);
+        add_to_doubles(sum_dx, q, columns);
     }
-    for (int64_t i = STREAMS * steps; i < rows; i += SUM_ROWS) {
-        const int64_t n = rows - i < SUM_ROWS ? rows - i : SUM_ROWS;
-        SUMS(i, sums_down, n, columns, ld);
-    }
-#undef SUMS
 }
 
 INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
                       io_t *dresidual, int64_t far, int64_t columns, const T *c_, const T *a_,
-                      const T *b_, const T *k0_, const T *k1_, int frozen, V slope, int stream,
-                      const int act, const int has_residual, const int K)
+                      const T *b_, const T *k0_, const T *k1_, int frozen, V slope, int ask,
+                      int stream, const int act, const int has_residual, const int K)
 {
     int64_t j = 0;
 #define APPLY(units, part)                                                                    \
@@ -170,6 +175,8 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
             const unit_t k0 = u_loadt(k0_ + at), k1 = u_loadt(k1_ + at);                      \
             UNROLL for (int k = 0; k < K; k++) {                                              \
                 const int64_t here = k * far + at;                                            \
+                if (ask)                                                                      \
+                    ask_for(x, dy, residual, here + COLUMNS_AHEAD);                           \
                 unit_t v = u_load(x + here, part), d = u_load(dy + here, part), r;            \
                 if (has_residual)                                                             \
                     r = u_load(residual + here, part);                                        \
@@ -188,7 +195,7 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
         UNROLL for (int k = 0; k < K; k++)                                                    \
             UNROLL for (int u = 0; u < units; u++) {                                          \
                 if (dresidual)                                                                \
-                    put(dresidual + k * far + j + u * U, d_[k][u], part, 0);                  \
+                    put(dresidual + k * far + j + u * U, d_[k][u], part, stream);             \
                 if (dx)                                                                       \
                     put(dx + k * far + j + u * U, dx_[k][u], part, stream);                   \
             }                                                                                 \
@@ -202,20 +209,23 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
 #undef APPLY
 }
 
+/* With `ask`, rows come from memory, one after the other; but those whose coefficients fill the first
+ * cache share them by two. */
 static void col_grad_apply(const void *x_, const void *dy_, const void *residual, void *dx_,
                            void *dresidual_, int64_t rows, int64_t columns, int64_t ld,
-                           const affines_t *f, const act_t *act, int frozen, int stream)
+                           const affines_t *f, const act_t *act, int frozen, int ask, int stream)
 {
     const io_t *x = x_, *dy = dy_, *res = residual;
     io_t *dx = dx_, *dres = dresidual_;
     const V slope = set_of(act->slope);
-    stream = stream && dx && rows_stream(dx, columns, ld);
-    const int64_t steps = rows / ROWS;
+    stream = stream && (!dx || rows_stream(dx, columns, ld)) &&
+             (!dres || rows_stream(dres, columns, ld));
+    const int64_t steps = ask && columns <= TILE ? 0 : rows / ROWS;
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
     grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
               dres ? dres + i * ld : NULL, steps * ld, columns, f->centre, f->a, f->b, f->k0, \
-              f->k1, frozen, slope, stream, A, R, K)
+              f->k1, frozen, slope, ask, stream, A, R, K)
 #define CALL(A, R)                                                                            \
     for (; i < steps; i++)                                                                    \
         SOME(A, R, ROWS);                                                                     \

@@ -63,7 +63,7 @@ INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, int64_t ask
         UNROLL for (int k = 0; k < K; k++) {                                                  \
             const unit_t v = u_load(x + k * far + j, part);                                   \
             if (ask)                                                                          \
-                PREFETCH(x + k * far + j + ask);                                              \
+                PREFETCH_NEAR(x + k * far + j + ask);                                         \
             EACH_PART(p) {                                                                    \
                 const V d = v.p[p] - c.p[p];                                                  \
                 s.p[p] += d;                                                                  \

@@ -59,9 +59,9 @@ INLINE void normalise(const strip_t *s, const io_t *x, const io_t *residual, io_
 #define PUT(j, part, stream)                                                                  \
     do {                                                                                      \
         if ((stream) && ask) {                                                                \
-            PREFETCH(x + (j) + AHEAD);                                                        \
+            PREFETCH_NEAR(x + (j) + AHEAD);                                                   \
             if (has_residual)                                                                 \
-                PREFETCH(residual + (j) + AHEAD);                                             \
+                PREFETCH_NEAR(residual + (j) + AHEAD);                                        \
         }                                                                                     \
         put(y + (j), pack(Y(j, &f, part)), part, stream);                                     \
     } while (0)
@@ -196,7 +196,7 @@ static void run_forward(const tensors_t *t, const runs_t *r, int64_t first, int6
         f[k] = numbers_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++)
         mean[k] = m2[k] = 0.0;
-    const int both = stream && now == coming && at_lines(y, r, now);
+    const int both = stream == STREAM_LINES && now == coming && at_lines(y, r, now);
     if (both)
         w.left = 0; /* nothing is left to the writer */
 #define WRITE(values)                                                                         \

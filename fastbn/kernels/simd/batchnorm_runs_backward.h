@@ -192,14 +192,14 @@ static void run_backward(const tensors_t *t, const runs_t *r, int64_t first, int
     writer_t w = writer_of(r, now);
     sums_t s[GROUP];
     gradient_numbers_t f[GROUP], g[GROUP];
-    stream = stream && t->y;
+    stream = t->y ? stream : 0;
     for (int64_t k = 0; k < now; k++)
         f[k] = gradient_numbers_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++) {
         g[k] = gradient_numbers_of(&g_[k]);
         sum_d[k] = sum_dx[k] = 0.0;
     }
-    const int both = stream && now == coming && is_plain(t, frozen) &&
+    const int both = stream == STREAM_LINES && now == coming && is_plain(t, frozen) &&
                      at_lines((io_t *)t->y + first * length, r, now) &&
                      (!t->residual || at_lines((io_t *)t->dresidual + first * length, r, now));
     if (both)

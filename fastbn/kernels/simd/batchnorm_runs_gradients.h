@@ -64,10 +64,10 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
     do {                                                                                      \
         const int64_t i = at + (row) * far + (j);                                             \
         if (ask && (begins)) {                                                                \
-            PREFETCH((const io_t *)t->x + i + AHEAD);                                         \
-            PREFETCH((const io_t *)t->dy + i + AHEAD);                                        \
+            PREFETCH_NEAR((const io_t *)t->x + i + AHEAD);                                    \
+            PREFETCH_NEAR((const io_t *)t->dy + i + AHEAD);                                   \
             if (has_residual)                                                                 \
-                PREFETCH((const io_t *)t->residual + i + AHEAD);                              \
+                PREFETCH_NEAR((const io_t *)t->residual + i + AHEAD);                         \
         }                                                                                     \
         add_gradient_unit(t, i, 0, part, &f, slope, &s.a[k], &s.b[k], act, has_residual);     \
     } while (0)
@@ -88,10 +88,10 @@ INLINE void group_gradient_sums(const tensors_t *t, int64_t at, int64_t far, int
     do {                                                                                      \
         const int64_t i = at + (row) * far + (j);                                             \
         if (ask) {                                                                            \
-            PREFETCH((const io_t *)t->x + i + AHEAD);                                         \
-            PREFETCH((const io_t *)t->dy + i + AHEAD);                                        \
+            PREFETCH_NEAR((const io_t *)t->x + i + AHEAD);                                    \
+            PREFETCH_NEAR((const io_t *)t->dy + i + AHEAD);                                   \
             if (has_residual)                                                                 \
-                PREFETCH((const io_t *)t->residual + i + AHEAD);                              \
+                PREFETCH_NEAR((const io_t *)t->residual + i + AHEAD);                         \
         }                                                                                     \
         add_gradient_unit(t, i, head, part, &f, slope, &s.a[row], &s.b[row], act,             \
                           has_residual);                                                      \

@@ -50,7 +50,7 @@ INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t
 #define TAKE(k, row, j, part, begins)                                                         \
     do {                                                                                      \
         if (ask && (begins)) {                                                                \
-            PREFETCH(x + (row) * far + (j) + AHEAD);                                          \
+            PREFETCH_NEAR(x + (row) * far + (j) + AHEAD);                                     \
             if (residual)                                                                     \
                 PREFETCH(residual + (row) * far + (j));                                       \
         }                                                                                     \
@@ -71,7 +71,7 @@ INLINE void group_moments(const io_t *x, const io_t *residual, int64_t far, int6
 #define TAKE(row, j, head, part)                                                              \
     do {                                                                                      \
         if (ask) {                                                                            \
-            PREFETCH(x + (row) * far + (j) + AHEAD);                                          \
+            PREFETCH_NEAR(x + (row) * far + (j) + AHEAD);                                     \
             if (residual)                                                                     \
                 PREFETCH(residual + (row) * far + (j));                                       \
         }                                                                                     \

@@ -112,6 +112,10 @@ typedef struct {
                          int64_t total, int stream);
 } pool_spans_t; /* float and double only */
 
+/* How stores bypass the cache: of runs, in turns with what is read for the next group, or line by
+ * line with it, where both groups are alike. */
+enum { STREAM_TURNS = 1, STREAM_LINES = 2 };
+
 typedef struct {
     /* Channels whose values lie in runs (NCHW), one run in every sample; the channels stand
      * r->length apart. What f says is done to channels first to first + now - 1, and the moments
@@ -152,7 +156,8 @@ typedef struct {
                           double *sum_d, double *sum_dx);
     void (*col_grad_apply)(const void *x, const void *dy, const void *residual, void *dx,
                            void *dresidual, int64_t rows, int64_t columns, int64_t ld,
-                           const affines_t *f, const act_t *act, int frozen, int stream);
+                           const affines_t *f, const act_t *act, int frozen, int ask,
+                           int stream);
 } bn_spans_t;
 
 /* Memory that is fetched while something else is computed. */

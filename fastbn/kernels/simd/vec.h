@@ -346,13 +346,15 @@ INLINE void v_stream(T *p, V v) { v_storet(p, v); }
 #define UNROLL4 _Pragma("GCC unroll 4")
 #define UNROLL _Pragma("GCC unroll 16")
 #define UNROLL24 _Pragma("GCC unroll 24")
-#define PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#define PREFETCH(p) __builtin_prefetch((p), 0, 2)      /* into the second-level cache */
+#define PREFETCH_NEAR(p) __builtin_prefetch((p), 0, 3) /* into the first-level cache */
 #define PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 2)
 #else
 #define UNROLL4
 #define UNROLL
 #define UNROLL24
 #define PREFETCH(p) ((void)(p))
+#define PREFETCH_NEAR(p) ((void)(p))
 #define PREFETCH_WRITE(p) ((void)(p))
 #endif
 

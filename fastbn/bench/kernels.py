@@ -92,7 +92,12 @@ def measure(
     )  # fmt: skip
     for name in YARDSTICKS:
         own[name] = min(own[name], own.pop(f"{name} stream"))
-    return [_row(case, name, threads, own, times) for name in own]
+    bare = {
+        op: min(ways)
+        for op in ops
+        if (ways := [own.pop(name) for name in list(own) if name.startswith(f"bare {op}, ")])
+    }
+    return [_row(case, name, threads, own, bare.get(name), times) for name in own]
 
 
 def _row(
@@ -100,6 +105,7 @@ def _row(
     op: str,
     threads: int,
     own: Mapping[str, float],
+    bare: float | None,
     peers: Mapping[str, Mapping[str, float]],
 ) -> Row:
     moved = case.nbytes * (TRAFFIC | YARDSTICKS)[op]
@@ -114,6 +120,7 @@ def _row(
         gbps=moved / own[op] / 1e9,
         x_copy=own[op] / own["copy"],
         x_triad=own[op] / own["triad"],
+        x_bare=None if bare is None else own[op] / bare,
     )
     set_ratios(row, own[op], peers)
     return row

@@ -7,6 +7,7 @@ let every call allocate what it returns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from fastbn.bench.digest import Digest, digest
 from fastbn.bench.timing import Call
 from fastbn.kernels import memory
 
+Move = tuple[Array, Array | None, Array]
 Results = tuple[Array | None, ...]
+
+SLABS = (4096, 8192, 16384)  # bytes of a sample that bare passes read and write at once in NCHW
 
 
 class Ours:
@@ -28,12 +32,20 @@ class Ours:
     operations : dict
         Name of an operation to a call that returns y, or the gradients.
     calls : dict
-        Name of an operation to what is timed; of a yardstick ``copy``, ``copy stream`` and so on.
+        Name of an operation to what is timed; of a yardstick ``copy``, ``copy stream`` and so on;
+        ``bare`` and an operation's name, and then how, to its bare passes over memory.
     """
 
     def __init__(self, case: Case, ops: tuple[str, ...]) -> None:
         x, dy, residual, weight, bias = case.values()
         y, dx, dresidual = (aligned(x.shape, x.dtype) for _ in range(3))
+        # What is read for statistics or sums, and what is read and written then.
+        bare: dict[str, tuple[tuple[Array, ...], tuple[Move, ...]]] = {
+            "forward": ((x,), ((x, None, y),)),
+            "backward": ((x, dy), ((x, dy, dx),)),
+            "forward_residual": ((x,), ((x, residual, y),)),
+            "backward_residual": ((x, dy, residual), ((x, dy, dx), (residual, None, dresidual))),
+        }
         mean, var = np.zeros_like(weight), np.ones_like(weight)
         frozen = mean.copy(), var.copy()
         dweight, dbias = np.empty_like(weight), np.empty_like(bias)
@@ -87,6 +99,12 @@ class Ours:
         self.calls["copy stream"] = lambda: memory.copy(x, y, True)
         self.calls["triad"] = lambda: memory.triad(x, dy, dx)
         self.calls["triad stream"] = lambda: memory.triad(x, dy, dx, True)
+        rows, slabs = (len(x), SLABS) if case.layout == "nchw" else (1, (0,))
+        for op in bare.keys() & self.operations.keys():
+            for slab in slabs:
+                for stream in (False, True):
+                    passes = partial(memory.passes, *bare[op], rows, slab, stream)
+                    self.calls[f"bare {op}, {slab}, {stream}"] = passes
 
     def digests(self) -> dict[str, Digest]:
         """Digests of what the operations return, to compare with a peer's."""

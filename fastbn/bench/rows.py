@@ -21,7 +21,8 @@ class Row:
 
     `us` is the median time of a call in microseconds, `gbps` the bytes that the operation has to
     move at the least over it. `x_copy` and `x_triad` are multiples of the time of a copy and a
-    triad of the same tensor, `x_conv` of that of a block's convolution alone: less is better.
+    triad of the same tensor, `x_bare` of that of the operation's passes over memory without its
+    arithmetic, `x_conv` of that of a block's convolution alone: less is better.
     `x_torch` and the like tell how many times faster than the peer's best variant this was: more
     is better.
     """
@@ -37,6 +38,7 @@ class Row:
     gflops: float | None = None
     x_copy: float | None = None
     x_triad: float | None = None
+    x_bare: float | None = None
     x_conv: float | None = None
     x_torch: float | None = None
     x_tensorflow: float | None = None

@@ -39,7 +39,7 @@ def kernels_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
     table = Table(title=f"batch_norm + ReLU · {describe(machine)}", title_justify="left")
     for name in ("shape", "layout", "operation", "dtype"):
         table.add_column(name, no_wrap=True)
-    numbers = ("threads", "µs", "GB/s", "× copy", "× triad")
+    numbers = ("threads", "µs", "GB/s", "× copy", "× triad", "× bare")
     for name in (*numbers, *(PEERS[peer] for peer in peers)):
         table.add_column(name, justify="right", no_wrap=True)
     group = None
@@ -55,7 +55,7 @@ def kernels_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
             row.op,
             row.dtype,
             str(row.threads),
-            *map(digits, (row.us, row.gbps, row.x_copy, row.x_triad)),
+            *map(digits, (row.us, row.gbps, row.x_copy, row.x_triad, row.x_bare)),
             *(digits(getattr(row, peer)) for peer in peers),
             style="red" if loses(row) else None,
         )
@@ -68,10 +68,13 @@ def results_table(results: Sequence[Result]) -> Table:
 
     table = Table(title="geometric means and worst", title_justify="left")
     table.add_column("group")
+    with_bare = any(result.bare is not None for result in results)
     for name in ("threads", "cases", "mean", "worst"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("at", no_wrap=True)
     table.add_column("target", no_wrap=True)
+    if with_bare:
+        table.add_column("bare", justify="right", no_wrap=True)
     for result in results:
         table.add_row(
             result.label,
@@ -81,6 +84,7 @@ def results_table(results: Sequence[Result]) -> Table:
             f"{result.worst:.2f}",
             result.worst_name,
             result.wanted,
+            *([digits(result.bare)] if with_bare else []),
             style=None if result.reached else "red",
         )
     return table

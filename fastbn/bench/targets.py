@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, log
 
 from fastbn.bench.rows import Row
@@ -75,7 +75,7 @@ CONV_TARGETS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a group of rows reached."""
+    """What a group of rows reached; `bare` is the mean that passes over memory alone came to."""
 
     label: str
     threads: str
@@ -85,6 +85,7 @@ class Result:
     worst_name: str
     wanted: str
     reached: bool
+    bare: float | None = None
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -118,7 +119,11 @@ def held_against(targets: Sequence[Target], rows: Sequence[Row]) -> list[Result]
             ]
             if group:
                 label = f"{target.label}, × {target.figure.removeprefix('x_')}"
-                results.append(judged(target, label, str(threads), group))
+                bare = [value / row.x_bare for row, value in group if row.x_bare]
+                result = judged(target, label, str(threads), group)
+                if target.figure in {"x_copy", "x_triad"} and len(bare) == len(group):
+                    result = replace(result, bare=geometric_mean(bare))
+                results.append(result)
     return results
 
 

@@ -1,8 +1,8 @@
 """What memory can do at best: the yardsticks that kernels are measured by.
 
-The arrays are cut into equal contiguous parts, one for each thread of the team that a kernel
-would get for as many bytes. Either function has two ways to store, through the caches and past
-them; a yardstick is the faster of the two.
+The arrays of a copy or a triad are cut into equal contiguous parts, one for each thread of the team
+that a kernel would get for as many bytes; `passes` goes over them as a kernel has to. All have two
+ways to store, through the caches and past them; a yardstick is the faster of the two.
 """
 
 from cython.parallel cimport prange
@@ -20,7 +20,9 @@ cdef extern from "rounding.h" nogil:
     void store_fence()
 
 cdef enum:
-    LINE = 64  # bytes of a cache line
+    LINE = 64      # bytes of a cache line
+    BLOCK = 65536  # bytes that are written before the next array's turn
+    MOST = 3       # arrays that are read, and moves
 
 
 cdef int check(cnp.ndarray x, cnp.ndarray y, str what) except -1:
@@ -72,3 +74,92 @@ def triad(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray y not None
         spans_of(F32).memory.triad(first_source + first, second_source + first, target + first,
                                    size, stream)
         store_fence()
+
+
+cdef struct move_t:  # y is written: a copy of a, or the triad of a and b
+    const char *a
+    const char *b
+    char *y
+
+
+cdef struct passes_t:
+    const char *reads[MOST]
+    move_t moves[MOST]
+    int read_count, move_count
+    int64_t rows, pitch, slab
+    bint stream
+
+
+cdef void move_bytes(const move_t *m, int64_t at, int64_t n, bint stream) noexcept nogil:
+    if m.b != NULL:
+        spans_of(F32).memory.triad(m.a + at, m.b + at, m.y + at, n, stream)
+    elif stream:
+        spans_of(F32).memory.stream_copy(m.a + at, m.y + at, n)
+    else:
+        memcpy(m.y + at, m.a + at, n)
+
+
+cdef int64_t pass_slab(const passes_t *p, int64_t first, int64_t n) noexcept nogil:
+    """Read n bytes of every row, then write them, the last ones first: caches hold those."""
+    cdef int64_t row, last, size, found = 0
+    cdef int i
+    for row in range(p.rows):
+        for i in range(p.read_count):
+            found ^= spans_of(F32).memory.read_bytes(p.reads[i] + row * p.pitch + first, n)
+    for row in range(p.rows - 1, -1, -1):
+        last = n
+        while last > 0:
+            size = min(last, <int64_t>BLOCK)
+            for i in range(p.move_count):
+                move_bytes(&p.moves[i], row * p.pitch + first + last - size, size, p.stream)
+            last = last - size
+    store_fence()
+    return found
+
+
+def passes(tuple reads not None, tuple moves not None, int64_t rows, int64_t slab,
+           bint stream=False):
+    """Read arrays, then write others, slab by slab: what normalising does, without its arithmetic.
+
+    Parameters
+    ----------
+    reads : tuple of arrays
+        What is read first, for statistics or sums.
+    moves : tuple of (a, b, y)
+        What is read and written behind that: a copy of a, or the triad of a and b, if b is no None.
+    rows, slab : int
+        The arrays' bytes are cut into so many rows; a slab is so many bytes of each of them, and 0
+        means a thread's whole share. Each slab is read and written before the next one.
+    stream : bool
+        Whether stores bypass the caches.
+
+    Raises
+    ------
+    ValueError
+        If arrays are not contiguous or not of one size, a y is read-only, there are too many, or
+        they cannot be cut into so many rows.
+    """
+    cdef passes_t p
+    cdef cnp.ndarray first
+    cdef int64_t slabs, begin, end, k
+    cdef int threads
+    if not 0 < len(reads) <= MOST or not 0 < len(moves) <= MOST:
+        raise ValueError(f"reads and moves: expected 1 to {MOST} of each")
+    first = reads[0]
+    for i, x in enumerate(reads):
+        check(x, moves[0][2], "reads")
+        p.reads[i] = <char *>data(x)
+    for i, (a, b, y) in enumerate(moves):
+        for source in (first, a) if b is None else (first, a, b):
+            check(source, y, "moves")
+        p.moves[i].a, p.moves[i].b, p.moves[i].y = <char *>data(a), <char *>data(b), <char *>data(y)
+    p.read_count, p.move_count, p.stream, p.rows = len(reads), len(moves), stream, rows
+    if rows < 1 or slab < 0 or cnp.PyArray_NBYTES(first) % rows:
+        raise ValueError(f"rows: {cnp.PyArray_NBYTES(first)} bytes are no {rows} rows")
+    p.pitch = cnp.PyArray_NBYTES(first) // rows
+    threads = team(<double>(len(reads) + 2 * len(moves)) * cnp.PyArray_NBYTES(first))
+    slabs = (p.pitch + slab - 1) // slab if slab else threads
+    for k in prange(slabs, nogil=True, schedule="static", num_threads=threads):
+        begin = k * slab if slab else part(p.pitch, threads, <int>k)
+        end = min(begin + slab, p.pitch) if slab else part(p.pitch, threads, <int>k + 1)
+        pass_slab(&p, begin, end - begin)

@@ -208,6 +208,7 @@ cdef extern from "table.h" nogil:
                            void *const *dw) noexcept nogil
 
     ctypedef struct memory_spans_t:
+        int64_t (*read_bytes)(const void *x, int64_t n) noexcept nogil
         void (*stream_copy)(const void *x, void *y, int64_t n) noexcept nogil
         void (*triad)(const void *a, const void *b, void *y, int64_t n, int stream) noexcept nogil
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fastbn.kernels import memory, peak
 
 FIELDS = [
     "name", "shape", "layout", "op", "dtype", "threads", "us", "gbps", "gflops",
-    "x_copy", "x_triad", "x_conv", "x_torch", "x_tensorflow", "x_jax",
+    "x_copy", "x_triad", "x_bare", "x_conv", "x_torch", "x_tensorflow", "x_jax",
 ]  # fmt: skip
 
 
@@ -64,6 +65,41 @@ def test_yardsticks_refuse_what_would_read_beyond_an_array() -> None:
     ):
         with pytest.raises(ValueError, match="must be"):
             call()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("slab", [0, 64, 1000, 70_000])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_passes_write_all_that_they_should(
+    rng: np.random.Generator, number: int, slab: int, stream: bool, threads: int, set_threads: Any
+) -> None:
+    set_threads(threads)
+    a, b, c = rng.integers(0, 256, (3, 3 * 100_001), dtype=np.uint8)
+    y, z = np.zeros((2, a.size), np.uint8)
+    memory.passes((a, b, c), ((a, b, y), (c, None, z)), number, slab, stream)
+    np.testing.assert_array_equal(y, a ^ b)
+    np.testing.assert_array_equal(z, c)
+
+
+def test_passes_refuse_what_would_read_beyond_an_array() -> None:
+    a, y = np.zeros((2, 8))
+    for reads, moves in (
+        ((a,), ((a, None, y[:7]),)),
+        ((y[:7],), ((a, None, y),)),
+        ((a, y[:7]), ((a, None, y),)),
+        ((a,), ((a, y[:7], y),)),
+        ((a,), ((a, None, y), (a, None, y[:7]))),
+        ((a[::2],), ((a[::2], None, y[:4]),)),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            memory.passes(reads, moves, 1, 0)
+    for number, slab in ((3, 0), (0, 0), (1, -1)):
+        with pytest.raises(ValueError, match="rows"):
+            memory.passes((a,), ((a, None, y),), number, slab)
+    for reads, moves in (((), ((a, None, y),)), ((a,), ()), ((a,) * 4, ((a, None, y),))):
+        with pytest.raises(ValueError, match="expected 1 to 3"):
+            memory.passes(reads, moves, 1, 0)
 
 
 def test_multiply_adds_are_counted(set_threads: object) -> None:

@@ -1,4 +1,4 @@
-/* The yardsticks of bandwidth: a copy, and two reads with one write.
+/* The yardsticks of bandwidth: a read, a copy, and two reads with one write.
  *
  * They move bytes and take them for nothing: the triad writes `a ^ b`, because no pattern of
  * bits is slow there, as a subnormal number is in floating point. `stream` stores bypass the cache.
@@ -9,6 +9,26 @@ INLINE int64_t bytes_to_line(const char *p, int64_t n)
 {
     const int64_t k = (int64_t)(-(uintptr_t)p & (LINE_BYTES - 1));
     return k < n ? k : n;
+}
+
+/* Read n bytes; what is returned depends on nearly all of them. */
+static int64_t read_bytes(const void *x_, int64_t n)
+{
+    const char *x = x_;
+    int64_t i = 0, sum = 0;
+#if FASTBN_VECTORS
+    VI a = {0}, b = {0};
+    T lanes[W];
+    for (; i + 2 * VBYTES <= n; i += 2 * VBYTES) {
+        a ^= (VI)v_loadt((const T *)(x + i));
+        b ^= (VI)v_loadt((const T *)(x + i) + W);
+    }
+    v_storet(lanes, (V)(a ^ b));
+    sum = ((const char *)lanes)[0];
+#endif
+    for (; i < n; i++)
+        sum ^= x[i];
+    return sum;
 }
 
 static void stream_copy(const void *x_, void *y_, int64_t n)

@@ -42,7 +42,7 @@ const spans_t FASTBN_TABLE = {
     .pool = {max_row, max_grad_row, avg_row, avg_grad_row, pixel_means, pixel_shares},
 #endif
 #if defined(FASTBN_F32)
-    .memory = {stream_copy, triad},
+    .memory = {read_bytes, stream_copy, triad},
 #endif
 #if !defined(FASTBN_BF16)
     .peak = {MULTIPLY_ADDS_A_ROUND, multiply_adds},

@@ -212,6 +212,7 @@ typedef struct {
 } depth_spans_t; /* float and double only: see simd/depthwise.h */
 
 typedef struct {
+    int64_t (*read_bytes)(const void *x, int64_t n);
     void (*stream_copy)(const void *x, void *y, int64_t n);
     void (*triad)(const void *a, const void *b, void *y, int64_t n, int stream);
 } memory_spans_t; /* of bytes; in the float table only */

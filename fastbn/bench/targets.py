@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, log
+from typing import Any
 
 from fastbn.bench.rows import Row
 
@@ -26,6 +27,7 @@ class Target:
     more: bool = False
     smallest: int = 0  # rows of smaller tensors (in elements) are left out
     prefix: str = ""  # rows with other names are left out
+    fewest: int = 1  # rows of fewer channels (of the input) are left out
 
     def covers(self, row: Row) -> bool:
         """Tell whether a row belongs to the group."""
@@ -38,6 +40,7 @@ class Target:
             and row.dtype == "float32"
             and row.name.startswith(self.prefix)
             and size >= self.smallest
+            and row.shape[-1 if row.layout != "nchw" else 1] >= self.fewest
         )
 
     def misses_worst(self, value: float) -> bool:
@@ -64,12 +67,13 @@ TARGETS = (
     Target("step, against TensorFlow", ("step",), ("nhwc", "nc"), "x_tensorflow", 1.3, more=True),
     Target("step, against JAX", ("step",), EVERY, "x_jax", 1.3, more=True),
 )
+BODY: dict[str, Any] = {"prefix": "3x3 ", "fewest": 32}  # a network's body, not its first layer
 CONV_TARGETS = (
     *(
-        Target(f"3×3 {op}", (op,), ("nhwc",), "x_torch", 1.0, 0.8, more=True, prefix="3x3 ")
+        Target(f"3×3 {op}", (op,), ("nhwc",), "x_torch", 1.0, 0.8, more=True, **BODY)
         for op in ("forward", "dx", "dweight")
     ),
-    Target("3×3 → BN → ReLU", ("block",), ("nhwc",), "x_conv", 1.15, prefix="3x3 "),
+    Target("3×3 → BN → ReLU", ("block",), ("nhwc",), "x_conv", 1.15, **BODY),
 )
 
 

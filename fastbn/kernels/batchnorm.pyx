@@ -344,7 +344,8 @@ cdef int compute_forward(call_t *k, cnp.ndarray y) except -1:
     k.t.y = <char *>data(y)
     # What replaces an operand is in cache, and streaming sweeps may compute a value twice.
     if k.t.y != k.t.x and k.t.y != k.t.residual:
-        k.stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3)
+        k.stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3,
+                           k.batch and not k.l.columns)
     if cnp.PyArray_SIZE(y) == 0:
         return 0
     with nogil:

@@ -27,8 +27,8 @@ cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexc
 cdef bint is_far(double nbytes, int arrays) noexcept nogil
 
 # Whether a call that reads and writes so many arrays of this many bytes writes past the caches, and
-# how: 0, STREAM_TURNS or STREAM_LINES (see simd/table.h).
-cdef int streams(double nbytes, int arrays) noexcept nogil
+# how: 0, STREAM_TURNS or STREAM_LINES (see simd/table.h). `twice`: a run is read once more, soon.
+cdef int streams(double nbytes, int arrays, bint twice=*) noexcept nogil
 
 # The number of the calling thread within its team.
 cdef int this_thread() noexcept nogil

@@ -77,8 +77,8 @@ cdef bint is_far(double nbytes, int arrays) noexcept nogil:
     return nbytes * arrays >= far_above
 
 
-cdef int streams(double nbytes, int arrays) noexcept nogil:
-    cdef double above = copy_above if threads > 1 and arrays <= 2 else far_above
+cdef int streams(double nbytes, int arrays, bint twice=False) noexcept nogil:
+    cdef double above = copy_above if threads > 1 and arrays <= 2 and not twice else far_above
     if own_above > 0:
         above = own_above * threads
     if forced_above >= 0:
@@ -193,7 +193,8 @@ def _choose_threads():
 def _choose_sizes():
     """Half of L3 is what a call finds there again, as others use it, too: where more is read and
     written, stores bypass the caches. Memory takes them no faster from several threads than from
-    one, but caches do, so several that copy go on through the caches until L3 is nearly full.
+    one, but caches do, so several that copy go on through the caches until L3 is nearly full; those
+    that read twice what they copy, run by run, are not faster for it.
     Virtual machines report an L3 that they share with many others, hence the limit.
 
     Intel's servers (with AVX-512 and 1 MB of L2 or more) have a large L3 on a mesh, which takes a

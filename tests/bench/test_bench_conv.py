@@ -69,12 +69,13 @@ def test_a_block_is_what_its_operations_give_one_by_one() -> None:
 
 
 def test_targets_are_those_of_3x3_convolutions() -> None:
-    def row(name: str, op: str, **figures: float) -> Row:
-        return Row(name, (1, 1, 1, 1), "nhwc", op, "float32", 1, 1.0, **figures)  # type: ignore[arg-type]
+    def row(name: str, op: str, channels: int = 32, **figures: float) -> Row:
+        return Row(name, (1, 1, 1, channels), "nhwc", op, "float32", 1, 1.0, **figures)  # type: ignore[arg-type]
 
     found = [
         row("3x3 64@7", "dx", x_torch=4.0),
         row("3x3 32@7", "dx", x_torch=0.7),
+        row("3x3 3>16@7", "dx", 3, x_torch=0.1),
         row("1x1/2", "dx", x_torch=0.1),
         row("3x3 64@7", "block", x_torch=3.0, x_conv=1.1),
         row("depthwise", "block", x_conv=3.0),

@@ -5,7 +5,7 @@
  * the `coming` channels, from STREAMS samples at once, and writes what becomes of the channels
  * `now`, whose sums the sweep before took and which are still in cache. What is read and what is
  * written in a turn is about as much, so that memory is busy both ways, as in a copy. Either group
- * may be empty. Where y is streamed and both groups are alike, a turn is a line of each.
+ * may be empty. With STREAM_LINES, and where both groups are alike, a turn is a line of each.
  */
 
 /* ---- forward: y = act((x - centre) * a + b + residual) ---- */
@@ -95,7 +95,7 @@ static NOINLINE void write_normal(const strip_t *s, const io_t *x, const io_t *r
 #undef CALL
 }
 
-/* ---- both groups at once, where y is streamed: line by line, memory is read and written ---- */
+/* ---- both groups at once (STREAM_LINES): line by line, memory is read and written ---- */
 
 /* Moments of n values of `rows` runs at `next`, and y of those in the same places at x. */
 INLINE void sweep_lines(const io_t *next, T shift, sums_t *m, const io_t *x, const io_t *residual,

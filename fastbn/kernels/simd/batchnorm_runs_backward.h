@@ -81,7 +81,7 @@ static NOINLINE void write_gradients(const strip_t *s, const tensors_t *t, int64
 #undef CALL
 }
 
-/* Both at once, where dx (and dresidual) are streamed: sums of n values of `rows` runs at `next`, and
+/* Both at once, with STREAM_LINES: sums of n values of `rows` runs at `next`, and
  * the gradients of those in the same places at `at`. */
 INLINE void sweep_gradient_lines(const tensors_t *t, int64_t next, const gradient_numbers_t *g_,
                                  sums_t *sums, int64_t at, const gradient_numbers_t *f_,

@@ -86,7 +86,7 @@ cdef struct passes_t:
     const char *reads[MOST]
     move_t moves[MOST]
     int read_count, move_count
-    int64_t rows, pitch, slab
+    int64_t rows, pitch
     bint stream
 
 

@@ -26,6 +26,8 @@ cdef enum:
 
 
 cdef int check(cnp.ndarray x, cnp.ndarray y, str what) except -1:
+    if x is None or y is None:
+        raise TypeError(f"{what} and y must be arrays, got None")
     if not (cnp.PyArray_IS_C_CONTIGUOUS(x) and cnp.PyArray_IS_C_CONTIGUOUS(y)):
         raise ValueError(f"{what} and y must be C-contiguous")
     if cnp.PyArray_NBYTES(x) != cnp.PyArray_NBYTES(y):
@@ -157,7 +159,9 @@ def passes(tuple reads not None, tuple moves not None, int64_t rows, int64_t sla
     if rows < 1 or slab < 0 or cnp.PyArray_NBYTES(first) % rows:
         raise ValueError(f"rows: {cnp.PyArray_NBYTES(first)} bytes are no {rows} rows")
     p.pitch = cnp.PyArray_NBYTES(first) // rows
-    threads = team(<double>(len(reads) + 2 * len(moves)) * cnp.PyArray_NBYTES(first))
+    slab = min(slab, p.pitch)
+    arrays = {id(x) for x in reads} | {id(x) for move in moves for x in move if x is not None}
+    threads = team(<double>len(arrays) * cnp.PyArray_NBYTES(first))
     slabs = (p.pitch + slab - 1) // slab if slab else threads
     for k in prange(slabs, nogil=True, schedule="static", num_threads=threads):
         begin = k * slab if slab else part(p.pitch, threads, <int>k)

@@ -74,7 +74,7 @@ cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexc
 
 
 cdef bint is_far(double nbytes, int arrays) noexcept nogil:
-    return nbytes * arrays >= far_above
+    return nbytes * arrays >= (forced_above if forced_above >= 0 else far_above)
 
 
 cdef int streams(double nbytes, int arrays, bint twice=False) noexcept nogil:
@@ -173,8 +173,9 @@ def _choose_level():
 
 
 def stream_from(nbytes, line_by_line=None):
-    """For tests: stores of calls that move at least so many bytes bypass the caches; with ``None``,
-    from where on it is faster. The same for how they do. Changes no result."""
+    """For tests: calls that move at least so many bytes bypass the caches with their stores and ask
+    memory ahead; with ``None``, from where on it is faster. The same for how stores bypass the
+    caches. Changes no result."""
     global forced_above, way_to_stream
     forced_above = -1.0 if nbytes is None else nbytes
     if line_by_line is None:
@@ -201,14 +202,14 @@ def _choose_sizes():
     line that is written more slowly than memory does: there stores bypass the caches as soon as a
     team's L2 does not hold what is read and written, and what is read at the same time is read line
     by line with them, which costs others up to twice the time."""
-    global far_above, copy_above, own_above, way_to_stream
+    global far_above, copy_above, own_above
     sizes = cache_sizes()
     l3 = min(sizes.get("l3", 0), 32 << 20)
     far_above = max(8.0 * sizes.get("l2", 1 << 20), 0.5 * l3)
     copy_above = max(far_above, 0.8 * l3)
     if fastbn_cpu_is_intel() and "avx512" in available_isas() and sizes.get("l2", 0) >= 1 << 20:
         own_above = 1.25 * sizes["l2"]
-        way_to_stream = STREAM_LINES
+    stream_from(None)
 
 
 def _after_fork_in_child():

@@ -94,6 +94,13 @@ def test_passes_refuse_what_would_read_beyond_an_array() -> None:
     ):
         with pytest.raises(ValueError, match="must be"):
             memory.passes(reads, moves, 1, 0)
+    for reads, moves in (
+        ((None,), ((a, None, y),)),
+        ((a,), ((None, None, y),)),
+        ((a,), ((a, None, None),)),
+    ):
+        with pytest.raises(TypeError, match="got None"):
+            memory.passes(reads, moves, 1, 0)
     for number, slab in ((3, 0), (0, 0), (1, -1)):
         with pytest.raises(ValueError, match="rows"):
             memory.passes((a,), ((a, None, y),), number, slab)

@@ -1,4 +1,4 @@
-"""What streams past the caches computes the same bits as what goes through them."""
+"""Streaming past the caches and asking memory ahead change no bit of a result."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SHAPES = [
     (4, 3, 56, 56), (6, 5, 28, 28), (3, 4, 28, 28), (1, 4, 32, 32), (9, 8, 14, 14), (16, 7, 14, 14),
     (8, 64, 7, 7), (5, 33, 7, 7), (16, 20, 10, 10), (7, 12, 9, 9), (4, 48, 6, 6), (5, 6, 4, 4),
     (13, 7, 20, 20), (2, 3, 33, 31),
+    (9, 96, 3, 5), (3, 1100, 3, 3),  # channels side by side: across the rows, and in pieces of them
 ]  # fmt: skip
 
 
@@ -49,6 +50,11 @@ def everything(
     )  # fmt: skip
     into = {"out": dx} if residual is None else {"out": dx, "dresidual": dresidual}
     results = (y, mean, var, *F.batch_norm_backward(dy, saved, **into))
+    if residual is not None:  # the residual's gradient alone, and beside a dx that stands elsewhere
+        alone = placed(x, start)
+        only = F.batch_norm_backward(dy, saved, need_dx=False, dresidual=alone)
+        into = {"out": placed(x, start + 1), "dresidual": placed(x, start)}
+        results += (*only, *F.batch_norm_backward(dy, saved, **into))
     return [result.tobytes() for result in results if result is not None]
 
 

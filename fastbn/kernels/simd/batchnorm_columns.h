@@ -8,7 +8,7 @@
  * whose address differs by a multiple of 4096, as that of rows often does. Whole lines are stored
  * together, as those that bypass the cache must be. A set of the first cache has room for eight
  * lines that are a page apart: backward, with three arrays, takes two rows, and so does what does
- * not bypass the cache. */
+ * not bypass the cache. Backward from memory takes one (see batchnorm_columns_backward.h). */
 enum {
     LINE_UNITS = LINE > U ? LINE / U : 1,
     STREAM_ROWS = LINE_UNITS > 8 ? 1 : 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,

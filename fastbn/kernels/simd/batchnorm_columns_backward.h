@@ -114,7 +114,8 @@ static void sums_across(const io_t *x, const io_t *dy, const io_t *residual, int
     fill(s, whole_units(columns), 0);
     fill(q, whole_units(columns), 0);
 #define CALL(A, R)                                                                            \
-    sum_rows(x, dy, R ? residual : NULL, rows, columns, ld, f->centre, f->a, f->b, slope, s, q, A, R)
+    sum_rows(x, dy, R ? residual : NULL, rows, columns, ld, f->centre, f->a, f->b, slope, s,  \
+             q, A, R)
     DISPATCH(CALL)
 #undef CALL
 }
@@ -163,7 +164,8 @@ static void col_grad_sums(const void *x_, const void *dy_, const void *residual,
 INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t *dx,
                       io_t *dresidual, int64_t far, int64_t columns, const T *c_, const T *a_,
                       const T *b_, const T *k0_, const T *k1_, int frozen, V slope, int ask,
-                      int stream, const int act, const int has_residual, const int K)
+                      int stream, int stream_d, const int act, const int has_residual,
+                      const int K)
 {
     int64_t j = 0;
 #define APPLY(units, part)                                                                    \
@@ -195,7 +197,7 @@ INLINE void grad_rows(const io_t *x, const io_t *dy, const io_t *residual, io_t 
         UNROLL for (int k = 0; k < K; k++)                                                    \
             UNROLL for (int u = 0; u < units; u++) {                                          \
                 if (dresidual)                                                                \
-                    put(dresidual + k * far + j + u * U, d_[k][u], part, stream);             \
+                    put(dresidual + k * far + j + u * U, d_[k][u], part, stream_d);           \
                 if (dx)                                                                       \
                     put(dx + k * far + j + u * U, dx_[k][u], part, stream);                   \
             }                                                                                 \
@@ -218,14 +220,14 @@ static void col_grad_apply(const void *x_, const void *dy_, const void *residual
     const io_t *x = x_, *dy = dy_, *res = residual;
     io_t *dx = dx_, *dres = dresidual_;
     const V slope = set_of(act->slope);
-    stream = stream && (!dx || rows_stream(dx, columns, ld)) &&
-             (!dres || rows_stream(dres, columns, ld));
+    const int stream_d = stream && dres && rows_stream(dres, columns, ld);
+    stream = stream && dx && rows_stream(dx, columns, ld);
     const int64_t steps = ask && columns <= TILE ? 0 : rows / ROWS;
     int64_t i = 0;
 #define SOME(A, R, K)                                                                         \
     grad_rows(x + i * ld, dy + i * ld, R ? res + i * ld : NULL, dx ? dx + i * ld : NULL,      \
               dres ? dres + i * ld : NULL, steps * ld, columns, f->centre, f->a, f->b, f->k0, \
-              f->k1, frozen, slope, ask, stream, A, R, K)
+              f->k1, frozen, slope, ask, stream, stream_d, A, R, K)
 #define CALL(A, R)                                                                            \
     for (; i < steps; i++)                                                                    \
         SOME(A, R, ROWS);                                                                     \

@@ -4,9 +4,9 @@
  * rows.
  */
 
-/* Rows are taken STREAMS at a time, `far` values apart: all rows are cut into so many parts. What
- * belongs to a column, its sums or its coefficients, is loaded once for all of them. Rows left over
- * come by one. */
+/* For moments, rows are taken STREAMS at a time, `far` values apart: all rows are cut into so many
+ * parts. What belongs to a column, its shift and its sums, is loaded once for all of them. Rows left
+ * over come by one. */
 enum { SUM_STEPS = SUM_ROWS / STREAMS };
 
 /* From one array of a number for every column of a tile to the next, and room for whole units. A

@@ -11,7 +11,7 @@ INLINE int64_t bytes_to_line(const char *p, int64_t n)
     return k < n ? k : n;
 }
 
-/* Read n bytes; what is returned depends on nearly all of them. */
+/* Read n bytes; what is returned depends on all of them. */
 static int64_t read_bytes(const void *x_, int64_t n)
 {
     const char *x = x_;
@@ -24,7 +24,8 @@ static int64_t read_bytes(const void *x_, int64_t n)
         b ^= (VI)v_loadt((const T *)(x + i) + W);
     }
     v_storet(lanes, (V)(a ^ b));
-    sum = ((const char *)lanes)[0];
+    for (size_t k = 0; k < sizeof lanes; k++)
+        sum ^= ((const char *)lanes)[k];
 #endif
     for (; i < n; i++)
         sum ^= x[i];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from math import inf
 
 from fastbn.bench.cases import DTYPES, LAYOUTS, TRAFFIC, YARDSTICKS, Case
 from fastbn.bench.digest import Digest
@@ -92,11 +93,10 @@ def measure(
     )  # fmt: skip
     for name in YARDSTICKS:
         own[name] = min(own[name], own.pop(f"{name} stream"))
-    bare = {
-        op: min(ways)
-        for op in ops
-        if (ways := [own.pop(name) for name in list(own) if name.startswith(f"bare {op}, ")])
-    }
+    bare: dict[str, float] = {}
+    for name in [name for name in own if name.startswith("bare ")]:
+        op = name.removeprefix("bare ").partition(",")[0]
+        bare[op] = min(own.pop(name), bare.get(op, inf))
     return [_row(case, name, threads, own, bare.get(name), times) for name in own]
 
 

@@ -67,13 +67,17 @@ TARGETS = (
     Target("step, against TensorFlow", ("step",), ("nhwc", "nc"), "x_tensorflow", 1.3, more=True),
     Target("step, against JAX", ("step",), EVERY, "x_jax", 1.3, more=True),
 )
-BODY: dict[str, Any] = {"prefix": "3x3 ", "fewest": 32}  # a network's body, not its first layer
-CONV_TARGETS = (
-    *(
-        Target(f"3×3 {op}", (op,), ("nhwc",), "x_torch", 1.0, 0.8, more=True, **BODY)
-        for op in ("forward", "dx", "dweight")
-    ),
-    Target("3×3 → BN → ReLU", ("block",), ("nhwc",), "x_conv", 1.15, **BODY),
+THREES: dict[str, Any] = {"layouts": ("nhwc",), "prefix": "3x3 "}
+CONV_TARGETS = tuple(
+    target
+    for kind, group in (("3×3", THREES), ("3×3 of 32 channels and more", {**THREES, "fewest": 32}))
+    for target in (
+        *(
+            Target(f"{kind} {op}", (op,), figure="x_torch", mean=1.0, worst=0.8, more=True, **group)
+            for op in ("forward", "dx", "dweight")
+        ),
+        Target(f"{kind} → BN → ReLU", ("block",), figure="x_conv", mean=1.15, **group),
+    )
 )
 
 

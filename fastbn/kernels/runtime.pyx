@@ -201,7 +201,7 @@ def _choose_sizes():
     Intel's servers (with AVX-512 and 1 MB of L2 or more) have a large L3 on a mesh, which takes a
     line that is written more slowly than memory does: there stores bypass the caches as soon as a
     team's L2 does not hold what is read and written, and what is read at the same time is read line
-    by line with them, which costs others up to twice the time."""
+    by line with them, which costs others time."""
     global far_above, copy_above, own_above
     sizes = cache_sizes()
     l3 = min(sizes.get("l3", 0), 32 << 20)

@@ -75,12 +75,14 @@ def test_targets_are_those_of_3x3_convolutions() -> None:
     found = [
         row("3x3 64@7", "dx", x_torch=4.0),
         row("3x3 32@7", "dx", x_torch=0.7),
-        row("3x3 3>16@7", "dx", 3, x_torch=0.1),
+        row("3x3 3>16@7", "dx", 3, x_torch=0.5),
         row("1x1/2", "dx", x_torch=0.1),
         row("3x3 64@7", "block", x_torch=3.0, x_conv=1.1),
         row("depthwise", "block", x_conv=3.0),
     ]
-    dx, block = targets.held_against(targets.CONV_TARGETS, found)
+    every, block, dx, _ = targets.held_against(targets.CONV_TARGETS, found)
+    assert (every.label, every.count, every.worst) == ("3×3 dx, × torch", 3, 0.5)
+    assert dx.label == "3×3 of 32 channels and more dx, × torch"
     assert (dx.count, dx.worst, dx.wanted, dx.reached) == (2, 0.7, "≥ 1, worst ≥ 0.8", False)
     assert dx.mean == pytest.approx((4.0 * 0.7) ** 0.5)
     assert (block.label, block.count, block.mean) == ("3×3 → BN → ReLU, × conv", 1, 1.1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
 from fastbn.export.fold.report import FoldReport
 from fastbn.export.io import Source, is_too_large, read_model, write_model
 from fastbn.export.validate import compare, require_agreement
+from fastbn.files import require_output, scratch_folder
 
 
 def fold_batch_norm(
@@ -161,6 +161,7 @@ def fold_file(
     ModelError, MismatchError
         As :func:`fold_batch_norm`; the target is then left as it was.
     """
+    require_output(target)
     same = Path(target).exists() and Path(source).exists() and Path(target).samefile(source)
     if same and not overwrite_input:
         raise ModelError(f"{target} is the input itself; ask to overwrite it, or name another")
@@ -205,8 +206,8 @@ def fold_external(
         model, report = fold_loaded(
             lambda: ir.load(source), boldness, duplicate_shared, allow_slower
         )
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            draft = Path(folder) / target.name
+        with scratch_folder(target.parent) as folder:
+            draft = folder / target.name
             data = f"{target.name}.{secrets.token_hex(4)}.data"
             ir.save(model, draft, external_data=data)
             if verify:
@@ -218,8 +219,8 @@ def fold_external(
                 except MismatchError as error:
                     failure = failure or error
                     continue
-            if (Path(folder) / data).exists():
-                (Path(folder) / data).replace(target.parent / data)
+            if (folder / data).exists():
+                (folder / data).replace(target.parent / data)
             draft.replace(target)
             return report
     assert failure is not None

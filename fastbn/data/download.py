@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import md5
@@ -14,6 +13,7 @@ from typing import Any
 
 from fastbn.data.cifar import RECORD
 from fastbn.data.sources import FOLDERS, cache_dir
+from fastbn.files import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def fetch(
         return folder
     existing = next(parent for parent in folder.parents if parent.exists())
     # On the file system of the target, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(prefix=".fastbn-", dir=existing) as scratch:
+    with scratch_folder(existing) as scratch:
         arrived = [
-            _download(base_url or source.base_url, file, digest, Path(scratch), progress)
+            _download(base_url or source.base_url, file, digest, scratch, progress)
             for file, digest in missing.items()
         ]
         if source.members:
-            arrived = _unpack(arrived[0], source.members, Path(scratch))
+            arrived = _unpack(arrived[0], source.members, scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for path in arrived:
             path.replace(folder / path.name)

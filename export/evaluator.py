@@ -129,6 +129,15 @@ class AveragePool(OpRun):
         return (wd.avg_pool(x, _pool_windows(x, attributes), include),)
 
 
+class GlobalMaxPool(OpRun):
+    """Maximum over all places."""
+
+    op_domain = ""
+
+    def _run(self, x):  # type: ignore[no-untyped-def]
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
 def _pool_windows(x: NDArray[Any], attributes: Mapping[str, Any]) -> wd.Windows:
     return wd.windows(
         x.shape[2:],
@@ -151,7 +160,8 @@ class BatchNormalization(OpRun):
     op_domain = ""
 
     def _run(self, x, scale, bias, mean, var, **attributes):  # type: ignore[no-untyped-def]
-        epsilon = np.float64(attributes.get("epsilon", 1e-5))
+        # ONNX attributes are float32, the default too.
+        epsilon = np.float64(np.float32(attributes.get("epsilon", 1e-5)))
         momentum = np.float64(attributes.get("momentum", 0.9))
         wanted = len(self.onnx_node.output)
         per_channel = scale.ndim == 1
@@ -209,6 +219,7 @@ OWN_OPERATORS: list[type[OpRun]] = [
     ConvTranspose,
     MaxPool,
     AveragePool,
+    GlobalMaxPool,
     BatchNormalization,
     Softmax,
     LogSoftmax,

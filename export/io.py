@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
 from fastbn.export.errors import ModelError, one_line
+from fastbn.export.sparse import dense
 from fastbn.files import atomic
 
 Source = str | os.PathLike[str] | onnx.ModelProto
@@ -31,7 +32,8 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
     Parameters
     ----------
     source : path or onnx.ModelProto
-        A file, or a model in memory (which is checked, and returned as it is).
+        A file, or a model in memory (which is checked, and returned as it is). Sparse tensors
+        are made dense, in a copy.
     load_external_data : bool
         Whether to bring the data of external tensors into memory. They are checked anyway.
 
@@ -59,7 +61,7 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
                 "fold from file to file, which keeps them external"
             )
         external_data_helper.load_external_data_for_model(model, str(folder))
-    return model
+    return dense(model, folder)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -107,6 +109,8 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
         if attribute.HasField("g"):
             yield from _graph_tensors(attribute.g)
         for graph in attribute.graphs:

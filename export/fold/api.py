@@ -204,7 +204,7 @@ def fold_external(
     failure: MismatchError | None = None
     for boldness in STEPS:
         model, report = fold_loaded(
-            lambda: ir.load(source), boldness, duplicate_shared, allow_slower
+            lambda: _mapped(original, source.parent), boldness, duplicate_shared, allow_slower
         )
         with scratch_folder(target.parent) as folder:
             draft = folder / target.name
@@ -225,6 +225,13 @@ def fold_external(
             return report
     assert failure is not None
     raise failure
+
+
+def _mapped(proto: onnx.ModelProto, folder: Path) -> ir.Model:
+    """Model whose external weights are mapped from files in a folder."""
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, folder)
+    return model
 
 
 def check_fold(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from fastbn.export.fold.affine import Array
 from fastbn.export.fold.clipping import data_index
 from fastbn.export.fold.context import Context
-from fastbn.export.fold.normalization import stored_parameters
+from fastbn.export.fold.normalization import DEFAULT_EPSILON, stored_parameters
 from fastbn.export.fold.plan import Bounds, Plan, attribute
 
 
@@ -22,7 +22,7 @@ def commit(plan: Plan) -> None:
     for (node, index), values in plan.inputs.items():
         set_input(plan, node, index, values)
     for node, (scale, shift) in plan.norms.items():
-        epsilon = float(attribute(node, "epsilon", 1e-5))
+        epsilon = float(attribute(node, "epsilon", DEFAULT_EPSILON))
         for index, values in enumerate(stored_parameters(scale, shift, epsilon), start=1):
             set_input(plan, node, index, values)
     for node, bounds in plan.bounds.items():

@@ -119,7 +119,11 @@ def fold_in_place(
         NodeEntry(name_of(n), "kept", reason="it is inside a function, which is left as it is")
         for n in inside
     ]
-    pending = norms
+    remove_dead(model, alive)  # a reader that nobody reads would stand in the way
+    for node in norms:
+        if node.graph is None:
+            entries[node].action = "removed"
+    norms = pending = [node for node in norms if node.graph is not None]
     while pending:
         left = [node for node in pending if not _fold_one(context, node, entries, boldness)]
         if len(left) == len(pending):
@@ -231,11 +235,9 @@ def _attempts(
 
 def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
     """Plan both shares; the part in front first, because it is refused more often."""
-    push_back(plan, chain.nodes[0], chain.entry, way.back)
-    push_forward(plan, chain.result, way.forth)
-    touched = {node for node, _ in plan.inputs} | set(plan.norms) | set(plan.bounds)
-    if touched & set(chain.nodes):
-        raise Refused("it would be taken in by itself")
+    with plan.rewriting(*chain.nodes):
+        push_back(plan, chain.nodes[0], chain.entry, way.back)
+        push_forward(plan, chain.result, way.forth)
     if not plan.context.allow_slower:
         require_no_cost(plan, chain)
     require_cheap_maps(plan, chain)

@@ -64,15 +64,16 @@ def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
         raise Refused(f"{value.name!r} is a graph output")
     if producer.graph is not node.graph:
         raise Refused(f"{value.name!r} comes from an outer graph")
-    if len(value.uses()) != 1:
-        _tell_the_others(plan, value, (node, index), affine)
-    if producer in plan.maps:
-        raise Refused(f"a map is added to {value.name!r}")
-    rule = BACKWARD.get(plan.operator(producer))
-    if rule is None or producer.domain not in ("", "ai.onnx"):
-        raise Refused(f"{label(producer)} does not take an affine in")
-    with plan.attempt():
-        rule(plan, producer, affine, value.index() or 0)
+    with plan.rewriting(value, producer):
+        if len(value.uses()) != 1:
+            _tell_the_others(plan, value, (node, index), affine)
+        if producer in plan.maps:
+            raise Refused(f"a map is added to {value.name!r}")
+        rule = BACKWARD.get(plan.operator(producer))
+        if rule is None or producer.domain not in ("", "ai.onnx"):
+            raise Refused(f"{label(producer)} does not take an affine in")
+        with plan.attempt():
+            rule(plan, producer, affine, value.index() or 0)
 
 
 def _tell_the_others(
@@ -114,8 +115,9 @@ def push_forward(plan: Plan, value: ir.Value, affine: Affine) -> None:
     plan.step()
     if value.is_graph_output():
         raise Refused(f"{value.name!r} is a graph output")
-    for node, indices in _consumers(value).items():
-        _into_consumer(plan, value, node, indices, affine)
+    with plan.rewriting(value):
+        for node, indices in _consumers(value).items():
+            _into_consumer(plan, value, node, indices, affine)
 
 
 def _consumers(value: ir.Value) -> dict[ir.Node, list[int]]:
@@ -135,7 +137,7 @@ def _into_consumer(
     rule = FORWARD.get(plan.operator(node))
     if rule is None or node.domain not in ("", "ai.onnx"):
         raise Refused(f"{label(node)} does not take an affine in")
-    with plan.attempt():
+    with plan.rewriting(node), plan.attempt():
         rule(plan, node, sorted(indices), affine)
 
 

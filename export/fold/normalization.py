@@ -13,6 +13,8 @@ from fastbn.export.fold.plan import Plan, attribute, label
 
 PARAMETERS = ("scale", "bias", "mean", "var")
 OLDEST_OPSET = 7
+# ONNX attributes are float32, defaults too.
+DEFAULT_EPSILON = float(np.float32(1e-5))
 # Of float64, after a handful of operations.
 LEFT_BY_ROUNDING = 1e-14
 
@@ -37,8 +39,8 @@ def read_batch_norm(plan: Plan, node: ir.Node) -> tuple[Array, Array]:
         raise Refused(f"opset {opset} is older than {OLDEST_OPSET}")
     if attribute(node, "training_mode", 0):
         raise Refused("it is in training mode")
-    if opset < 14 and any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
-        raise Refused("it is in training mode: more than one of its outputs is in use")
+    if opset < 14 and len(node.outputs) > 1:
+        raise Refused("it is in training mode: it lists more than one output")
     if opset < 9 and attribute(node, "spatial", 1) == 0:
         raise Refused("its statistics are per place (spatial=0)")
     values = []
@@ -52,7 +54,8 @@ def read_batch_norm(plan: Plan, node: ir.Node) -> tuple[Array, Array]:
     if len({v.size for v in values}) != 1:
         raise Refused("its parameters have different lengths")
     gamma, beta, mean, var = values
-    return from_batch_norm(gamma, beta, mean, var, float(attribute(node, "epsilon", 1e-5)))
+    epsilon = float(attribute(node, "epsilon", DEFAULT_EPSILON))
+    return from_batch_norm(gamma, beta, mean, var, epsilon)
 
 
 def rank_of(plan: Plan, node: ir.Node) -> int:

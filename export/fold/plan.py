@@ -51,6 +51,8 @@ class Plan:
         Whether a value with several consumers may carry an affine that all but one undo.
     allow_maps : bool
         Whether a map that no consumer takes in may be added behind a convolution.
+    open : set of Node and Value
+        What a rewriting that has not ended yet is about; see :meth:`rewriting`.
     idle : list of Node
         Identity and Dropout nodes on the way, which do nothing and can go.
     into : list of str
@@ -75,6 +77,7 @@ class Plan:
         self.norms: dict[ir.Node, tuple[Array, Array]] = {}
         self.operators: dict[ir.Node, str] = {}
         self.attributes: dict[ir.Node, dict[str, Any]] = {}
+        self.open: set[ir.Node | ir.Value] = set()
         self.idle: list[ir.Node] = []
         self.into: list[str] = []
         self._steps = 0
@@ -84,6 +87,31 @@ class Plan:
         self._steps += 1
         if self._steps > STEP_LIMIT:
             raise Refused("too many nodes would have to change")
+
+    @contextmanager
+    def rewriting(self, *members: ir.Node | ir.Value | None) -> Iterator[None]:
+        """Keep other rewritings away from nodes and values until the block is done with them.
+
+        While an affine is on its way to a value, the readers of that value already expect it. The
+        graph is no function until it arrives: an affine that came by meanwhile, from a rewriting
+        that this one began (a change of variable asks other readers to undo it, and they hand
+        something on), would have to be seen through the one on its way.
+
+        Raises
+        ------
+        Refused
+            If one of them is being rewritten already.
+        """
+        fresh = [member for member in members if member is not None]
+        for member in fresh:
+            if member in self.open:
+                name = label(member) if isinstance(member, ir.Node) else repr(member.name)
+                raise Refused(f"{name} would have to change while it is being changed")
+        self.open.update(fresh)
+        try:
+            yield
+        finally:
+            self.open.difference_update(fresh)
 
     def taken(self, node: ir.Node) -> None:
         """Note that a node takes in part of the affine."""

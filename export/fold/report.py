@@ -16,8 +16,8 @@ class NodeEntry(Report):
     node : str
         Its name, or that of its output where it has none.
     action : str
-        ``"folded"``, ``"removed"`` (it did nothing), ``"merged"`` (it stays and took its constant
-        neighbours in) or ``"kept"``.
+        ``"folded"``, ``"removed"`` (it did nothing, or nobody read it), ``"merged"`` (it stays and
+        took its constant neighbours in) or ``"kept"``.
     into : list of str
         Nodes that carry its affine now.
     reason : str

@@ -1,20 +1,27 @@
-"""Random graphs: folded and original are one function."""
+"""Random graphs: folded and original are one function.
+
+Nothing is verified when it is folded, and the weights are float64, so that nothing is rounded to
+float32: only wrong algebra shows.
+"""
 
 from __future__ import annotations
 
 import os
+import zlib
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_graphs import Drawer
+from rule_pairs import PAIRS, PLACES, pair_graph, watched
 
 from fastbn.export import fold_batch_norm
 from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.fold.api import fold_once
 from fastbn.export.fold.engine import STEPS
+from fastbn.export.fold.moves import BACKWARD, FORWARD
 
 # Continuous integration asks for thousands; the default keeps a local run short.
 EXAMPLES = int(os.environ.get("FASTBN_FOLD_EXAMPLES", "400"))
@@ -25,20 +32,28 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 CANCELLED = 1e-6
 
 
+def require_same_function(model, folded, seed, what=""):
+    name = model.graph.input[0].name
+    dims = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    x = {name: np.random.default_rng(seed).standard_normal((2, *dims)) * 2}
+    expected = Float64Evaluator(model).run(x)
+    for y, y64 in zip(Float64Evaluator(folded).run(x), expected, strict=True):
+        assert y.shape == y64.shape, what
+        scale = max(np.abs(y64).max(), CANCELLED)
+        np.testing.assert_allclose(y, y64, rtol=0, atol=1e-9 * scale, err_msg=what)
+
+
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 @given(
     seed=st.integers(0, 2**20),
     choices=CHOICES,
     boldness=st.sampled_from(STEPS),
     allow_slower=st.booleans(),
+    duplicate=st.booleans(),
 )
-@example(  # zero, and 1e-17 when it is folded
-    seed=139, choices=[(12, 0), (5, 0), (24, 0), (27, 344)], boldness=STEPS[0], allow_slower=False
-)
-def test_in_float64(seed, choices, boldness, allow_slower):
-    """With float64 weights nothing is rounded to float32: only wrong algebra shows."""
+def test_in_float64(seed, choices, boldness, allow_slower, duplicate):
     model = Drawer(seed).run(choices)
-    folded, report = fold_once(model, boldness, True, allow_slower)
+    folded, report = fold_once(model, boldness, duplicate, allow_slower)
     onnx.checker.check_model(folded, full_check=True)
     # Only bias maps add anything, and each stands in for a BatchNorm.
     assert 0 <= report.affine_left <= report.bn_before - report.bn_left
@@ -46,13 +61,35 @@ def test_in_float64(seed, choices, boldness, allow_slower):
     assert report.bn_left <= report.bn_before
     assert report.nodes_after <= report.nodes_before + report.bn_before
     assert [o.name for o in model.graph.output] == [o.name for o in folded.graph.output]
-    x = np.random.default_rng(seed).standard_normal((2, 4, 8, 8)) * 2
-    inputs = {model.graph.input[0].name: x}
-    expected = Float64Evaluator(model).run(inputs)
-    for y, y64 in zip(Float64Evaluator(folded).run(inputs), expected, strict=True):
-        assert y.shape == y64.shape
-        scale = max(np.abs(y64).max(), CANCELLED)
-        np.testing.assert_allclose(y, y64, rtol=0, atol=1e-9 * scale)
+    require_same_function(model, folded, seed)
+
+
+def test_every_pair_of_operations():
+    """Each in some of the places by default; in all of them where examples are asked for."""
+    places = list(PLACES)
+    with watched() as coverage:
+        for first, second in PAIRS:
+            drawn = zlib.crc32(f"{first} {second}".encode())
+            count = len(places) * EXAMPLES // 2000 or 1
+            for turn in range(count):
+                place = places[(drawn + turn) % len(places)]
+                seed = (drawn + turn) % 2**20
+                graph = pair_graph(place, first, second, seed)
+                if graph is None:
+                    continue
+                model, readers = graph
+                coverage.graphs[place] += 1
+                coverage.graphs[f"read by {readers}, too"] += 1
+                boldness = STEPS[0 if drawn % 3 else turn % len(STEPS)]
+                folded, _ = fold_once(model, boldness, bool(drawn % 2), bool(drawn % 5 < 3))
+                what = f"{place}: {first}, {second}, seed {seed}"
+                require_same_function(model, folded, seed, what)
+    print(coverage)
+    asked = {f"{name} back" for name in BACKWARD} | {f"{name} forth" for name in FORWARD}
+    assert asked - coverage.rules.keys() == {"Upsample back", "Upsample forth"}  # opset 9
+    assert len(coverage.pairs) > 900
+    assert {1, 2, 3} <= coverage.readers.keys()
+    assert {"negative", "mixed and shift", "zero and shift"} <= coverage.affines.keys()
 
 
 @settings(max_examples=max(EXAMPLES // 8, 10), deadline=None, suppress_health_check=SLOW)

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from fastbn.export import MismatchError, ModelError, fold_batch_norm, fold_file
+from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.patterns import PATTERNS, networks
 from fastbn.export.patterns.sketch import Sketch
 
@@ -90,6 +91,50 @@ def test_unusable_parameters(parameter, value, attributes, reason):
     _, report = fold_batch_norm(model, verify=False)
     assert report.bn_left == 1
     assert _search(reason, report.nodes[0].reason)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 13])
+def test_training_mode_is_told_by_outputs_listed(opset):
+    """Before opset 14 nothing else tells it, whether somebody reads them or not."""
+    g = Sketch(0, opset=opset)
+    norm = g.bn(g.conv(g.input(3, 6, 6), 4))
+    g.nodes[-1].output.extend(f"{norm}_{what}" for what in ("mean", "var", "saved", "saved_var"))
+    model = g.model(norm)
+    folded, report = fold_batch_norm(model, verify=False)
+    assert report.bn_left == 1
+    assert "lists more than one output" in report.nodes[0].reason
+    assert len(folded.graph.node[1].output) == 5
+
+
+def test_the_default_epsilon_is_a_float32():
+    """A double model, off by 1e-12 if its epsilon were 1e-5."""
+    g = Sketch(0, dtype=np.float64)
+    values = g.parameters(4) | {"var": np.full(4, 1e-4)}
+    model = g.model(g.bn(g.gemm(g.input(5), 4), given=values))
+    assert not model.graph.node[-1].attribute
+    folded, report = fold_batch_norm(model)
+    (shift,) = (t for t in folded.graph.initializer if t.name.endswith("_folded"))
+    epsilon = float(np.float32(1e-5))
+    expected = values["bias"] - values["mean"] * values["scale"] / np.sqrt(values["var"] + epsilon)
+    np.testing.assert_allclose(numpy_helper.to_array(shift), expected, rtol=1e-14)
+    assert report.bn_left == 0
+
+
+def test_a_change_of_variable_never_passes_a_sum_on_its_way():
+    """A branch is added to the trunk it read, then a constant, then normalised.
+
+    What the trunk takes in, the padded branch has to undo; the map that is left of the shift
+    would meet the sum before the sum has its scale.
+    """
+    g = Sketch(0, dtype=np.float64)
+    trunk = g.bn(g.input(3, 7, 5))
+    total = g.op("Add", [trunk, g.conv(trunk, 3, pad=1)])
+    model = g.model(g.bn(g.op("Add", [total, g.constant(g.normal(1, 3, 1, 1))])))
+    folded, report = fold_batch_norm(model, verify=False)
+    assert report.bn_left == 1
+    x = {model.graph.input[0].name: np.random.default_rng(1).standard_normal((2, 3, 7, 5))}
+    (y64,), (y,) = Float64Evaluator(model).run(x), Float64Evaluator(folded).run(x)
+    np.testing.assert_allclose(y, y64, rtol=0, atol=1e-12 * np.abs(y64).max())
 
 
 def test_dead_channels_leave_no_subnormals():

@@ -186,6 +186,67 @@ def test_external_data_in_memory_is_refused(tmp_path, good):
         read_model(good)
 
 
+def sparse(tensor, *, flat=True):
+    """The same tensor as indices and values."""
+    array = numpy_helper.to_array(tensor)
+    where = np.nonzero(array.reshape(-1))[0] if flat else np.argwhere(array)
+    values = array[array != 0]
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(values, tensor.name),
+        numpy_helper.from_array(where.astype(np.int64), f"{tensor.name}_indices"),
+        array.shape,
+    )
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sparse_initializers_are_kept(good, tmp_path, flat):
+    """Of all weights; in the file the function is the same, the BatchNorm gone."""
+    for tensor in good.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        array.reshape(-1)[::3] = 0 if array.ndim > 1 else array.reshape(-1)[::3]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    plain, _ = fold_batch_norm(good)
+    weights = list(good.graph.initializer)
+    del good.graph.initializer[:]
+    good.graph.sparse_initializer.extend(sparse(t, flat=flat) for t in weights)
+    folded, report = fold_batch_norm(good)
+    assert report.bn_left == 0
+    assert report.verification.against == "float64"
+    assert folded.SerializeToString() == plain.SerializeToString()
+    assert fold_file(save(good, tmp_path / "a.onnx"), tmp_path / "b.onnx").bn_left == 0
+
+
+def test_sparse_constants_of_a_subgraph_are_kept():
+    model = PATTERNS["if-branches"].build()
+    for attribute in next(n for n in model.graph.node if n.op_type == "If").attribute:
+        scale = numpy_helper.from_array(np.array([0, 2, 0, 3], np.float32), f"{attribute.name}_s")
+        node = helper.make_node("Constant", [], [scale.name], sparse_value=sparse(scale))
+        attribute.g.node.insert(0, node)
+        norm = next(n for n in attribute.g.node if n.op_type == "BatchNormalization")
+        norm.input[1] = scale.name
+    _, report = fold_batch_norm(model)
+    assert (report.bn_before, report.bn_left) == (2, 0)
+
+
+@pytest.mark.parametrize(("index", "match"), [(-1, "."), (10**6, ".")])
+def test_sparse_index_outside(good, tmp_path, index, match):
+    tensor = good.graph.initializer.pop()
+    wrong = sparse(tensor)
+    indices = numpy_helper.to_array(wrong.indices).copy()
+    indices[0] = index
+    wrong.indices.CopyFrom(numpy_helper.from_array(indices, wrong.indices.name))
+    good.graph.sparse_initializer.append(wrong)
+    refuse(save(good, tmp_path / "a.onnx"), match, tmp_path)
+
+
+def test_huge_sparse_tensor(good, tmp_path):
+    tensor = good.graph.initializer.pop()
+    huge = sparse(tensor)
+    huge.dims[:] = [2**40]
+    good.graph.sparse_initializer.append(huge)
+    refuse(save(good, tmp_path / "a.onnx"), "too large to be made dense", tmp_path)
+
+
 def test_different_interface(good):
     with pytest.raises(ModelError, match="different inputs"):
         validate(good, PATTERNS["mlp"].build())

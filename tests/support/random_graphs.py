@@ -1,4 +1,8 @@
-"""Random graphs of the operations the folder knows, drawn from a list of integers."""
+"""Random graphs of the operations the folder knows, drawn from integers.
+
+Every operation takes a value of any shape and returns None where it does not apply. Constants,
+argument orders, signs and the values that are read a second time are drawn, too.
+"""
 
 from __future__ import annotations
 
@@ -14,261 +18,409 @@ from fastbn.export.patterns.sketch import Sketch
 @dataclass(frozen=True)
 class Value:
     name: str
-    channels: int
-    size: int | None  # height and width, None for a row of features
+    shape: tuple[int, ...]  # without the batch
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        return self.shape[1:]
+
+
+Operation = Callable[["Drawer", Value], Value | None]
+OPERATIONS: dict[str, Operation] = {}
+SOURCES = ((4, 6, 6), (4,), (4, 6), (4, 1))
+
+
+def operation(draw: Operation) -> Operation:
+    OPERATIONS[draw.__name__] = draw
+    return draw
 
 
 class Drawer:
-    """Turns choices into nodes; every choice is valid, whatever the state."""
+    """Collects values; draws constants, and which older value meets the newest."""
 
-    def __init__(self, seed: int, dtype: str = "float64", opset: int = 18) -> None:
+    def __init__(
+        self,
+        seed: int,
+        dtype: str = "float64",
+        opset: int = 18,
+        source: tuple[int, ...] = SOURCES[0],
+    ) -> None:
         self.g = Sketch(seed, opset=opset, dtype=dtype)
         self.rng = np.random.default_rng(seed + 1)
-        x = self.g.input(4, 8, 8)
-        self.values = [Value(x, 4, 8)]
-        self.norms = 0
+        self.values = [Value(self.g.input(*source), source)]
+        self.outputs: list[str] = []
 
-    def run(self, choices: list[tuple[int, int]]) -> onnx.ModelProto:
-        for operation, operand in choices:
-            self.step(operation, operand)
-        if not self.norms:
-            self.norm(self.values[-1])
-        outputs = [self.values[-1].name]
-        if choices and choices[0][1] % 5 == 0 and len(self.values) > 3:
-            extra = self.values[choices[0][0] % (len(self.values) - 2) + 1].name
-            if extra not in outputs:
-                outputs.append(extra)
-        return self.g.model(*outputs)
+    # --- Drawing ---------------------------------------------------------------------------------
 
-    def step(self, operation: int, operand: int) -> None:
-        # The newest value is the likeliest: chains are what folding is about.
-        v = self.values[-1] if operand % 4 else self.values[operand // 4 % len(self.values)]
-        table: list[Callable[[Value], Value | None]] = [
-            self.norm, self.norm, self.norm, self.conv, self.conv, self.conv_padded, self.relu,
-            self.relu, self.clip, self.leaky, self.maxpool, self.avgpool, self.add, self.concat,
-            self.scale, self.shift, self.head, self.transposed, self.residual, self.split,
-            self.reshape, self.sigmoid, self.permute, self.sum_constant, self.branches,
-            self.pooled, self.strided, self.two_norms, self.negated, self.sliced, self.resized,
-            self.subtracted,
-        ]  # fmt: skip
-        made = table[operation % len(table)](v)
+    def chance(self, share: float) -> bool:
+        return bool(self.rng.random() < share)
+
+    def one_of(self, *options):
+        return options[int(self.rng.integers(len(options)))]
+
+    def order(self, *names: str) -> list[str]:
+        """Arguments in either order."""
+        return list(names) if self.chance(0.5) else list(reversed(names))
+
+    def constant(self, v: Value, *, away_from_zero: bool = False) -> str:
+        """A number, or one for every channel, position or element."""
+        one = (1,) * len(v.spatial)
+        shapes = [(v.channels, *one)] * 4 + [(1, v.channels, *one), (), v.shape, (1, *v.spatial)]
+        values = self.g.normal(*self.one_of(*shapes))
+        if away_from_zero:
+            values = np.where(values < 0, -1.0, 1.0) * (0.4 + np.abs(values))
+            if self.chance(0.5):
+                values = np.abs(values)
+        return self.g.constant(values)
+
+    def partner(self, v: Value) -> Value:
+        """Another value of that shape, the newest first; else the value itself."""
+        found = [w for w in self.values if w.shape == v.shape and w.name != v.name]
+        if not found:
+            return v
+        return found[-1] if self.chance(0.6) else self.one_of(*found)
+
+    def op(self, operator: str, inputs: list[str], shape: tuple[int, ...], **attributes) -> Value:
+        return Value(self.g.op(operator, inputs, **attributes), shape)
+
+    # --- Whole graphs ----------------------------------------------------------------------------
+
+    def add(self, name: str, v: Value) -> Value | None:
+        made = OPERATIONS[name](self, v)
         if made is not None:
             self.values.append(made)
-
-    def norm(self, v: Value) -> Value:
-        self.norms += 1
-        signs = ("positive", "mixed", "negative")[int(self.rng.integers(3))]
-        given = self.g.parameters(v.channels, signs)
-        if self.rng.random() < 0.1:
-            given["scale"][0] = 0.0
-        made = Value(self.g.bn(v.name, channels=v.channels, given=given), v.channels, v.size)
-        self.values.append(made)
         return made
 
-    def conv(self, v: Value) -> Value | None:
-        if v.size is None:
-            out = int(self.rng.integers(2, 6))
-            bias = self.g.normal(out) if self.rng.random() < 0.5 else None
-            name = self.g.gemm(v.name, out, features=v.channels, bias=bias, transB=1, alpha=0.5)
-            return Value(name, out, None)
-        kernel = 3 if v.size >= 3 and self.rng.random() < 0.5 else 1
-        group = 2 if v.channels % 2 == 0 and self.rng.random() < 0.3 else 1
-        self.g.channels[v.name] = v.channels
-        bias = bool(self.rng.random() < 0.5)
-        name = self.g.conv(v.name, 4, kernel, group=group, bias=bias)
-        return Value(name, 4, v.size - kernel + 1)
+    def run(self, choices: list[tuple[int, int]]) -> onnx.ModelProto:
+        """Chains mostly, because that is what folding is about, and often a BatchNorm."""
+        names = list(OPERATIONS)
+        for which, operand in choices:
+            name = "norm" if which % 4 == 0 else names[which // 4 % len(names)]
+            v = self.values[-1] if operand % 4 else self.values[operand // 4 % len(self.values)]
+            self.add(name, v)
+        if not any(node.op_type == "BatchNormalization" for node in self.g.nodes):
+            self.add("norm", self.values[-1])
+        if choices[0][1] % 5 == 0:
+            self.outputs.append(self.values[choices[0][0] % len(self.values)].name)
+        return self.model(self.values[-1])
 
-    def conv_padded(self, v: Value) -> Value | None:
-        if v.size is None:
-            return Value(self.g.matmul(v.name, 3, features=v.channels), 3, None)
-        self.g.channels[v.name] = v.channels
-        return Value(self.g.conv(v.name, 6, 3, pad=1), 6, v.size)
-
-    def transposed(self, v: Value) -> Value | None:
-        if v.size is None or v.size > 6:
-            return None
-        self.g.channels[v.name] = v.channels
-        return Value(self.g.conv_transpose(v.name, 4, 3, pads=[1, 1, 1, 1]), 4, v.size)
-
-    def relu(self, v: Value) -> Value:
-        return Value(self.g.relu(v.name), v.channels, v.size)
-
-    def sigmoid(self, v: Value) -> Value | None:
-        if self.rng.random() < 0.7:
-            return None
-        return Value(self.g.op("Sigmoid", [v.name]), v.channels, v.size)
-
-    def clip(self, v: Value) -> Value:
-        bounds = [self.g.constant(-0.5), self.g.constant(1.5)]
-        return Value(self.g.op("Clip", [v.name, *bounds]), v.channels, v.size)
-
-    def leaky(self, v: Value) -> Value:
-        return Value(self.g.op("LeakyRelu", [v.name], alpha=0.2), v.channels, v.size)
-
-    def maxpool(self, v: Value) -> Value | None:
-        if v.size is None or v.size < 2:
-            return None
-        name = self.g.op("MaxPool", [v.name], kernel_shape=[2, 2], pads=[0, 0, 1, 1])
-        return Value(name, v.channels, v.size)
-
-    def avgpool(self, v: Value) -> Value | None:
-        if v.size is None or v.size < 3:
-            return None
-        include = int(self.rng.integers(2))
-        name = self.g.op(
-            "AveragePool", [v.name], kernel_shape=[3, 3], pads=[1, 1, 1, 1],
-            count_include_pad=include,
-        )  # fmt: skip
-        return Value(name, v.channels, v.size)
-
-    def branches(self, v: Value) -> Value | None:
-        """Two convolutions joined, with a BatchNorm behind that only both together can take in."""
-        if v.size is None:
-            return None
-        self.g.channels[v.name] = v.channels
-        left, right = self.g.conv(v.name, 4, 1), self.g.conv(v.name, 4, 3, pad=1, bias=True)
-        if self.rng.random() < 0.4:
-            left = self.g.relu(left)
-        operator = ("Concat", "Sub", "Add", "Sum")[int(self.rng.integers(4))]
-        if operator == "Concat":
-            return self.norm(Value(self.g.op("Concat", [left, right], axis=1), 8, v.size))
-        return self.norm(Value(self.g.op(operator, [left, right]), 4, v.size))
-
-    def pooled(self, v: Value) -> Value | None:
-        """A convolution, something that takes part of an affine, a BatchNorm, a convolution."""
-        if v.size is None or v.size < 3:
-            return None
-        self.g.channels[v.name] = v.channels
-        h = self.g.conv(v.name, 4, 3, pad=1)
-        if self.rng.random() < 0.5:
-            h = self.g.op("MaxPool", [h], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        else:
-            h = self.g.op("LeakyRelu", [h], alpha=0.3)
-        made = self.norm(Value(h, 4, v.size))
-        self.g.channels[made.name] = 4
-        pad = int(self.rng.integers(2))
-        return Value(self.g.conv(made.name, 4, 3, pad=pad), 4, v.size - 2 + 2 * pad)
-
-    def strided(self, v: Value) -> Value | None:
-        """A BatchNorm in front of a padded convolution with few outputs: a bias map may pay."""
-        if v.size is None or v.size < 4:
-            return None
-        made = self.norm(v)
-        self.g.channels[made.name] = v.channels
-        h = self.g.conv(made.name, 2, 3, pad=1, strides=[3, 3], bias=bool(self.rng.integers(2)))
-        return Value(h, 2, (v.size - 1) // 3 + 1)
-
-    def two_norms(self, v: Value) -> Value | None:
-        """A convolution that two read: what one takes in, the other has to undo."""
-        if v.size is None:
-            return None
-        self.g.channels[v.name] = v.channels
-        shared = Value(self.g.conv(v.name, 4, 3, pad=1), 4, v.size)
-        left = self.norm(shared)
-        right = self.norm(shared) if self.rng.random() < 0.5 else shared
-        self.g.channels[left.name] = self.g.channels[right.name] = 4
-        names = [self.g.op("Sigmoid", [left.name])]
-        names.append(self.g.conv(right.name, 4, 1))
-        operator = "Mul" if self.rng.random() < 0.5 else "Add"
-        return Value(self.g.op(operator, names), 4, v.size)
-
-    def negated(self, v: Value) -> Value:
-        return Value(self.g.op("Neg", [v.name]), v.channels, v.size)
-
-    def sliced(self, v: Value) -> Value | None:
-        if v.size is None or v.size < 3:
-            return None
-        inputs = [v.name, self.g.integers(1), self.g.integers(v.size), self.g.integers(3)]
-        h = self.g.op("Slice", inputs)
-        h = self.g.op("Pad", [h, self.g.integers(0, 0, 0, 1, 0, 0, 0, 0)], mode="reflect")
-        return Value(h, v.channels, v.size)
-
-    def resized(self, v: Value) -> Value | None:
-        if v.size is None or v.size > 4:
-            return None
-        scales = self.g.constant(np.array([1, 1, 2, 2]), np.float32)
-        return Value(self.g.op("Resize", [v.name, "", scales]), v.channels, 2 * v.size)
-
-    def subtracted(self, v: Value) -> Value:
-        constant = self.g.constant(self.g.normal(*((v.channels, 1, 1) if v.size else (1,))))
-        return Value(self.g.op("Sub", [constant, v.name]), v.channels, v.size)
-
-    def _partner(self, v: Value, *, same_channels: bool) -> Value:
-        for other in reversed(self.values[:-1]):
-            if other.size == v.size and (other.channels == v.channels or not same_channels):
-                return other
-        return v
-
-    def add(self, v: Value) -> Value:
-        other = self._partner(v, same_channels=True)
-        operator = ("Add", "Sub", "Mul")[int(self.rng.integers(3))]
-        return Value(self.g.op(operator, [v.name, other.name]), v.channels, v.size)
-
-    def residual(self, v: Value) -> Value | None:
-        if v.size is None:
-            return None
-        self.g.channels[v.name] = v.channels
-        left = self.g.bn(self.g.conv(v.name, 4, 3, pad=1), channels=4)
-        right = self.g.bn(self.g.conv(v.name, 4, 1), channels=4, signs="mixed")
-        self.norms += 2
-        return Value(self.g.op("Add", [left, right]), 4, v.size)
-
-    def concat(self, v: Value) -> Value:
-        other = self._partner(v, same_channels=False)
-        name = self.g.op("Concat", [v.name, other.name], axis=1)
-        return Value(name, v.channels + other.channels, v.size)
-
-    def split(self, v: Value) -> Value | None:
-        if v.channels < 2:
-            return None
-        first = v.channels // 2
-        names = [self.g.fresh("left"), self.g.fresh("right")]
-        sizes = self.g.integers(first, v.channels - first)
-        self.g.nodes.append(onnx.helper.make_node("Split", [v.name, sizes], names, axis=1))
-        self.values.append(Value(names[0], first, v.size))
-        return Value(names[1], v.channels - first, v.size)
-
-    def _constant(self, v: Value) -> str:
-        per_channel = (v.channels,) if v.size is None else (v.channels, 1, 1)
-        if self.rng.random() < 0.3:
-            return self.g.constant(float(self.rng.uniform(0.5, 2.0)))
-        return self.g.constant(self.g.normal(*per_channel) + 1.5)
-
-    def scale(self, v: Value) -> Value:
-        inputs = [v.name, self._constant(v)]
-        return Value(
-            self.g.op("Mul" if self.rng.random() < 0.6 else "Div", inputs), v.channels, v.size
+    def model(self, *last: Value) -> onnx.ModelProto:
+        inputs = {value.name for value in self.g.inputs}
+        names = dict.fromkeys(
+            name for name in (*self.outputs, *(v.name for v in last)) if name not in inputs
         )
+        return self.g.model(*names)
 
-    def shift(self, v: Value) -> Value:
-        inputs = [v.name, self._constant(v)]
-        if self.rng.random() < 0.5:
-            inputs.reverse()
-        return Value(
-            self.g.op("Add" if self.rng.random() < 0.5 else "Sub", inputs), v.channels, v.size
-        )
 
-    def sum_constant(self, v: Value) -> Value:
-        return Value(self.g.op("Sum", [v.name, self._constant(v), v.name]), v.channels, v.size)
+# --- BatchNorm and linear operators ---------------------------------------------------------------
 
-    def head(self, v: Value) -> Value | None:
-        if v.size is None:
-            return None
-        if self.rng.random() < 0.5:
-            name = self.g.op("Flatten", [self.g.op("GlobalAveragePool", [v.name])])
-            return Value(name, v.channels, None)
-        return Value(self.g.op("Flatten", [v.name]), v.channels * v.size**2, None)
 
-    def reshape(self, v: Value) -> Value | None:
-        if v.size is None or v.channels % 2:
-            return None
-        half = v.channels // 2
-        h = self.g.op("Reshape", [v.name, self.g.integers(-1, 2, half, v.size, v.size)])
-        h = self.g.op("Transpose", [h], perm=[0, 2, 1, 3, 4])
-        h = self.g.op("Reshape", [h, self.g.integers(-1, v.channels, v.size, v.size)])
-        return Value(h, v.channels, v.size)
+@operation
+def norm(d: Drawer, v: Value) -> Value:
+    given = d.g.parameters(v.channels, d.one_of("positive", "positive", "mixed", "negative"))
+    if d.chance(0.05):
+        given["scale"][0] = 0.0
+    if d.chance(0.15):
+        given["bias"], given["mean"] = np.zeros(v.channels), np.zeros(v.channels)
+    if d.chance(0.1):
+        given = {key: np.full(v.channels, values[0]) for key, values in given.items()}
+    return Value(d.g.bn(v.name, channels=v.channels, given=given), v.shape)
 
-    def permute(self, v: Value) -> Value | None:
-        if v.size is None:
-            return None
-        return Value(self.g.op("Transpose", [v.name], perm=[0, 1, 3, 2]), v.channels, v.size)
+
+def _conv(d: Drawer, v: Value, kernel: int, out: int, **attributes) -> Value | None:
+    if not v.spatial or len(v.spatial) > 2:
+        return None
+    group = 2 if v.channels % 2 == 0 and out % 2 == 0 and d.chance(0.3) else 1
+    d.g.channels[v.name] = v.channels
+    name = d.g.conv(
+        v.name, out, kernel, rank=len(v.spatial), group=group, bias=d.chance(0.5), **attributes
+    )
+    return Value(name, (out, *v.spatial))
+
+
+@operation
+def conv_pointwise(d: Drawer, v: Value) -> Value | None:
+    return _conv(d, v, 1, v.channels if d.chance(0.8) else 6)
+
+
+@operation
+def conv_padded(d: Drawer, v: Value) -> Value | None:
+    rank = len(v.spatial)
+    border = d.one_of({"pads": [1] * 2 * rank}, {"auto_pad": "SAME_UPPER"})
+    return _conv(d, v, 3, v.channels if d.chance(0.8) else 6, **border)
+
+
+@operation
+def conv_valid(d: Drawer, v: Value) -> Value | None:
+    if min(v.spatial, default=0) < 3:
+        return None
+    made = _conv(d, v, 3, 4)
+    return made and Value(made.name, (4, *(n - 2 for n in v.spatial)))
+
+
+@operation
+def conv_strided(d: Drawer, v: Value) -> Value | None:
+    """Few outputs: a bias map may pay."""
+    if min(v.spatial, default=0) < 3:
+        return None
+    rank = len(v.spatial)
+    made = _conv(d, v, 3, 2, pads=[1] * 2 * rank, strides=[3] * rank)
+    return made and Value(made.name, (2, *((n - 1) // 3 + 1 for n in v.spatial)))
+
+
+@operation
+def conv_transpose(d: Drawer, v: Value) -> Value | None:
+    if len(v.spatial) != 2 or v.spatial[0] > 6:
+        return None
+    group = 2 if v.channels % 2 == 0 and d.chance(0.3) else 1
+    d.g.channels[v.name] = v.channels
+    if d.chance(0.5):
+        name = d.g.conv_transpose(v.name, 4, 3, pads=[1, 1, 1, 1], group=group)
+        return Value(name, (4, *v.spatial))
+    name = d.g.conv_transpose(v.name, 4, 2, strides=[2, 2], group=group)
+    return Value(name, (4, *(2 * n for n in v.spatial)))
+
+
+@operation
+def gemm(d: Drawer, v: Value) -> Value | None:
+    if v.spatial:
+        return None
+    bias = d.one_of(None, d.g.normal(4), d.g.normal(1, 4), d.g.normal(1))
+    numbers = d.one_of({}, {"alpha": 0.5}, {"alpha": -2.0, "beta": 0.5}, {"beta": -1.0})
+    name = d.g.gemm(v.name, 4, features=v.channels, bias=bias, transB=d.one_of(0, 1), **numbers)
+    return Value(name, (4,))
+
+
+@operation
+def gemm_bias(d: Drawer, v: Value) -> Value | None:
+    """A value in the place of C."""
+    if v.spatial:
+        return None
+    weight = d.g.constant(d.g.normal(v.channels, v.channels))
+    return d.op("Gemm", [d.partner(v).name, weight, v.name], v.shape, beta=d.one_of(1.0, -0.5))
+
+
+@operation
+def matmul(d: Drawer, v: Value) -> Value:
+    weight = d.g.constant(d.g.normal(v.shape[-1], v.shape[-1]))
+    return d.op("MatMul", [v.name, weight], v.shape)
+
+
+@operation
+def matmul_left(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial:
+        return None
+    weight = d.g.constant(d.g.normal(v.shape[-2], v.shape[-2]))
+    return d.op("MatMul", [weight, v.name], v.shape)
+
+
+# --- Elementwise ----------------------------------------------------------------------------------
+
+
+def unary(operator: str, **attributes) -> None:
+    def draw(d: Drawer, v: Value) -> Value:
+        return d.op(operator, [v.name], v.shape, **attributes)
+
+    OPERATIONS[operator.lower()] = draw
+
+
+for _name in ("Relu", "Neg", "Abs", "Identity", "Dropout", "Sigmoid"):
+    unary(_name)
+unary("LeakyRelu", alpha=0.2)
+
+
+@operation
+def prelu(d: Drawer, v: Value) -> Value:
+    slopes = d.g.constant(np.abs(d.g.normal(v.channels, *(1,) * len(v.spatial))))
+    return d.op("PRelu", [v.name, slopes], v.shape)
+
+
+@operation
+def clip(d: Drawer, v: Value) -> Value:
+    low, high = d.g.constant(-0.5), d.g.constant(1.5)
+    return d.op("Clip", d.one_of([v.name, low, high], [v.name, low], [v.name, "", high]), v.shape)
+
+
+def with_constant(operator: str) -> None:
+    def draw(d: Drawer, v: Value) -> Value:
+        constant = d.constant(v, away_from_zero=operator in ("Mul", "Div"))
+        # A constant divided by a value would come near to infinity.
+        inputs = [v.name, constant] if operator == "Div" else d.order(v.name, constant)
+        return d.op(operator, inputs, v.shape)
+
+    OPERATIONS[f"{operator.lower()}_constant"] = draw
+
+
+def with_value(operator: str) -> None:
+    def draw(d: Drawer, v: Value) -> Value:
+        return d.op(operator, d.order(v.name, d.partner(v).name), v.shape)
+
+    OPERATIONS[f"{operator.lower()}_value"] = draw
+
+
+for _name in ("Add", "Sub", "Mul", "Div", "Max", "Min"):
+    with_constant(_name)
+for _name in ("Add", "Sub", "Mul", "Max"):
+    with_value(_name)
+
+
+@operation
+def sum_many(d: Drawer, v: Value) -> Value:
+    names = [v.name, d.constant(v), d.partner(v).name]
+    d.rng.shuffle(names)
+    return d.op("Sum", names[: d.one_of(2, 3)] if v.name in names[:2] else names, v.shape)
+
+
+# --- Pooling, borders, axes -----------------------------------------------------------------------
+
+
+def _pool(d: Drawer, v: Value, operator: str, **attributes) -> Value | None:
+    if min(v.spatial, default=0) < 3 or len(v.spatial) > 2:
+        return None
+    rank = len(v.spatial)
+    pads = [d.one_of(0, 1)] * 2 * rank
+    shape = (v.channels, *(n - 2 + 2 * pads[0] for n in v.spatial))
+    return d.op(operator, [v.name], shape, kernel_shape=[3] * rank, pads=pads, **attributes)
+
+
+@operation
+def max_pool(d: Drawer, v: Value) -> Value | None:
+    return _pool(d, v, "MaxPool")
+
+
+@operation
+def average_pool(d: Drawer, v: Value) -> Value | None:
+    return _pool(d, v, "AveragePool", count_include_pad=d.one_of(0, 1))
+
+
+@operation
+def global_pool(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial:
+        return None
+    operator = d.one_of("GlobalAveragePool", "GlobalMaxPool")
+    return d.op(operator, [v.name], (v.channels, *(1,) * len(v.spatial)))
+
+
+@operation
+def reduce(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial:
+        return None
+    operator, keep = d.one_of("ReduceMean", "ReduceMax", "ReduceMin"), d.one_of(0, 1)
+    axes = list(range(2, len(v.shape) + 1))
+    shape = (v.channels, *(1,) * len(v.spatial)) if keep else (v.channels,)
+    if d.g.opset < 18:
+        return d.op(operator, [v.name], shape, keepdims=keep, axes=axes)
+    return d.op(operator, [v.name, d.g.integers(*axes)], shape, keepdims=keep)
+
+
+@operation
+def transpose(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial:
+        return None
+    order = list(d.rng.permutation(len(v.shape)))
+    return d.op(
+        "Transpose", [v.name], tuple(v.shape[i] for i in order), perm=[0, *(i + 1 for i in order)]
+    )
+
+
+@operation
+def reshape(d: Drawer, v: Value) -> Value | None:
+    shape: tuple[int, ...] = (*v.shape, 1, 1)[:3]
+    if len(v.spatial) > 2:
+        shape = (v.channels * v.spatial[0], *v.spatial[1:])
+    elif len(v.spatial) == 2:
+        shape = (v.channels, v.spatial[0] * v.spatial[1])
+        if v.channels % 2 == 0 and d.chance(0.5):
+            shape = (2, v.channels // 2, *v.spatial)
+    return d.op("Reshape", [v.name, d.g.integers(d.one_of(0, -1), *shape)], shape)
+
+
+@operation
+def flatten(d: Drawer, v: Value) -> Value:
+    return d.op("Flatten", [v.name], (int(np.prod(v.shape)),))
+
+
+@operation
+def unsqueeze(d: Drawer, v: Value) -> Value | None:
+    if len(v.spatial) > 1:
+        return None
+    return d.op("Unsqueeze", [v.name, d.g.integers(-1)], (*v.shape, 1))
+
+
+@operation
+def squeeze(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial or v.shape[-1] != 1:
+        return None
+    return d.op("Squeeze", [v.name, d.g.integers(-1)], v.shape[:-1])
+
+
+@operation
+def resize(d: Drawer, v: Value) -> Value | None:
+    if len(v.spatial) != 2 or v.spatial[0] > 6:
+        return None
+    scales = d.g.constant(np.array([1, 1, 2, 2]), np.float32)
+    mode = d.one_of("nearest", "linear")
+    shape = (v.channels, *(2 * n for n in v.spatial))
+    return d.op("Resize", [v.name, "", scales], shape, mode=mode)
+
+
+@operation
+def slice_rows(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial or v.spatial[0] < 3:
+        return None
+    inputs = [v.name, d.g.integers(1), d.g.integers(v.spatial[0]), d.g.integers(2)]
+    return d.op("Slice", inputs, (v.channels, v.spatial[0] - 1, *v.spatial[1:]))
+
+
+@operation
+def pad(d: Drawer, v: Value) -> Value | None:
+    if not v.spatial or v.spatial[0] < 2:
+        return None
+    count = len(v.shape) + 1
+    pads = [0] * 2 * count
+    pads[2 + count] = 1
+    mode = d.one_of("reflect", "edge", "constant")
+    shape = (v.channels, v.spatial[0] + 1, *v.spatial[1:])
+    return d.op("Pad", [v.name, d.g.integers(*pads)], shape, mode=mode)
+
+
+@operation
+def concat(d: Drawer, v: Value) -> Value:
+    found = [w for w in d.values if w.spatial == v.spatial and w.name != v.name]
+    other = found[-1] if found else v
+    shape = (v.channels + other.channels, *v.spatial)
+    return d.op("Concat", d.order(v.name, other.name), shape, axis=1)
+
+
+@operation
+def split(d: Drawer, v: Value) -> Value | None:
+    if v.channels < 2:
+        return None
+    first = v.channels // 2
+    names = [d.g.fresh("left"), d.g.fresh("right")]
+    sizes = (first, v.channels - first)
+    parts = [Value(name, (n, *v.spatial)) for name, n in zip(names, sizes, strict=True)]
+    d.g.nodes.append(onnx.helper.make_node("Split", [v.name, d.g.integers(*sizes)], names, axis=1))
+    kept = d.one_of(0, 1)
+    d.values.append(parts[1 - kept])
+    return parts[kept]
+
+
+@operation
+def depth_to_space(d: Drawer, v: Value) -> Value | None:
+    if len(v.spatial) != 2 or v.channels % 4 or v.spatial[0] > 12:
+        return None
+    shape = (v.channels // 4, *(2 * n for n in v.spatial))
+    return d.op("DepthToSpace", [v.name], shape, blocksize=2)
+
+
+@operation
+def space_to_depth(d: Drawer, v: Value) -> Value | None:
+    if len(v.spatial) != 2 or v.spatial[0] % 2 or v.spatial[1] % 2:
+        return None
+    shape = (v.channels * 4, *(n // 2 for n in v.spatial))
+    return d.op("SpaceToDepth", [v.name], shape, blocksize=2)

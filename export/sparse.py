@@ -1,0 +1,94 @@
+"""Sparse tensors of a model made dense: graph tools drop them, onnxruntime reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import external_data_helper, numpy_helper
+
+from fastbn.export.errors import ModelError
+
+# What a sparse tensor may grow to.
+ELEMENT_LIMIT = 2**28
+
+
+def dense(model: onnx.ModelProto, folder: Path | None = None) -> onnx.ModelProto:
+    """Return a copy without sparse tensors, or the model itself if there are none.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Not changed.
+    folder : path, optional
+        Where external data lies.
+
+    Raises
+    ------
+    ModelError
+        If an index lies outside its tensor, or the dense tensor would be too large.
+    """
+    if not any(_is_sparse(graph) for graph in _graphs(model)):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for graph in _graphs(copy):
+        if isinstance(graph, onnx.GraphProto):
+            for sparse in graph.sparse_initializer:
+                graph.initializer.append(_dense_tensor(sparse, folder))
+            del graph.sparse_initializer[:]
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+                    tensor = _dense_tensor(attribute.sparse_tensor, folder)
+                    attribute.Clear()
+                    attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+                    attribute.t.CopyFrom(tensor)
+    return copy
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """Yield the main graph, functions, and every subgraph."""
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while pending:
+        graph = pending.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+
+
+def _is_sparse(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    if isinstance(graph, onnx.GraphProto) and graph.sparse_initializer:
+        return True
+    return any(
+        attribute.type == onnx.AttributeProto.SPARSE_TENSOR
+        for node in graph.node
+        for attribute in node.attribute
+    )
+
+
+def _dense_tensor(sparse: onnx.SparseTensorProto, folder: Path | None) -> onnx.TensorProto:
+    """Fill in zeros; indices are (NNZ,), counted row-major, or (NNZ, rank)."""
+    name, dims = sparse.values.name, list(sparse.dims)
+    if math.prod(dims) > ELEMENT_LIMIT:
+        raise ModelError(f"sparse tensor {name!r} of shape {dims} is too large to be made dense")
+    for part in (sparse.values, sparse.indices):
+        if external_data_helper.uses_external_data(part) and folder is not None:
+            external_data_helper.load_external_data_for_tensor(part, str(folder))
+    values = numpy_helper.to_array(sparse.values).reshape(-1)
+    indices = numpy_helper.to_array(sparse.indices)
+    whole = np.zeros(math.prod(dims), dtype=values.dtype)
+    try:
+        if indices.ndim == 2:
+            indices = np.ravel_multi_index(tuple(indices.T), tuple(dims))
+        if indices.size and indices.min() < 0:
+            raise IndexError("negative")
+        whole[indices] = values
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"sparse tensor {name!r}: indices do not fit shape {dims}") from error
+    return numpy_helper.from_array(whole.reshape(dims), name)

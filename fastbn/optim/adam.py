@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 from fastbn.nn import Parameter
-from fastbn.optim.optimizer import Optimizer, check
+from fastbn.optim.group_state import GroupState
+from fastbn.optim.optimizer import Group, Optimizer
+from fastbn.optim.settings import Scheduled, Setting, number
 
 
 class Adam(Optimizer):
@@ -17,14 +19,16 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params : iterable of Parameter
-        What ``net.parameters()`` returns.
-    lr : float, default 1e-3
-        Learning rate; the attribute may be changed between steps.
+    params : iterable of Parameter, or of dict
+        What ``net.parameters()`` returns; or groups, each a dictionary with "params" and the
+        settings that are its own.
+    lr : float or callable, default 1e-3
+        Learning rate; a callable gets the number of steps made. The attribute may be changed
+        between steps.
     betas : pair of float, default (0.9, 0.999)
         β₁ and β₂, in [0, 1).
     eps : float, default 1e-8
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Factor of the L2 penalty's gradient.
 
     Raises
@@ -43,40 +47,40 @@ class Adam(Optimizer):
     """
 
     settings = ("lr", "betas", "eps", "weight_decay")
+    scheduled = ("lr", "weight_decay")
+    buffers = ("exp_avg", "exp_avg_sq")
+    fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": False}
     counts_steps = True
     decoupled: ClassVar[bool] = False
+    lr, betas, eps, weight_decay = Setting(), Setting(), Setting(), Setting()
 
     def __init__(
         self,
-        params: Iterable[Parameter],
-        lr: float = 1e-3,
+        params: Iterable[Parameter] | Iterable[Group],
+        lr: Scheduled = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: Scheduled = 0.0,
     ) -> None:
-        self.lr = check("learning rate", lr, lr >= 0.0)
-        self.eps = check("epsilon value", eps, eps >= 0.0)
-        for index, beta in enumerate(betas):
-            check(f"beta parameter at index {index}", beta, 0.0 <= beta < 1.0)
-        self.betas = (betas[0], betas[1])
-        self.weight_decay = check("weight_decay value", weight_decay, weight_decay >= 0.0)
-        super().__init__(params, ("exp_avg", "exp_avg_sq"))
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def step(self) -> None:
-        """Move the parameters by their gradients, in place.
+    def checked(self, group: Mapping[str, Any]) -> Group:
+        """Return the group with its settings as step takes them, or raise what is wrong."""
+        group = super().checked(group)
+        group["eps"] = number("eps", group["eps"])
+        first, second = group["betas"]
+        for index, beta in enumerate((first, second)):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+        group["betas"] = (float(first), float(second))
+        return group
 
-        One without a gradient, or whose ``grad`` was set to None, is passed over.
-        """
-        gradients = self._gradients()
-        self._sweep.adam_step(
-            gradients,
-            self._steps,
-            self.lr,
-            *self.betas,
-            self.eps,
-            self.weight_decay,
-            self.decoupled,
-        )
+    def move(self, group: Group, state: GroupState, *now: float) -> None:
+        """Do a step of one group."""
+        lr, weight_decay = now
+        beta1, beta2 = group["betas"]
+        grads, steps, eps = state.gradients(), state.steps, group["eps"]
+        state.sweep().adam_step(grads, steps, lr, beta1, beta2, eps, weight_decay, self.decoupled)
 
 
 class AdamW(Adam):
@@ -86,14 +90,16 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params : iterable of Parameter
-        What ``net.parameters()`` returns.
-    lr : float, default 1e-3
-        Learning rate; the attribute may be changed between steps.
+    params : iterable of Parameter, or of dict
+        What ``net.parameters()`` returns; or groups, each a dictionary with "params" and the
+        settings that are its own.
+    lr : float or callable, default 1e-3
+        Learning rate; a callable gets the number of steps made. The attribute may be changed
+        between steps.
     betas : pair of float, default (0.9, 0.999)
         β₁ and β₂, in [0, 1).
     eps : float, default 1e-8
-    weight_decay : float, default 1e-2
+    weight_decay : float or callable, default 1e-2
 
     Examples
     --------
@@ -105,14 +111,15 @@ class AdamW(Adam):
     array([0.95])
     """
 
+    fixed: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}
     decoupled = True
 
     def __init__(
         self,
-        params: Iterable[Parameter],
-        lr: float = 1e-3,
+        params: Iterable[Parameter] | Iterable[Group],
+        lr: Scheduled = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: Scheduled = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)

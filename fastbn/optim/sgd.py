@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fastbn.nn import Parameter
-from fastbn.optim.optimizer import Optimizer, check
+from fastbn.optim.group_state import GroupState
+from fastbn.optim.optimizer import Group, Optimizer
+from fastbn.optim.settings import Scheduled, Setting
 
 
 class SGD(Optimizer):
@@ -16,12 +19,14 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : iterable of Parameter
-        What ``net.parameters()`` returns.
-    lr : float, default 1e-3
-        Learning rate; the attribute may be changed between steps.
-    momentum : float, default 0
-    weight_decay : float, default 0
+    params : iterable of Parameter, or of dict
+        What ``net.parameters()`` returns; or groups, each a dictionary with "params" and the
+        settings that are its own.
+    lr : float or callable, default 1e-3
+        Learning rate; a callable gets the number of steps made. The attribute may be changed
+        between steps.
+    momentum : float or callable, default 0
+    weight_decay : float or callable, default 0
         Factor of the L2 penalty's gradient.
     nesterov : bool, default False
         Needs momentum.
@@ -40,31 +45,50 @@ class SGD(Optimizer):
     ...     sgd.step()
     >>> weight.data.round(6)
     array([0.71])
+
+    Groups, and a rate that falls:
+
+    >>> from fastbn.optim import schedules
+    >>> bias = Parameter([1.0])
+    >>> groups = [{"params": [weight]}, {"params": [bias], "lr": 1.0}]
+    >>> sgd = SGD(groups, lr=schedules.cosine(0.1, steps=100))
+    >>> [group["lr"] for group in sgd.param_groups]
+    [cosine(start=0.1, steps=100, end=0.0), 1.0]
     """
 
     settings = ("lr", "momentum", "weight_decay", "nesterov")
+    scheduled = ("lr", "momentum", "weight_decay")
+    buffers = ("momentum_buffer",)
+    lr, momentum, weight_decay, nesterov = Setting(), Setting(), Setting(), Setting()
 
     def __init__(
         self,
-        params: Iterable[Parameter],
-        lr: float = 1e-3,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
+        params: Iterable[Parameter] | Iterable[Group],
+        lr: Scheduled = 1e-3,
+        momentum: Scheduled = 0.0,
+        weight_decay: Scheduled = 0.0,
         nesterov: bool = False,
     ) -> None:
-        self.lr = check("learning rate", lr, lr >= 0.0)
-        self.momentum = check("momentum value", momentum, momentum >= 0.0)
-        self.weight_decay = check("weight_decay value", weight_decay, weight_decay >= 0.0)
-        if nesterov and momentum == 0.0:
-            raise ValueError("Nesterov momentum requires a momentum")
-        self.nesterov = nesterov
-        super().__init__(params, ("momentum_buffer",) if momentum else ())
-
-    def step(self) -> None:
-        """Move the parameters by their gradients, in place.
-
-        One without a gradient, or whose ``grad`` was set to None, is passed over.
-        """
-        self._sweep.sgd_step(
-            self._gradients(), self.lr, self.momentum, self.weight_decay, self.nesterov
+        super().__init__(
+            params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
         )
+
+    def checked(self, group: Mapping[str, Any]) -> Group:
+        """Return the group with its settings as step takes them, or raise what is wrong."""
+        group = super().checked(group)
+        group["nesterov"] = bool(group["nesterov"])
+        if group["nesterov"] and group["momentum"] == 0.0:
+            raise ValueError("Nesterov momentum requires a momentum")
+        return group
+
+    def needed_buffers(self, group: Group) -> tuple[str, ...]:
+        """Return "momentum_buffer" if there is momentum."""
+        return () if group["momentum"] == 0.0 else self.buffers
+
+    def move(self, group: Group, state: GroupState, *now: float) -> None:
+        """Do a step of one group."""
+        lr, momentum, weight_decay = now
+        if momentum:
+            state.add("momentum_buffer")  # it may have been set just now
+        nesterov = group["nesterov"] and momentum != 0.0
+        state.sweep().sgd_step(state.gradients(), lr, momentum, weight_decay, nesterov)

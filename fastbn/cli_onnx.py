@@ -167,10 +167,13 @@ def _calibration(source: str | None) -> tuple[NDArray[np.float32] | None, Labell
             raise ValueError(f"{source}: has no array 'x'; samples go there, their classes in 'y'")
         x: NDArray[np.float32] = arrays["x"].astype("float32", copy=False)
         return x, (x, arrays["y"]) if "y" in arrays else None
+    import numpy as np
+
     from fastbn import data
 
     images = data.load(source)
-    return spread(images.x_train, CALIBRATION_SAMPLES), (images.x_test, images.y_test)
+    x_train, x_test = (np.asarray(x, np.float32) for x in (images.x_train, images.x_test))
+    return spread(x_train, CALIBRATION_SAMPLES), (x_test, images.y_test)
 
 
 def spread(x: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -204,7 +204,7 @@ def compare(
     net, metadata = network(weights, model)
     proto = read_model(onnx_file)
     said = {item.key: item.value for item in proto.metadata_props}
-    x = datasets.load(data).x_test
+    x = np.asarray(datasets.load(data).x_test, np.float32)
     inside = json.loads(said.get("normalization", "{}"))
     if metadata.input_normalization and not inside:
         # The file takes what the network takes, and the network was trained on this.

@@ -145,10 +145,10 @@ def cutout(size: int | None = None, *, fill: float = 0.0) -> Augment:
         _check(images, "cutout")
         count, height, width, _ = images.shape
         side = max(1, min(height, width) // 4) if size is None else size
-        rows = rng.integers(0, height, count) - side // 2
-        columns = rng.integers(0, width, count) - side // 2
-        for image, row, column in zip(images, rows.tolist(), columns.tolist(), strict=True):
-            image[max(0, row) : row + side, max(0, column) : column + side] = fill
+        centres = rng.integers(0, (height, width), (count, 2)).tolist()
+        for image, (row, column) in zip(images, centres, strict=True):
+            top, left = row - side // 2, column - side // 2
+            image[max(0, top) : top + side, max(0, left) : left + side] = fill
         return images
 
     return apply

@@ -153,7 +153,7 @@ def _rows_of_classes(y: NDArray[Any], expected: Expected) -> NDArray[Any]:
     """Numbers of the classes for one-hot rows, probabilities as they are."""
     ones: NDArray[np.bool_] = np.equal(y, 1)
     if ((y == 0) | ones).all() and (ones.sum(axis=1) == 1).all():
-        return ones.argmax(axis=1).astype(np.int64)
+        return np.asarray(ones.argmax(axis=1), np.int64)
     if y.dtype.kind != "f" or (y < 0).any() or (abs(y.sum(axis=1) - 1.0) > 1e-3).any():
         raise ValueError(
             f"y: of shape {y.shape}, expected labels (N,), one-hot rows, or probabilities that "

@@ -65,12 +65,14 @@ def batch_norm(
     negative_slope: float = 0.01,
     residual: ArrayLike | None = None,
     num_batches_tracked: NDArray[np.int64] | None = None,
+    left_out_bias: ArrayLike | None = None,
 ) -> tuple[Array, Saved]:
     """Return ``act(weight * (x - mean) / sqrt(var + eps) + bias + residual)``, channel by channel.
 
     Algorithm 1 of Ioffe & Szegedy, "Batch Normalization" (2015): mean and biased variance of the
     batch in training, the running ones in inference. The running buffers, shape (C,), are moved
     in place as PyTorch moves them (unbiased variance, ``momentum=None`` averages all batches).
+    A bias that was left out of x, because the batch's mean takes it out anyway, is counted there.
     """
     xc = np.moveaxis(_f64(x), axis, -1)  # (..., C)
     rows = xc.size // xc.shape[-1] if xc.shape[-1] else 0
@@ -90,7 +92,8 @@ def batch_norm(
                 raise ValueError("momentum=None needs num_batches_tracked")
             factor = 1.0 / int(num_batches_tracked) if momentum is None else momentum  # type: ignore[arg-type]
             unbiased = var * rows / (rows - 1)
-            running_mean[...] = (1 - factor) * _f64(running_mean) + factor * mean
+            left_out = 0.0 if left_out_bias is None else _f64(left_out_bias)
+            running_mean[...] = (1 - factor) * _f64(running_mean) + factor * (mean + left_out)
             running_var[...] = (1 - factor) * _f64(running_var) + factor * unbiased
     else:
         if running_mean is None or running_var is None:

@@ -29,6 +29,7 @@ def batch_norm(
     residual: Array | None = None,
     num_batches_tracked: NDArray[np.int64] | None = None,
     moments: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None,
+    left_out_bias: Array | None = None,
     out: Array | None = None,
 ) -> tuple[Array, BatchNormSaved]:
     r"""Normalise every channel to mean 0 and variance 1, then scale, shift, add and activate.
@@ -63,6 +64,9 @@ def batch_norm(
     moments : Moments or None
         Those of x, if they were taken already (:func:`batch_moments`, or :func:`conv2d` with
         ``moments=True``): x is read only once when training then.
+    left_out_bias : array or None
+        Shape (C,), when training: what the operation in front did not add to x, because the batch's
+        mean would take it out again. Only `running_mean` has to know of it.
     out : array or None
         Where y goes. In inference it may be x or `residual`; backward is then refused. In
         training it may be x where y tells what x was: without a residual, without an activation
@@ -93,10 +97,23 @@ def batch_norm(
     array([[0., 0.],
            [1., 1.]])
     """
-    return _kernels.forward(
+    if left_out_bias is not None and not (
+        training and (running_mean is None or left_out_bias.shape == running_mean.shape)
+    ):
+        raise ValueError(
+            "left_out_bias should have running_mean's shape, and goes with training=True, "
+            f"got shape {np.shape(left_out_bias)} and training={training}"
+        )
+    y, saved = _kernels.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
         negative_slope, residual, num_batches_tracked, moments, out,
     )  # fmt: skip
+    if left_out_bias is not None and running_mean is not None:
+        if momentum is None:
+            assert num_batches_tracked is not None
+            momentum = 1.0 / int(num_batches_tracked)
+        running_mean += momentum * left_out_bias
+    return y, saved
 
 
 def batch_norm_backward(

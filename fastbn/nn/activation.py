@@ -24,23 +24,13 @@ class ReLU(Elementwise):
     array([[0., 2.]])
     """
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return max(x, 0)."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        y, saved = F.relu(x, out=self._pool.take(x.shape, x.dtype))
-        if save:
-            self._saved = saved
-        return y
+        return F.relu(x, out=self._pool.take(x.shape, x.dtype))
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy where x > 0, else 0."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
-        dx = F.relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
-        self._saved = None
-        return dx
+        return F.relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
 
 
 class LeakyReLU(Elementwise):
@@ -61,23 +51,13 @@ class LeakyReLU(Elementwise):
         super().__init__()
         self.negative_slope = float(negative_slope)
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return x where x > 0, else negative_slope · x."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        y, saved = F.leaky_relu(x, self.negative_slope, out=self._pool.take(x.shape, x.dtype))
-        if save:
-            self._saved = saved
-        return y
+        return F.leaky_relu(x, self.negative_slope, out=self._pool.take(x.shape, x.dtype))
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy where x > 0, else negative_slope · dy."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
-        dx = F.leaky_relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
-        self._saved = None
-        return dx
+        return F.leaky_relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
 
     def extra_repr(self) -> str:
         """Return the slope."""
@@ -94,23 +74,13 @@ class Sigmoid(Elementwise):
     array([[0.5, 1. ]])
     """
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return 1 / (1 + exp(-x))."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        y, saved = F.sigmoid(x, out=self._pool.take(x.shape, x.dtype))
-        if save:
-            self._saved = saved
-        return y
+        return F.sigmoid(x, out=self._pool.take(x.shape, x.dtype))
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy · y · (1 - y)."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
-        dx = F.sigmoid_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
-        self._saved = None
-        return dx
+        return F.sigmoid_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
 
 
 class Tanh(Elementwise):
@@ -123,20 +93,10 @@ class Tanh(Elementwise):
     array([[0., 1.]])
     """
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return tanh(x)."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        y, saved = F.tanh(x, out=self._pool.take(x.shape, x.dtype))
-        if save:
-            self._saved = saved
-        return y
+        return F.tanh(x, out=self._pool.take(x.shape, x.dtype))
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy · (1 - y²)."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
-        dx = F.tanh_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
-        self._saved = None
-        return dx
+        return F.tanh_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))

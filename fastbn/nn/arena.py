@@ -73,13 +73,13 @@ def _counts(entry: Entry) -> tuple[int, int]:
 
 # What the two counts are while nobody but its owner holds an entry. Interpreters differ in what
 # they count on the way into getrefcount, so this one is asked.
-_VIEW_FREE, _MEMORY_FREE = _counts(entry_of(aligned_empty((1,), np.float32)))
+VIEW_FREE, MEMORY_FREE = _counts(entry_of(aligned_empty((1,), np.float32)))
 
 
 def is_free(entry: Entry) -> bool:
     """Tell whether nobody else refers to an entry: its view, or the memory by other views."""
     memory, view = entry
-    return getrefcount(view) == _VIEW_FREE and getrefcount(memory) == _MEMORY_FREE
+    return getrefcount(view) == VIEW_FREE and getrefcount(memory) == MEMORY_FREE
 
 
 class Slab:

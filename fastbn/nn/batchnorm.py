@@ -11,6 +11,7 @@ from fastbn import functional as F
 from fastbn.nn import init, state
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.parameter import Parameter
+from fastbn.nn.run import here
 
 Array = NDArray[Any]
 
@@ -57,6 +58,7 @@ class BatchNorm(Module):
     (array([0.2, 2. ], dtype=float32), 1)
     """
 
+    saves_output = False
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
     def __init__(
@@ -92,7 +94,9 @@ class BatchNorm(Module):
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether a forward now would normalise by the batch's statistics."""
-        return self.running_mean is None or (self.training and not self.frozen)
+        return self.running_mean is None or (
+            self._training and not self.frozen and not here.run.inference
+        )
 
     def freeze(self, frozen: bool = True) -> Self:
         """Use the running statistics in training, too, and leave them as they are.
@@ -110,87 +114,47 @@ class BatchNorm(Module):
         self.invalidate_upwards()
         return self
 
-    def forward(
-        self,
-        x: Array,
-        save: bool,
-        activation: str | None = None,
-        negative_slope: float = 0.01,
-        residual: Array | None = None,
-        left_out_bias: Array | None = None,
-        moments: Any = None,
-    ) -> Array:
-        """Return ``act(bn(x) + residual)``.
-
-        `left_out_bias` is what the layer in front did not add to x: the batch's mean takes it out
-        again, so that only the running mean has to know of it. `moments` are those of x, where
-        that layer has taken them.
-        """
-        if save and self._saved is not None:
-            raise self.pending_error()
-        weight, bias = self.weight, self.bias
-        mean = self.running_mean
-        batch = mean is None or (self.training and not self.frozen)
-        y, saved = F.batch_norm(
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the normalised x."""
+        batch = self.uses_batch_statistics
+        return F.batch_norm(
             x,
-            None if weight is None else weight.data,
-            None if bias is None else bias.data,
-            mean,
+            None if self.weight is None else self.weight.data,
+            None if self.bias is None else self.bias.data,
+            self.running_mean,
             self.running_var,
             training=batch,
             momentum=self.momentum,
             eps=self.eps,
-            activation=activation,
-            negative_slope=negative_slope,
-            residual=residual,
             num_batches_tracked=self.num_batches_tracked if batch else None,
-            moments=moments,
             out=self._pool.take(x.shape, x.dtype),
         )
-        if left_out_bias is not None and mean is not None:
-            factor = self.momentum
-            if factor is None:
-                assert self.num_batches_tracked is not None
-                factor = 1.0 / int(self.num_batches_tracked)
-            mean += factor * left_out_bias
-        if save:
-            self._saved = saved
-        return y
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
-        return self.backward_residual(dy, need_dx, False)[0]
-
-    def backward_residual(
-        self, dy: Array, need_dx: bool, need_dresidual: bool
-    ) -> tuple[Array | None, Array | None]:
-        """Write the gradients of weight and bias; return dx and dresidual."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
         weight, bias = self.weight, self.bias
-        take = self._pool.take
-        result = F.batch_norm_backward(
+        dweight = None if weight is None else weight.grad_out
+        dbias = None if bias is None else bias.grad_out
+        dx, dweight, dbias = F.batch_norm_backward(
             dy,
             saved,
             need_dx=need_dx,
-            need_dresidual=need_dresidual,
-            out=take(dy.shape, dy.dtype) if need_dx else None,
-            dweight=None if weight is None else weight.grad_memory,
-            dbias=None if bias is None else bias.grad_memory,
-            dresidual=take(dy.shape, dy.dtype) if need_dresidual else None,
+            need_dweight=dweight is not None,
+            need_dbias=dbias is not None,
+            out=self._pool.take(dy.shape, dy.dtype) if need_dx else None,
+            dweight=dweight,
+            dbias=dbias,
         )
         if weight is not None and bias is not None:
-            weight.grad, bias.grad = result[1], result[2]
-        self._saved = None
-        return result[0], (result[3] if need_dresidual else None)
+            weight.grad, bias.grad = dweight, dbias
+        return dx
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the input's shape."""
         if not input_shape or input_shape[-1] != self.num_features:
             raise ValueError(
                 f"{self.where}: expected input of shape (N, ..., {self.num_features}), "
-                f"got {state.batch_of(input_shape)}"
+                f"got {state.batch_of(input_shape)}; channels are the last axis here"
             )
         return input_shape
 

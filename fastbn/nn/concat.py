@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fastbn import functional as F
 from fastbn.nn import state
-from fastbn.nn.fusion import Plan
+from fastbn.nn.calls import as_called
+from fastbn.nn.fusion import Plan, plan_of
 from fastbn.nn.module import Module, Shape, Traced
 
 Array = NDArray[Any]
@@ -38,6 +39,7 @@ class Concat(Module):
     ['0.bias', '0.weight', '1.bias', '1.weight']
     """
 
+    saves_output = False
     transient = (*Module.transient, "_plans")
 
     def __init__(self, *branches: Module) -> None:
@@ -59,49 +61,46 @@ class Concat(Module):
         super().__setstate__(kept)
 
     def _planned(self) -> list[Plan]:
-        if self._plans is None:
-            self._plans = [Plan([branch]) for branch in self.branches]
-        return self._plans
+        plans = self._plans
+        if plans is None:
+            plans = self._plans = [plan_of([branch]) for branch in self.branches]
+        return plans
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the branches' outputs side by side."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        parts = [plan.forward(x, save) for plan in self._planned()]
+        pairs = [plan.forward(x) for plan in self._planned()]
+        parts = [part for part, _ in pairs]
         shape = (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
         y, saved = F.concat(*parts, out=self._pool.take(shape, parts[0].dtype))
-        if save:
-            self._saved = saved
-        return y
+        return y, ([of_branch for _, of_branch in pairs], saved)
 
-    def backward(self, dy: Array, need_dx: bool | None = None) -> Array | None:
+    @as_called
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write all gradients; return dx, the sum over the branches, as Residual does."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
-        if need_dx is None:
-            need_dx = self.owner is not None
-        out = [self._pool.take(shape, dy.dtype) for shape in saved.shapes]
-        parts: list[Array | None] = list(F.concat_backward(dy, saved, out=out))
+        of_branches, joined = saved
+        out = [self._pool.take(shape, dy.dtype) for shape in joined.shapes]
+        parts: list[Array | None] = list(F.concat_backward(dy, joined, out=out))
         del out
         gradients: list[Array] = []
         for index, plan in enumerate(self._planned()):
-            if not (need_dx or plan.has_parameters):
-                plan.discard()
+            if not (need_dx or plan.is_trained):
+                of_branches[index].clear()
                 continue
             part, parts[index] = parts[index], None  # its memory may be used anew
             assert part is not None
-            dx = plan.backward(part, need_dx)
+            dx = plan.backward(part, of_branches[index], need_dx)
             del part
             if need_dx:
                 assert dx is not None
                 gradients.append(dx)
                 del dx
-        self._saved = None
         if len(gradients) < 2:
             return gradients[0] if gradients else None
         shape, dtype = gradients[0].shape, gradients[0].dtype
         return F.add(*gradients, out=self._pool.take(shape, dtype))
+
+    def _returns_dx(self) -> bool:
+        return self.owner is not None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the branches' shape, with all their channels."""

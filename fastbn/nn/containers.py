@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fastbn import functional as F
 from fastbn.nn import state
-from fastbn.nn.fusion import Plan
+from fastbn.nn.calls import Called, as_called
+from fastbn.nn.fusion import Normalised, Plan, Sum, plan_and_sum, plan_of
 from fastbn.nn.module import Module, Shape, Traced
 
 Array = NDArray[Any]
@@ -62,21 +63,36 @@ class Sequential(Module):
         self._plan = None
         super().__setstate__(kept)
 
-    def forward(self, x: Array, save: bool) -> Array:
-        """Return the last layer's output."""
-        plan = self._plan
-        if plan is None:
-            plan = self._plan = Plan(self.layers)
-        return plan.forward(x, save)
+    def _planned(self) -> Plan:
+        plan = self._plan = plan_of(self.layers)
+        self.saves_output = plan.saves_output or type(self).forward is not Sequential.forward
+        return plan
 
-    def backward(self, dy: Array, need_dx: bool | None = None) -> Array | None:
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the last layer's output."""
+        return (self._plan or self._planned()).forward(x)
+
+    @as_called
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write all gradients; return dx if asked, or if this is a part of another module."""
-        if need_dx is None:
-            need_dx = self.owner is not None
-        plan = self._plan
-        if plan is None:
-            plan = self._plan = Plan(self.layers)
-        return plan.backward(dy, need_dx)
+        return (self._plan or self._planned()).backward(dy, saved, need_dx)
+
+    def _returns_dx(self) -> bool:
+        return self.owner is not None
+
+    def ends(self) -> tuple[Called, Called]:
+        """Return the layers that a call and a backward come to first."""
+        if not self.layers:
+            return self, self
+        return self.layers[0].ends()[0], self.layers[-1].ends()[1]
+
+    def chain(self) -> Iterator[Module]:
+        """Yield the layers, with those of nested Sequentials in their place."""
+        if type(self).forward is not Sequential.forward:
+            yield self  # a subclass may do something else
+            return
+        for layer in self.layers:
+            yield from layer.chain()
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the last layer's."""
@@ -103,7 +119,7 @@ class Sequential(Module):
 
     def fused(self) -> dict[Module, str]:
         """Return which layers run inside another one's operation."""
-        return Plan(self.layers).fused()
+        return self._planned().fused()
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Yield the layers, named by their index."""
@@ -169,7 +185,7 @@ class Residual(Module):
     (3, 4)
     """
 
-    transient = (*Module.transient, "_body_plan", "_shortcut_plan")
+    transient = (*Module.transient, "_plans")
 
     def __init__(
         self,
@@ -190,71 +206,55 @@ class Residual(Module):
         self.shortcut = shortcut
         self.activation = activation
         self.negative_slope = float(negative_slope)
-        self._body_plan: Plan | None = None
-        self._shortcut_plan: Plan | None = None
+        self._plans: tuple[Plan, Normalised | Sum, Plan] | None = None
         self.adopt_children()
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self._body_plan = self._shortcut_plan = None
+        self._plans = None
         super().__setstate__(kept)
 
-    def _plans(self) -> tuple[Plan, Plan]:
-        if self._body_plan is None or self._shortcut_plan is None:
-            self._body_plan = Plan([self.body])
-            self._shortcut_plan = Plan([] if self.shortcut is None else [self.shortcut])
-        return self._body_plan, self._shortcut_plan
+    def _planned(self) -> tuple[Plan, Normalised | Sum, Plan]:
+        """Return the plan of the body, the step that adds and activates, the shortcut's plan."""
+        plans = self._plans
+        if plans is None:
+            body, join = plan_and_sum([self.body], self, self.activation, self.negative_slope)
+            shortcut = plan_of([] if self.shortcut is None else [self.shortcut])
+            plans = self._plans = body, join, shortcut
+            self.saves_output = join.saves_output
+        return plans
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the activated sum."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        body, shortcut = self._plans()
-        residual = shortcut.forward(x, save)
-        saved: Any = None
-        if body.tail is not None:
-            y = body.forward_residual(x, save, residual, self.activation, self.negative_slope)
-        else:
-            z = body.forward(x, save)
-            y = F.add(z, residual, out=self._pool.take(z.shape, z.dtype))
-            if self.activation is not None:
-                z, out = y, self._pool.take(y.shape, y.dtype)
-                if self.activation == "relu":
-                    y, saved = F.relu(z, out=out)
-                else:
-                    y, saved = F.leaky_relu(z, self.negative_slope, out=out)
-        if save:
-            self._saved = (saved,)
-        return y
+        body, join, shortcut = self._planned()
+        residual, of_shortcut = shortcut.forward(x)
+        z, of_body = body.forward(x)
+        y, of_join = join.forward(z, residual)
+        return y, [of_shortcut, of_body, of_join]
 
-    def backward(self, dy: Array, need_dx: bool | None = None) -> Array | None:
+    @as_called
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write all gradients; return dx if asked, or if this is a part of another module."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        (saved,) = self._saved
-        if need_dx is None:
-            need_dx = self.owner is not None
-        body, shortcut = self._plans()
-        need_dresidual = need_dx or shortcut.has_parameters
-        dsum: Array | None = dy
-        if body.tail is not None:
-            dx, dsum = body.backward_residual(dy, need_dx, need_dresidual)
-        else:
-            if saved is not None:
-                out = self._pool.take(dy.shape, dy.dtype)
-                backward = F.relu_backward if self.activation == "relu" else F.leaky_relu_backward
-                dsum = dy = backward(dy, saved, out=out)
-            dx = body.backward(dy, need_dx)
+        body, join, shortcut = self._planned()
+        need_dz = need_dx or body.is_trained
+        need_dresidual = need_dx or shortcut.is_trained
+        dx, dresidual = join.backward_sum(dy, saved.pop(), need_dz, need_dresidual)
+        del dy
+        of_shortcut, of_body = saved
+        saved.clear()
+        if need_dz:
+            assert dx is not None
+            dx = body.backward(dx, of_body, need_dx)
         if need_dresidual:
-            assert dsum is not None
-            dresidual = shortcut.backward(dsum, need_dx)
-        else:
-            shortcut.discard()
-        self._saved = None
+            assert dresidual is not None
+            dresidual = shortcut.backward(dresidual, of_shortcut, need_dx)
         if not need_dx:
             return None
         assert dx is not None
         assert dresidual is not None
         return F.add(dx, dresidual, out=self._pool.take(dx.shape, dx.dtype))
+
+    def _returns_dx(self) -> bool:
+        return self.owner is not None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of both branches, which must agree."""
@@ -293,15 +293,16 @@ class Residual(Module):
     def invalidate(self) -> None:
         """Plan anew at the next call."""
         super().invalidate()
-        self._body_plan = self._shortcut_plan = None
+        self._plans = None
 
     def fused(self) -> dict[Module, str]:
         """Return which layers run inside another one's operation."""
-        body, shortcut = self._plans()
+        body, join, shortcut = self._planned()
         found = body.fused() | shortcut.fused()
-        if body.tail is not None:
+        if isinstance(join, Normalised):
             sum_and_activation = "sum" if self.activation is None else f"sum, {self.activation}"
-            found[body.tail.norm] = f"{self.where} ({sum_and_activation})"
+            found |= join.fused()
+            found[join.norm] = f"{self.where} ({sum_and_activation})"
         return found
 
     def extra_repr(self) -> str:

@@ -9,14 +9,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import BATCH, IntPair, check_image, pair, short, windows
-from fastbn.nn.module import Module, Shape
+from fastbn.nn.geometry import BATCH, IntPair, Windowed, check_image, pair, short, windows
+from fastbn.nn.module import Shape
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
 
-class Conv2d(Module):
+class Conv2d(Windowed):
     """Cross-correlate images with learned windows: x (N, H, W, in), y (N, OH, OW, out).
 
     Parameters
@@ -49,6 +49,8 @@ class Conv2d(Module):
     >>> layer(np.ones((4, 9, 9, 3), dtype=np.float32)).shape
     (4, 5, 5, 8)
     """
+
+    saves_output = False
 
     def __init__(
         self,
@@ -86,61 +88,41 @@ class Conv2d(Module):
 
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight, self.bias = init.filters(shape, out_channels, bias, rng, dtype)
-        self._bias_left_out = False
-        self._arguments: dict[str, Any] = {
+        self.arguments: dict[str, Any] = {
             "stride": self.stride,
             "padding": self.padding,
             "dilation": self.dilation,
             "groups": groups,
         }
-        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the convolution."""
-        return self.forward_moments(x, save, add_bias=True, moments=False)[0]
-
-    def forward_moments(
-        self, x: Array, save: bool, *, add_bias: bool, moments: bool
-    ) -> tuple[Array, Any]:
-        """Return the convolution, without the bias if told so, and its channels' moments."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        if x.shape[1:] != self._sizes[0]:
-            self._sizes = (x.shape[1:], self.output_shape(x.shape[1:]))
-        bias = self.bias
         y, saved = F.conv2d(
             x,
             self.weight.data,
-            bias.data if bias is not None and add_bias else None,
-            **self._arguments,
-            moments=moments,
-            out=self._pool.take((x.shape[0], *self._sizes[1]), x.dtype),
+            None if self.bias is None else self.bias.data,
+            **self.arguments,
+            out=self._pool.take(self.batch_shape(x.shape), x.dtype),
         )
-        if save:
-            self._saved = (saved, x.shape)
-            self._bias_left_out = not add_bias
-        return y, saved.moments
+        return y, (saved, x.shape)
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        saved, x_shape = self._saved
         weight, bias = self.weight, self.bias
-        add = bias is not None and not self._bias_left_out
-        dx, dweight, dbias = F.conv2d_backward(
+        dbias = None if bias is None else bias.grad_out
+        saved, x_shape = saved
+        dx, weight.grad, dbias = F.conv2d_backward(
             dy,
             saved,
             need_dx=need_dx,
-            need_dbias=add,
+            need_dweight=weight.grad_out is not None,
+            need_dbias=dbias is not None,
             out=self._pool.take(x_shape, dy.dtype) if need_dx else None,
-            dweight=weight.grad_memory,
-            dbias=bias.grad_memory if bias is not None and add else None,
+            dweight=weight.grad_out,
+            dbias=dbias,
         )
-        weight.grad = dweight
         if bias is not None:
-            bias.grad = dbias if add else bias.zero_grad_memory()
-        self._saved = None
+            bias.grad = dbias
         return dx
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -151,7 +133,7 @@ class Conv2d(Module):
             raise ValueError(
                 f"{self.where}: Given groups={self.groups}, weight of size {self.weight.shape}, "
                 f"expected input {batch_of(input_shape)} to have {self.in_channels} channels, "
-                f"but got {channels} channels instead"
+                f"but got {channels} channels instead; images are (N, H, W, C) here"
             )
         if self.padding == "same":
             return (height, width, self.out_channels)
@@ -175,7 +157,7 @@ class Conv2d(Module):
 
     def way(self, input_shape: Shape) -> str:
         """Return what `fastbn.functional.conv2d_way` says of a batch of such images."""
-        return F.conv2d_way((BATCH, *input_shape), self.weight.shape, **self._arguments)
+        return F.conv2d_way((BATCH, *input_shape), self.weight.shape, **self.arguments)
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""

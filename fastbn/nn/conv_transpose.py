@@ -9,14 +9,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import BATCH, IntPair, check_image, pair, short
-from fastbn.nn.module import Module, Shape
+from fastbn.nn.geometry import BATCH, IntPair, Windowed, check_image, pair, short
+from fastbn.nn.module import Shape
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
 
-class ConvTranspose2d(Module):
+class ConvTranspose2d(Windowed):
     """Spread images through learned windows: x (N, H, W, in), y (N, OH, OW, out).
 
     Parameters
@@ -52,6 +52,8 @@ class ConvTranspose2d(Module):
     (4, 10, 10, 3)
     """
 
+    saves_output = False
+
     def __init__(
         self,
         in_channels: int,
@@ -86,50 +88,42 @@ class ConvTranspose2d(Module):
 
         shape = (in_channels, out_channels // groups, *self.kernel_size)
         self.weight, self.bias = init.filters(shape, out_channels, bias, rng, dtype)
-        self._arguments: dict[str, Any] = {
+        self.arguments: dict[str, Any] = {
             "stride": self.stride,
             "padding": self.padding,
             "output_padding": self.output_padding,
             "groups": groups,
             "dilation": self.dilation,
         }
-        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the transposed convolution."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        if x.shape[1:] != self._sizes[0]:
-            self._sizes = (x.shape[1:], self.output_shape(x.shape[1:]))
         y, saved = F.conv_transpose2d(
             x,
             self.weight.data,
             None if self.bias is None else self.bias.data,
-            **self._arguments,
-            out=self._pool.take((x.shape[0], *self._sizes[1]), x.dtype),
+            **self.arguments,
+            out=self._pool.take(self.batch_shape(x.shape), x.dtype),
         )
-        if save:
-            self._saved = (saved, x.shape)
-        return y
+        return y, (saved, x.shape)
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        saved, x_shape = self._saved
         weight, bias = self.weight, self.bias
-        dx, dweight, dbias = F.conv_transpose2d_backward(
+        dbias = None if bias is None else bias.grad_out
+        saved, x_shape = saved
+        dx, weight.grad, dbias = F.conv_transpose2d_backward(
             dy,
             saved,
             need_dx=need_dx,
+            need_dweight=weight.grad_out is not None,
+            need_dbias=dbias is not None,
             out=self._pool.take(x_shape, dy.dtype) if need_dx else None,
-            dweight=weight.grad_memory,
-            dbias=None if bias is None else bias.grad_memory,
+            dweight=weight.grad_out,
+            dbias=dbias,
         )
-        weight.grad = dweight
         if bias is not None:
             bias.grad = dbias
-        self._saved = None
         return dx
 
     def output_shape(self, input_shape: Shape) -> Shape:
@@ -140,7 +134,7 @@ class ConvTranspose2d(Module):
             raise ValueError(
                 f"{self.where}: Given transposed=1, weight of size {self.weight.shape}, "
                 f"expected input {batch_of(input_shape)} to have {self.in_channels} channels, "
-                f"but got {channels} channels instead"
+                f"but got {channels} channels instead; images are (N, H, W, C) here"
             )
         sizes = tuple(
             (size - 1) * step - 2 * pad + apart * (kernel - 1) + more + 1
@@ -163,7 +157,7 @@ class ConvTranspose2d(Module):
 
     def way(self, input_shape: Shape) -> str:
         """Return the way of the convolution that this one is the transpose of."""
-        options = {key: self._arguments[key] for key in ("stride", "padding", "dilation", "groups")}
+        options = {key: self.arguments[key] for key in ("stride", "padding", "dilation", "groups")}
         shape = (BATCH, *self.output_shape(input_shape))
         return F.conv2d_way(shape, self.weight.shape, **options)
 

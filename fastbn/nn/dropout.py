@@ -40,29 +40,17 @@ class Dropout(Elementwise):
         self.p = float(p)
         self.rng = init.generator(rng)
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return x with its share zeroed and the rest scaled; x itself in inference."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        if not self.training or self.p == 0.0:
-            if save:
-                self._saved = (None,)
-            return x
-        y, saved = F.dropout(x, self.p, rng=self.rng, out=self._pool.take(x.shape, x.dtype))
-        if save:
-            self._saved = (saved,)
-        return y
+        if self.p == 0.0 or not self.training:
+            return x, None
+        return F.dropout(x, self.p, rng=self.rng, out=self._pool.take(x.shape, x.dtype))
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy with the forward's zeros and scale."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        (saved,) = self._saved
-        dx = dy
-        if saved is not None:
-            dx = F.dropout_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
-        self._saved = None
-        return dx
+        if saved is None:
+            return dy
+        return F.dropout_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
 
     def extra_repr(self) -> str:
         """Return the probability."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastbn import functional as F
 from fastbn.nn import state
 from fastbn.nn.module import Module, Shape
 
@@ -27,23 +26,13 @@ class Flatten(Module):
     (5, 48)
     """
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the rows, without a copy where x is contiguous."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        y, saved = F.flatten(x)
-        if save:
-            self._saved = saved
-        return y
+        return x.reshape(len(x), math.prod(x.shape[1:])), x.shape
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy in the shape of x."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
-        dx = F.flatten_backward(dy, saved)
-        self._saved = None
-        return dx
+        return dy.reshape(saved)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return (features,)."""

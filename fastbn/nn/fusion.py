@@ -1,46 +1,66 @@
 """Plans: which neighbouring layers run as one operation.
 
-A plan is a list of steps, made once from a list of layers; nested Sequentials are laid out flat,
-so that neighbours are found across their borders. What is fused:
+A plan is a list of steps, made once from a list of layers; nested Sequentials are taken apart, so
+that neighbours are found across their borders. What is fused:
 
 - BatchNorm with the ReLU or LeakyReLU behind it: one pass over memory less in each direction;
 - Linear or Conv2d with the BatchNorm behind it: the bias is not added where the batch's mean
   would take it out again at once, its gradient is exactly zero then; Conv2d takes the batch's
   statistics while it writes;
-- at the end of a Residual's body: BatchNorm, the sum, and the activation (``tail``).
+- BatchNorm with a sum behind it, and the activation behind that: the end of a Residual.
 
-Only layers of these very classes are fused: a subclass may do something else.
+Only layers of these very classes are fused: a subclass may do something else. A fused step calls
+the operations of `fastbn.functional` with the parameters of its layers, and what they save is its
+own; the layers themselves are not called.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from numpy.typing import NDArray
 
+from fastbn import functional as F
 from fastbn.nn.activation import LeakyReLU, ReLU
 from fastbn.nn.batchnorm import BatchNorm
+from fastbn.nn.calls import plain_backward
 from fastbn.nn.conv import Conv2d
 from fastbn.nn.linear import Linear
 from fastbn.nn.module import Module
+from fastbn.nn.parameter import Parameter
+from fastbn.nn.run import here
 
 Array = NDArray[Any]
 
 
-class Step(Protocol):
-    """A layer, or several that run as one."""
+class Single:
+    """A layer by itself, as a step."""
 
-    def forward(self, x: Array, save: bool) -> Array:
-        """Return the output for x."""
+    def __init__(self, layer: Module) -> None:
+        self.layers = [layer]
+        self.parameters = layer.parameters()
+        self.saves_output = layer.saves_output
+        ours = type(layer).__module__.startswith("fastbn.")
+        self.forward = layer.forward if ours else self._checked_forward
+        self.backward = plain_backward(layer)
 
-    def backward(self, dy: Array, need_dx: bool) -> Array | None:
-        """Write the gradients of the parameters and return that of the input, if needed."""
+    def _checked_forward(self, x: Array) -> tuple[Array, Any]:
+        (layer,) = self.layers
+        pair = layer.forward(x)
+        if type(pair) is not tuple or len(pair) != 2:
+            raise layer.no_pair_error(pair)
+        return pair
+
+    def fused(self) -> dict[Module, str]:
+        """Return what is fused inside the layer."""
+        return self.layers[0].fused()
 
 
 class Normalised:
-    """``[Linear or Conv2d,] BatchNorm[, activation]`` as one step."""
+    """``[Linear or Conv2d,] BatchNorm[, sum][, activation]`` as one step."""
+
+    saves_output = False
 
     def __init__(
         self,
@@ -51,71 +71,165 @@ class Normalised:
         self.weighted = weighted
         self.norm = norm
         self.activation = activation
-        self.kind: str | None = None
-        self.slope = 0.01
-        if activation is not None:
-            self.kind, self.slope = kind_of(activation)
+        self.kind, self.slope = kind_of(activation)
+        self.layers: list[Module] = [x for x in (weighted, norm, activation) if x is not None]
+        self.parameters = [p for layer in self.layers for p in layer.parameters()]
 
-    def forward(
-        self,
-        x: Array,
-        save: bool,
-        residual: Array | None = None,
-        kind: str | None = None,
-        slope: float = 0.01,
-    ) -> Array:
-        """Return act(norm(weighted(x)) + residual); `kind` says act where there is none inside."""
+    def forward(self, x: Array, residual: Array | None = None) -> tuple[Array, Any]:
+        """Return act(norm(weighted(x)) + residual)."""
         weighted, norm = self.weighted, self.norm
-        left_out = moments = None
+        take = norm._pool.take
+        batch = norm.uses_batch_statistics
+        product = left_out = moments = None
         if weighted is not None:
-            batch, bias = norm.uses_batch_statistics, weighted.bias
-            if bias is not None and batch:
-                left_out = bias.data
+            bias = None if weighted.bias is None else weighted.bias.data
+            if batch:
+                left_out, bias = bias, None
+            shape = x.shape
+            saved: Any
             if isinstance(weighted, Conv2d):
-                x, moments = weighted.forward_moments(
-                    x, save, add_bias=left_out is None, moments=batch
+                x, saved = F.conv2d(
+                    x,
+                    weighted.weight.data,
+                    bias,
+                    **weighted.arguments,
+                    moments=batch,
+                    out=take(weighted.batch_shape(shape), x.dtype),
                 )
+                moments = saved.moments
             else:
-                x = weighted.forward(x, save, left_out is None)
-        if self.kind is not None:
-            kind, slope = self.kind, self.slope
-        return norm.forward(x, save, kind, slope, residual, left_out, moments)
+                out = take((*shape[:-1], weighted.out_features), x.dtype)
+                x, saved = F.linear(x, weighted.weight.data, bias, out=out)
+            product = saved, shape, left_out is not None
+        y, normal = F.batch_norm(
+            x,
+            None if norm.weight is None else norm.weight.data,
+            None if norm.bias is None else norm.bias.data,
+            norm.running_mean,
+            norm.running_var,
+            training=batch,
+            momentum=norm.momentum,
+            eps=norm.eps,
+            num_batches_tracked=norm.num_batches_tracked if batch else None,
+            activation=self.kind,
+            negative_slope=self.slope,
+            residual=residual,
+            left_out_bias=left_out,
+            moments=moments,
+            out=take(x.shape, x.dtype),
+        )
+        return y, [product, normal]  # backward takes out one after the other
 
-    def backward(self, dy: Array, need_dx: bool) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool) -> Array | None:
         """Return dx of the first of the layers."""
-        if self.weighted is None:
-            return self.norm.backward(dy, need_dx)
-        dx = self.norm.backward(dy)
-        assert dx is not None
-        return self.weighted.backward(dx, need_dx)
+        return self.backward_sum(dy, saved, need_dx, False)[0]
 
-    def backward_residual(
-        self, dy: Array, need_dx: bool, need_dresidual: bool
+    def backward_sum(
+        self, dy: Array, saved: Any, need_dx: bool, need_dresidual: bool
     ) -> tuple[Array | None, Array | None]:
         """Return dx of the first of the layers, and dresidual."""
-        weighted = self.weighted
-        dx, dresidual = self.norm.backward_residual(
-            dy, need_dx or weighted is not None, need_dresidual
+        weighted, norm = self.weighted, self.norm
+        normal, product = saved.pop(), saved.pop()
+        take = norm._pool.take
+        weight, bias = norm.weight, norm.bias
+        dweight = None if weight is None else weight.grad_out
+        dbias = None if bias is None else bias.grad_out
+        in_front = weighted is not None and (
+            need_dx
+            or weighted.weight.grad_out is not None
+            or (weighted.bias is not None and weighted.bias.grad_out is not None)
         )
-        if weighted is not None:
+        need_dz = need_dx or in_front
+        dx, dweight, dbias, *dresidual = F.batch_norm_backward(
+            dy,
+            normal,
+            need_dx=need_dz,
+            need_dweight=dweight is not None,
+            need_dbias=dbias is not None,
+            need_dresidual=need_dresidual,
+            out=take(dy.shape, dy.dtype) if need_dz else None,
+            dweight=dweight,
+            dbias=dbias,
+            dresidual=take(dy.shape, dy.dtype) if need_dresidual else None,
+        )
+        del normal
+        if weight is not None and bias is not None:
+            weight.grad, bias.grad = dweight, dbias
+        if in_front:
             assert dx is not None
-            dx = weighted.backward(dx, need_dx)
-        return dx, dresidual
+            dx = self._backward_product(dx, product, need_dx)
+        return dx, dresidual[0] if dresidual else None
+
+    def _backward_product(self, dy: Array, product: Any, need_dx: bool) -> Array | None:
+        weighted = self.weighted
+        assert weighted is not None
+        saved, x_shape, bias_left_out = product
+        weight, bias = weighted.weight, weighted.bias
+        dbias = None if bias is None or bias_left_out else bias.grad_out
+        backward = F.conv2d_backward if type(weighted) is Conv2d else F.linear_backward
+        dx, weight.grad, dbias = backward(
+            dy,
+            saved,
+            need_dx=need_dx,
+            need_dweight=weight.grad_out is not None,
+            need_dbias=dbias is not None,
+            out=weighted._pool.take(x_shape, dy.dtype) if need_dx else None,
+            dweight=weight.grad_out,
+            dbias=dbias,
+        )
+        if bias is not None:
+            if bias_left_out:
+                bias.zero_grad()
+            else:
+                bias.grad = dbias
+        return dx
+
+    def fused(self) -> dict[Module, str]:
+        """Return which layers run inside the operation of the BatchNorm."""
+        found: dict[Module, str] = {}
+        if self.activation is not None:
+            found[self.activation] = self.norm.where
+        if self.weighted is not None:
+            parts = ["bias"] if self.weighted.bias is not None else []
+            if type(self.weighted) is Conv2d:
+                parts.append("statistics")
+            if parts:
+                found[self.weighted] = f"{self.norm.where} ({', '.join(parts)})"
+        return found
 
 
-class Plain:
-    """A layer of the user's whose backward knows no `need_dx`."""
+class Sum:
+    """``x + residual``, activated, where there is no BatchNorm to do it."""
 
-    def __init__(self, layer: Module) -> None:
-        self.layer = layer
+    parameters: list[Parameter] = []  # noqa: RUF012
 
-    def forward(self, x: Array, save: bool) -> Array:
-        """Return the output for x."""
-        return self.layer.forward(x, save)
+    def __init__(self, owner: Module, kind: str | None, slope: float) -> None:
+        self.owner = owner
+        self.kind, self.slope = kind, slope
+        self.saves_output = kind is not None
 
-    def backward(self, dy: Array, need_dx: bool) -> Array | None:
-        """Return dx, needed or not."""
-        return self.layer.backward(dy)
+    def forward(self, x: Array, residual: Array) -> tuple[Array, Any]:
+        """Return act(x + residual)."""
+        take = self.owner._pool.take
+        z = F.add(x, residual, out=take(x.shape, x.dtype))
+        if self.kind is None:
+            return z, None
+        out = take(z.shape, z.dtype)
+        if self.kind == "relu":
+            return F.relu(z, out=out)
+        return F.leaky_relu(z, self.slope, out=out)
+
+    def backward_sum(
+        self, dy: Array, saved: Any, need_dx: bool, need_dresidual: bool
+    ) -> tuple[Array | None, Array | None]:
+        """Return the gradient of the sum, twice."""
+        if self.kind is not None:
+            backward = F.relu_backward if self.kind == "relu" else F.leaky_relu_backward
+            dy = backward(dy, saved, out=self.owner._pool.take(dy.shape, dy.dtype))
+        return dy, dy
+
+
+Step = Single | Normalised
 
 
 class Plan:
@@ -124,143 +238,106 @@ class Plan:
     Attributes
     ----------
     steps : list of Step
-    tail : Normalised or None
-        The last step, where a sum and an activation can be fused into it.
-    first : int
-        The first step with parameters; the backward goes no further unless dx is asked for.
+    saves_output : bool
+        Whether the last step may save what it returns, or there is none.
     """
 
-    def __init__(self, layers: Iterable[Module]) -> None:
-        self.steps, self._layers_of = _steps(list(layers))
-        trained = [any(layer.parameters() for layer in of) for of in self._layers_of]
-        self.has_parameters = any(trained)
-        self.first = trained.index(True) if self.has_parameters else 0
-        self._in_front = [
-            module
-            for of in self._layers_of[: self.first]
-            for layer in of
-            for module in layer.modules()
-        ]
-        last = self.steps[-1] if self.steps else None
-        self.tail = last if isinstance(last, Normalised) and last.activation is None else None
-        self._tail_first = self.first >= len(self.steps) - 1
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self.steps = list(steps)
+        self._forwards: list[Callable[[Array], tuple[Array, Any]]]
+        self._forwards = [step.forward for step in self.steps]
+        self._backwards: list[Callable[[Array, Any, bool], Array | None]]
+        self._backwards = [step.backward for step in self.steps]
+        self.saves_output = not self.steps or self.steps[-1].saves_output
 
-    def forward(self, x: Array, save: bool) -> Array:
-        """Run all steps."""
-        for step in self.steps:
-            x = step.forward(x, save)
-        return x
+    def forward(self, x: Array) -> tuple[Array, list[Any]]:
+        """Run all steps; what they save is a list, which stays empty if nobody will ask for it."""
+        kept: list[Any] = []
+        if here.run.saving is False:
+            for forward in self._forwards:
+                x = forward(x)[0]
+            return x, kept
+        for forward in self._forwards:
+            x, saved = forward(x)
+            kept.append(saved)
+        return x, kept
 
-    def backward(self, dy: Array, need_dx: bool) -> Array | None:
-        """Run all steps from the last to the first, or to the first that has parameters."""
-        return self._backward(dy, need_dx, len(self.steps))
+    def backward(self, dy: Array, saved: list[Any], need_dx: bool) -> Array | None:
+        """Run all steps from the last to the first, or to the first that is trained.
 
-    def forward_residual(
-        self, x: Array, save: bool, residual: Array, kind: str | None, slope: float
-    ) -> Array:
-        """Run all steps; add `residual` and activate in the `tail`."""
-        assert self.tail is not None
-        for step in self.steps[:-1]:
-            x = step.forward(x, save)
-        return self.tail.forward(x, save, residual, kind, slope)
-
-    def backward_residual(
-        self, dy: Array, need_dx: bool, need_dresidual: bool
-    ) -> tuple[Array | None, Array | None]:
-        """Run all steps backwards; return dx and dresidual, as far as needed."""
-        assert self.tail is not None
-        go_on = need_dx or not self._tail_first
-        dx, dresidual = self.tail.backward_residual(dy, go_on, need_dresidual)
-        if go_on:
-            assert dx is not None
-            dx = self._backward(dx, need_dx, len(self.steps) - 1)
-        else:
-            self._discard_in_front()
-        return dx, dresidual
-
-    def _backward(self, dy: Array, need_dx: bool, end: int) -> Array | None:
-        """Run the steps in front of `end` backwards."""
-        begin = 0 if need_dx else self.first
+        `saved` is emptied step by step, so that memory is free as soon as it can be.
+        """
+        first = 0 if need_dx else self.first_trained()
         dx: Array | None = dy
-        for index in range(end - 1, begin - 1, -1):
+        for index in range(len(self._backwards) - 1, first - 1, -1):
             assert dx is not None
-            dx = self.steps[index].backward(dx, need_dx or index > begin)
-        if need_dx:
-            return dx
-        self._discard_in_front()
-        return None
+            dx = self._backwards[index](dx, saved.pop(), need_dx or index > first)
+        saved.clear()
+        return dx if need_dx else None
 
-    def _discard_in_front(self) -> None:
-        for module in self._in_front:
-            module._saved = None
+    def first_trained(self) -> int:
+        """Return the index of the first step with something to train, or one behind the last."""
+        for index, step in enumerate(self.steps):
+            for parameter in step.parameters:
+                if parameter.requires_grad:
+                    return index
+        return len(self.steps)
 
-    def discard(self) -> None:
-        """Forget what forwards have saved."""
-        for layers in self._layers_of:
-            for layer in layers:
-                layer.discard()
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is something to train."""
+        return self.first_trained() < len(self.steps)
 
     def fused(self) -> dict[Module, str]:
-        """Return which layers run inside the operation of a BatchNorm, or of a Residual."""
+        """Return which layers run inside another one's operation."""
         found: dict[Module, str] = {}
-        for step, layers in zip(self.steps, self._layers_of, strict=True):
-            if isinstance(step, Normalised):
-                if step.activation is not None:
-                    found[step.activation] = step.norm.where
-                parts = []
-                if step.weighted is not None and step.weighted.bias is not None:
-                    parts.append("bias")
-                if isinstance(step.weighted, Conv2d):
-                    parts.append("statistics")
-                if step.weighted is not None and parts:
-                    found[step.weighted] = f"{step.norm.where} ({', '.join(parts)})"
-            else:
-                for layer in layers:
-                    found |= layer.fused()
+        for step in self.steps:
+            found |= step.fused()
         return found
 
 
-def kind_of(activation: ReLU | LeakyReLU) -> tuple[str, float]:
-    """Return what ``functional.batch_norm`` calls this activation, and its slope."""
-    if isinstance(activation, LeakyReLU):
-        return "leaky_relu", activation.negative_slope
-    return "relu", 0.01
+def plan_of(layers: Iterable[Module]) -> Plan:
+    """Return the plan of a chain of layers."""
+    return Plan(steps_of(layers))
 
 
-def laid_out(layers: Iterable[Module]) -> Iterator[Module]:
-    """Yield the layers, with those of nested Sequentials in their place."""
-    from fastbn.nn.containers import Sequential
+def plan_and_sum(
+    layers: Iterable[Module], owner: Module, kind: str | None, slope: float
+) -> tuple[Plan, Normalised | Sum]:
+    """Return the plan of a chain, and the step behind it that adds a residual and activates."""
+    steps = steps_of(layers)
+    last = steps[-1] if steps else None
+    if isinstance(last, Normalised) and last.activation is None:
+        steps.pop()
+        last.kind, last.slope = kind, slope
+        return Plan(steps), last
+    return Plan(steps), Sum(owner, kind, slope)
 
-    for layer in layers:
-        if type(layer) is Sequential:
-            yield from laid_out(layer)
-        else:
-            yield layer
 
-
-def _steps(layers: list[Module]) -> tuple[list[Step], list[list[Module]]]:
-    """Return the steps, and the layers of each."""
-    rest = list(laid_out(layers))[::-1]
+def steps_of(layers: Iterable[Module]) -> list[Step]:
+    """Return the steps of a chain of layers."""
+    rest = [each for layer in layers for each in layer.chain()][::-1]
     steps: list[Step] = []
-    layers_of: list[list[Module]] = []
-
     while rest:
         layer = rest.pop()
-        members = [layer]
         weighted: Linear | Conv2d | None = None
         if type(layer) in (Linear, Conv2d) and rest and type(rest[-1]) is BatchNorm:
             weighted = layer  # type: ignore[assignment]
             layer = rest.pop()
-            members.append(layer)
         if type(layer) is BatchNorm:
             activation: ReLU | LeakyReLU | None = None
             if rest and type(rest[-1]) in (ReLU, LeakyReLU):
                 activation = rest.pop()  # type: ignore[assignment]
-                members.append(activation)  # type: ignore[arg-type]
             steps.append(Normalised(weighted, layer, activation))
-        elif "need_dx" in inspect.signature(layer.backward).parameters:
-            steps.append(layer)
         else:
-            steps.append(Plain(layer))
-        layers_of.append(members)
-    return steps, layers_of
+            steps.append(Single(layer))
+    return steps
+
+
+def kind_of(activation: ReLU | LeakyReLU | None) -> tuple[str | None, float]:
+    """Return what ``functional.batch_norm`` calls this activation, and its slope."""
+    if activation is None:
+        return None, 0.01
+    if isinstance(activation, LeakyReLU):
+        return "leaky_relu", activation.negative_slope
+    return "relu", 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastbn.nn.module import Module, Shape
 from fastbn.nn.state import batch_of
 
 IntPair = int | tuple[int, int]
@@ -50,6 +51,21 @@ def check_image(where: str, input_shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"{where}: Expected 4D (batched) input (N, H, W, C), got {batch_of(input_shape)}"
         )
+
+
+class Windowed(Module):
+    """Base class of layers whose windows slide over an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
+
+    def batch_shape(self, x_shape: Shape) -> Shape:
+        """Return the shape of the output for a batch."""
+        sizes = self._sizes
+        if x_shape[1:] != sizes[0]:
+            sizes = self._sizes = (x_shape[1:], self.output_shape(x_shape[1:]))
+        return (x_shape[0], *sizes[1])
 
 
 def short(values: tuple[int, int]) -> str:

@@ -45,6 +45,8 @@ class Linear(Module):
     array([[1.5, 5. ]], dtype=float32)
     """
 
+    saves_output = False
+
     def __init__(
         self,
         in_features: int,
@@ -65,44 +67,32 @@ class Linear(Module):
         if bias:
             values = init.bias_uniform(out_features, in_features, rng=rng)
             self.bias = Parameter(values, dtype=dtype)
-        self._bias_left_out = False
 
-    def forward(self, x: Array, save: bool, add_bias: bool = True) -> Array:
-        """Return the sums; BatchNorm behind lets the bias be left out."""
-        if save and self._saved is not None:
-            raise self.pending_error()
-        bias = self.bias
-        y, saved = F.linear(
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the sums."""
+        return F.linear(
             x,
             self.weight.data,
-            bias.data if bias is not None and add_bias else None,
+            None if self.bias is None else self.bias.data,
             out=self._pool.take((*x.shape[:-1], self.out_features), x.dtype),
         )
-        if save:
-            self._saved = saved
-            self._bias_left_out = not add_bias
-        return y
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
-        saved = self._saved
-        if saved is None:
-            raise self.no_forward_error()
         weight, bias = self.weight, self.bias
-        add = bias is not None and not self._bias_left_out
-        dx, dweight, dbias = F.linear_backward(
+        dbias = None if bias is None else bias.grad_out
+        dx, weight.grad, dbias = F.linear_backward(
             dy,
             saved,
             need_dx=need_dx,
-            need_dbias=add,
+            need_dweight=weight.grad_out is not None,
+            need_dbias=dbias is not None,
             out=self._pool.take((*dy.shape[:-1], self.in_features), dy.dtype) if need_dx else None,
-            dweight=weight.grad_memory,
-            dbias=bias.grad_memory if bias is not None and add else None,
+            dweight=weight.grad_out,
+            dbias=dbias,
         )
-        weight.grad = dweight
         if bias is not None:
-            bias.grad = dbias if add else bias.zero_grad_memory()
-        self._saved = None
+            bias.grad = dbias
         return dx
 
     def output_shape(self, input_shape: Shape) -> Shape:

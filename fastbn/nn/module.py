@@ -1,9 +1,8 @@
 """What all layers and containers are: a forward and a backward, modes, and state.
 
-A layer writes ``forward(x, save)`` and ``backward(dy, need_dx)``. Where `save` is true, forward
-puts what backward will need into ``self._saved``; backward releases it. Attributes that are
-`Parameter` or `Module` objects are found by themselves, arrays that belong to the state are named
-in ``buffer_names``.
+A layer writes ``forward(x) -> (y, saved)`` and ``backward(dy, saved, need_dx) -> dx``; `calls` says
+who keeps what is saved. Attributes that are `Parameter` or `Module` objects are found by
+themselves, arrays that belong to the state are named in ``buffer_names``.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn.nn import state, table
-from fastbn.nn.tree import Node
+from fastbn.nn.calls import FLOATS, Called
+from fastbn.nn.run import here
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Traced(NamedTuple):
@@ -32,11 +30,11 @@ class Traced(NamedTuple):
     output_shape: Shape
 
 
-class Module(Node):
+class Module(Called):
     """Base class of layers and containers.
 
     A subclass calls ``super().__init__()`` first, and defines `forward`, `backward` and
-    `output_shape`.
+    `output_shape`. It keeps nothing itself: what backward needs, forward returns.
 
     Attributes
     ----------
@@ -59,13 +57,11 @@ class Module(Node):
     ...         super().__init__()
     ...         self.factor = Parameter([factor])
     ...
-    ...     def forward(self, x, save):
-    ...         self.keep(x, save)
-    ...         return x * self.factor.data
+    ...     def forward(self, x):
+    ...         return x * self.factor.data, x
     ...
-    ...     def backward(self, dy, need_dx=True):
-    ...         x = self.release()
-    ...         self.factor.grad = [(dy * x).sum()]
+    ...     def backward(self, dy, saved, need_dx=True):
+    ...         self.factor.grad = [(dy * saved).sum()]
     ...         return dy * self.factor.data
     ...
     ...     def output_shape(self, input_shape):
@@ -77,156 +73,19 @@ class Module(Node):
     (array([[3., 6.]]), array([3.]))
     """
 
-    transient = (*Node.transient, "_checked", "_below", "_saved")
-
     def __init__(self) -> None:
         super().__init__()
-        self.training = True
-        self.input_shape: Shape | None = None
         self.factory: tuple[str, dict[str, Any]] | None = None
-        self._saved: Any = None
-        self._checked: tuple[Shape, np.dtype[Any]] | None = None  # the input that passed last
-        self._below: list[Module] = []  # all children and theirs, since that check
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         Module.__init__(self)
         super().__setstate__(kept)
 
-    # --- forward and backward ---------------------------------------------------------------
-
-    def __call__(self, x: Array) -> Array:
-        """Return ``forward(x, save=self.training)`` after checks.
-
-        Parameters
-        ----------
-        x : ndarray
-            Input ``(N, ...)``, channels-last, of the parameters' dtype.
-
-        Returns
-        -------
-        ndarray
-            Output ``(N, ...)``. It never changes as long as somebody keeps it.
-
-        Raises
-        ------
-        ValueError
-            If a layer cannot take the shape that reaches it; the message names the layer.
-        TypeError
-            If `x` is not an array of the parameters' dtype.
-        RuntimeError
-            In training mode, if the backward of an earlier call is pending.
-        """
-        if type(x) is not np.ndarray:
-            x = self._plain(x)
-        checked = self._checked
-        if checked is None or x.shape != checked[0] or x.dtype != checked[1]:
-            checked = self._check(x)
-        save = self.training
-        if save:
-            if self._saved is not None:
-                raise self.pending_error()
-            for module in self._below:
-                if module._saved is not None:
-                    raise module.pending_error()
-        self._pool.start(checked)
-        try:
-            return self.forward(x, save)
-        except BaseException:
-            if save:
-                self.discard()
-            raise
-
-    def forward(self, x: Array, save: bool) -> Array:
-        """Return the output for x, keeping what `backward` needs if `save`."""
-        raise NotImplementedError(f"{type(self).__name__} does not define forward(x, save)")
-
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
-        """Write the gradients of the parameters and return that of the input, if needed.
-
-        Parameters
-        ----------
-        dy : ndarray
-            Gradient of the loss by this module's output.
-        need_dx : bool
-            Whether the gradient by the input is wanted. A layer returns it by default; an
-            outermost container only when asked, for nobody trains the data.
-
-        Returns
-        -------
-        ndarray or None
-
-        Raises
-        ------
-        RuntimeError
-            If there was no forward in training mode since the last backward.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not define backward(dy, need_dx)")
+    # --- shapes -----------------------------------------------------------------------------
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of one sample's output; ValueError if the layer cannot take it."""
         raise NotImplementedError(f"{type(self).__name__} does not define output_shape")
-
-    def keep(self, saved: Any, save: bool) -> None:
-        """Keep what backward needs, if `save`; RuntimeError while a backward is pending."""
-        if save:
-            if self._saved is not None:
-                raise self.pending_error()
-            self._saved = (saved,)
-
-    def release(self) -> Any:
-        """Return what `keep` was given, and forget it; RuntimeError if there is nothing."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        (saved,) = self._saved
-        self._saved = None
-        return saved
-
-    def discard(self) -> None:
-        """Forget what forwards have saved, here and in all children: no backward will come."""
-        for module in self.modules():
-            module._saved = None
-
-    def pending_error(self) -> RuntimeError:
-        """Return the error of a forward that would overwrite what an earlier one saved."""
-        return RuntimeError(
-            f"{self.where}: forward in training mode while a backward is pending; call backward() "
-            "first, or discard() to give it up, or eval() for inference"
-        )
-
-    def no_forward_error(self) -> RuntimeError:
-        """Return the error of a backward for which nothing is saved."""
-        return RuntimeError(
-            f"{self.where}: backward without a forward in training mode; "
-            "every backward needs a forward of its own"
-        )
-
-    # --- checks, before anything is changed -------------------------------------------------
-
-    def _plain(self, x: Any) -> Array:
-        if not isinstance(x, np.ndarray):
-            raise TypeError(f"{self.where}: expected a NumPy array, got {type(x).__name__}")
-        return x.view(np.ndarray)
-
-    def _check(self, x: Array) -> tuple[Shape, np.dtype[Any]]:
-        """Raise what the call on x would raise half-way; remember the shape and dtype that pass."""
-        if x.ndim < 2:
-            raise ValueError(f"{self.where}: expected input of shape (N, ...), got {x.shape}")
-        expected = self.dtype
-        if x.dtype not in (FLOATS if expected is None else (expected,)):
-            raise TypeError(
-                f"{self.where}: expected input of dtype {expected or 'float32 or float64'}, "
-                f"got {x.dtype}"
-            )
-        self.adopt_children()
-        try:
-            for layer, input_shape, _ in self.trace(x.shape[1:]):
-                layer.check_batch((x.shape[0], *input_shape))
-        except NotImplementedError:
-            pass  # behind a layer without output_shape the operations check for themselves
-        self.input_shape = x.shape[1:]
-        _, *self._below = self.modules()  # without itself: a cycle would keep the net alive
-        self._checked = (x.shape, x.dtype)
-        return self._checked
 
     def check_batch(self, shape: Shape) -> None:
         """Raise ValueError if the layer cannot take a batch of this shape, rows included."""
@@ -270,10 +129,6 @@ class Module(Node):
         self.input_shape = tuple(input_shape)
         return self
 
-    def invalidate(self) -> None:
-        """Check the input of the next call anew."""
-        self._checked = None
-
     # --- modes and dtype --------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
@@ -291,7 +146,7 @@ class Module(Node):
     @contextmanager
     def evaluating(self) -> Iterator[Self]:
         """Set inference mode for a ``with`` block; behind it every layer has its own mode back."""
-        training = [module for module in self.modules() if module.training]
+        training = [module for module in self.modules() if module._training]
         if training:
             self.eval()
         try:
@@ -306,7 +161,8 @@ class Module(Node):
     def predict(self, x: Array, batch_size: int = 256) -> Array:
         """Return the outputs for any number of rows, none included, in inference mode.
 
-        Modes, running statistics and a pending backward stay as they are.
+        Modes, running statistics and a pending backward stay as they are, also for other threads
+        that train or predict with this network meanwhile.
 
         Parameters
         ----------
@@ -323,8 +179,11 @@ class Module(Node):
         if batch_size < 1:
             raise ValueError(f"batch_size should be a positive integer, but got {batch_size}")
         if type(x) is not np.ndarray:
-            x = self._plain(x)
-        with self.evaluating():
+            x = self._array(x)
+        run = here.run
+        before = run.saving, run.inference
+        run.saving, run.inference = None, True
+        try:
             if not len(x):
                 return np.empty((0, *self.output_shape(x.shape[1:])), dtype=x.dtype)
             y: Array | None = None
@@ -335,11 +194,8 @@ class Module(Node):
                 y[first : first + batch_size] = rows
             assert y is not None
             return y
-
-    @property
-    def dtype(self) -> np.dtype[Any] | None:
-        """Element type of the parameters, None where there are none."""
-        return next((parameter.dtype for _, parameter in self.named_parameters()), None)
+        finally:
+            run.saving, run.inference = before
 
     def astype(self, dtype: DTypeLike) -> Self:
         """Change the dtype of parameters and floating point buffers, and return this object.
@@ -360,7 +216,7 @@ class Module(Node):
         if dtype not in FLOATS:
             raise TypeError(f"{self.where}: expected dtype float32 or float64, got {dtype}")
         for module in self.modules():
-            if module._saved is not None:
+            if module._pending is not None:
                 raise module.pending_error()
         for module in self.modules():
             for _, parameter in module.own_parameters():
@@ -448,6 +304,10 @@ class Module(Node):
             Shape of one sample; default that of the last call or of `build`.
         """
         return table.summary(self, input_shape)
+
+    def chain(self) -> Iterator[Module]:
+        """Yield the layers that run one after another in here: this one, if it is no Sequential."""
+        yield self
 
     def fused(self) -> dict[Module, str]:
         """Return which layers run inside another one's operation, and what to call that."""

@@ -33,6 +33,8 @@ class Parameter:
     ----------
     grad_memory : ndarray
         Where a backward writes the gradient, before it says so by ``grad = grad_memory``.
+    grad_out : ndarray or None
+        The same where the parameter is trained, else None: there is no gradient to write.
 
     Examples
     --------
@@ -45,7 +47,18 @@ class Parameter:
     array([0., 0., 0., 0., 0., 0.])
     """
 
-    __slots__ = ("__weakref__", "_data", "_grad", "_order", "_storage", "grad_memory")
+    __slots__ = (
+        "__weakref__",
+        "_data",
+        "_grad",
+        "_order",
+        "_requires_grad",
+        "_storage",
+        "_sum",
+        "_sum_memory",
+        "grad_memory",
+        "grad_out",
+    )
 
     def __init__(
         self,
@@ -60,6 +73,7 @@ class Parameter:
         self._order = tuple(range(values.ndim)) if order is None else order
         if sorted(self._order) != list(range(values.ndim)):
             raise ValueError(f"Parameter: order {order} does not name the axes of {values.shape}")
+        self._requires_grad = True
         self._place(values, values.dtype)
 
     def _place(self, values: Array, dtype: np.dtype[Any]) -> None:
@@ -67,6 +81,9 @@ class Parameter:
         self._data[...] = values
         self._grad: Array | None = None
         self.grad_memory, _ = self._new(values.shape, dtype)
+        self.grad_out = self.grad_memory if self._requires_grad else None
+        self._sum: Array | None = None  # what a backward adds to, while it runs
+        self._sum_memory: Array | None = None  # where that backward writes
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """Return an uninitialised array of `shape` stored in `order`, and its flat storage."""
@@ -88,18 +105,19 @@ class Parameter:
         """The gradient the last backward left, in PyTorch's shape; None before the first one.
 
         Assigning copies into it; assigning None makes optimizers pass this parameter over until
-        the next backward.
+        the next backward. One that is not trained takes no gradient.
         """
         return self._grad
 
     @grad.setter
     def grad(self, values: ArrayLike | None) -> None:
-        if values is None:
-            self._grad = None
-            return
-        if values is not self.grad_memory:
-            self.grad_memory[...] = self._matching(values, "grad")
-        self._grad = self.grad_memory
+        if values is not self.grad_out:
+            if values is None or self.grad_out is None:
+                values = None
+            else:
+                self.grad_out[...] = self._matching(values, "grad")
+                values = self.grad_out
+        self._grad = values
 
     def _matching(self, values: ArrayLike, what: str) -> Array:
         array = np.asarray(values)
@@ -109,10 +127,44 @@ class Parameter:
             )
         return array
 
-    def zero_grad_memory(self) -> Array:
-        """Return `grad_memory`, filled with zeros."""
+    @property
+    def requires_grad(self) -> bool:
+        """Whether this parameter is trained.
+
+        False forgets its gradient, and no backward gives it one: optimizers pass it over.
+        """
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, trained: bool) -> None:
+        self._requires_grad = bool(trained)
+        self.grad_out = self.grad_memory if trained else None
+        if not trained:
+            self._grad = None
+
+    def zero_grad(self) -> None:
+        """Set the gradient to zeros."""
         self.grad_memory.fill(0)
-        return self.grad_memory
+        self.grad = self.grad_memory
+
+    def begin_adding(self) -> bool:
+        """Let a backward write elsewhere, if there is a gradient to add to; return whether."""
+        if self._grad is None:
+            return False
+        if self._sum_memory is None:
+            self._sum_memory, _ = self._new(self.shape, self.dtype)
+        self._sum = self._grad
+        self.grad_memory = self.grad_out = self._sum_memory
+        self._grad = None
+        return True
+
+    def finish_adding(self) -> None:
+        """Add what a backward wrote since `begin_adding`, and put the gradient in its place."""
+        assert self._sum is not None
+        if self._grad is not None:
+            np.add(self._sum, self._grad, out=self._sum)
+        self.grad_memory = self.grad_out = self._grad = self._sum
+        self._sum = None
 
     def zeros(self) -> Array:
         """Return a new array of zeros with shape, dtype and order in memory of `data`."""
@@ -144,11 +196,11 @@ class Parameter:
         """Change the element type in place; the gradient is forgotten."""
         self._place(self._data, np.dtype(dtype))
 
-    def __getstate__(self) -> tuple[Array, tuple[int, ...], Array | None]:
-        return self._data, self._order, self._grad
+    def __getstate__(self) -> tuple[Array, tuple[int, ...], Array | None, bool]:
+        return self._data, self._order, self._grad, self._requires_grad
 
-    def __setstate__(self, state: tuple[Array, tuple[int, ...], Array | None]) -> None:
-        data, self._order, grad = state
+    def __setstate__(self, state: tuple[Array, tuple[int, ...], Array | None, bool]) -> None:
+        data, self._order, grad, self._requires_grad = state
         self._place(data, data.dtype)
         self.grad = grad
 

@@ -7,15 +7,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastbn import functional as F
-from fastbn.nn.geometry import IntPair, check_image, pair, short, windows
+from fastbn.nn.geometry import IntPair, Windowed, check_image, pair, short, windows
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
 
-class _Pool2d(Module):
+class _Pool2d(Windowed):
     """What both pools with windows have in common: their sizes."""
+
+    saves_output = False
 
     def __init__(
         self,
@@ -37,13 +39,6 @@ class _Pool2d(Module):
                 f"{name}: pad should be at most half of effective kernel size, but got "
                 f"padding={self.padding} and kernel_size={self.kernel_size}"
             )
-        self._sizes: tuple[Shape, Shape] = ((), ())  # the last image shape and its output's
-
-    def _output(self, x: Array) -> Array:
-        """Return memory for the output."""
-        if x.shape[1:] != self._sizes[0]:
-            self._sizes = (x.shape[1:], self.output_shape(x.shape[1:]))
-        return self._pool.take((x.shape[0], *self._sizes[1]), x.dtype)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return (OH, OW, C)."""
@@ -102,10 +97,8 @@ class MaxPool2d(_Pool2d):
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the maxima."""
-        if save and self._saved is not None:
-            raise self.pending_error()
         y, saved = F.max_pool2d(
             x,
             self.kernel_size,
@@ -113,20 +106,14 @@ class MaxPool2d(_Pool2d):
             self.padding,
             dilation=self.dilation,
             ceil_mode=self.ceil_mode,
-            out=self._output(x),
+            out=self._pool.take(self.batch_shape(x.shape), x.dtype),
         )
-        if save:
-            self._saved = (saved, x.shape)
-        return y
+        return y, (saved, x.shape)
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dx: dy goes to the first maximum of its window."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        saved, x_shape = self._saved
-        dx = F.max_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
-        self._saved = None
-        return dx
+        saved, x_shape = saved
+        return F.max_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
 
 
 class AvgPool2d(_Pool2d):
@@ -160,10 +147,8 @@ class AvgPool2d(_Pool2d):
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
         self.count_include_pad = count_include_pad
 
-    def forward(self, x: Array, save: bool) -> Array:
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the means."""
-        if save and self._saved is not None:
-            raise self.pending_error()
         y, saved = F.avg_pool2d(
             x,
             self.kernel_size,
@@ -171,20 +156,14 @@ class AvgPool2d(_Pool2d):
             self.padding,
             ceil_mode=self.ceil_mode,
             count_include_pad=self.count_include_pad,
-            out=self._output(x),
+            out=self._pool.take(self.batch_shape(x.shape), x.dtype),
         )
-        if save:
-            self._saved = (saved, x.shape)
-        return y
+        return y, (saved, x.shape)
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dx: dy spread evenly over its window."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        saved, x_shape = self._saved
-        dx = F.avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
-        self._saved = None
-        return dx
+        saved, x_shape = saved
+        return F.avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""
@@ -202,24 +181,18 @@ class GlobalAvgPool2d(Module):
     array([[3., 4.]])
     """
 
-    def forward(self, x: Array, save: bool) -> Array:
+    saves_output = False
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the means."""
-        if save and self._saved is not None:
-            raise self.pending_error()
         n, _, _, channels = x.shape
         y, saved = F.global_avg_pool2d(x, out=self._pool.take((n, channels), x.dtype))
-        if save:
-            self._saved = (saved, x.shape)
-        return y
+        return y, (saved, x.shape)
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array | None:
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dx: dy spread evenly over all positions."""
-        if self._saved is None:
-            raise self.no_forward_error()
-        saved, x_shape = self._saved
-        dx = F.global_avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
-        self._saved = None
-        return dx
+        saved, x_shape = saved
+        return F.global_avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return (C,)."""

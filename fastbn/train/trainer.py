@@ -140,6 +140,7 @@ class Trainer:
                 f"there is nothing to train on: {len(x)} samples in batches of {batch_size}"
             )
 
+        self.net.discard()  # of a call to have a look, say: no backward will come
         if not self.net.training:
             self.net.train()
         with display(progress) as shown:

@@ -221,8 +221,9 @@ def test_arguments(tmp_path):
 
 def test_own_forward_is_refused(tmp_path):
     class Twice(nn.ReLU):
-        def forward(self, x, save):
-            return 2 * super().forward(x, save)
+        def forward(self, x):
+            y, saved = super().forward(x)
+            return 2 * y, saved
 
     net = nn.Sequential(nn.Linear(3, 4), Twice())
     with pytest.raises(TypeError, match="Twice '1' cannot be exported"):

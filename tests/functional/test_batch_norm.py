@@ -399,3 +399,26 @@ def test_strided_running_buffers_are_refused(name: str) -> None:
         F.batch_norm(**call)
     for key, value in before.items():
         np.testing.assert_array_equal(call[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_a_bias_left_out_of_x_moves_the_running_mean_only(
+    momentum: float | None, rng: np.random.Generator
+) -> None:
+    x, bias = rng.standard_normal((6, 3)), rng.standard_normal(3)
+    results = []
+    for module, left_out, given in ((F, bias, x), (reference, bias, x), (F, None, x + bias)):
+        mean, var, count = np.zeros(3), np.ones(3), np.array(1)
+        y, _ = module.batch_norm(
+            given, None, None, mean, var, training=True, momentum=momentum,
+            num_batches_tracked=count, **({} if left_out is None else {"left_out_bias": left_out}),
+        )  # fmt: skip
+        results.append((y, mean, var, count))
+    for other in results[1:]:
+        for ours, expected in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+    mean = np.zeros(3)
+    for left_out, training in ((bias[:2], True), (bias, False)):
+        with pytest.raises(ValueError, match="left_out_bias should have"):
+            F.batch_norm(x, None, None, mean, np.ones(3), training=training, left_out_bias=left_out)
+    assert not mean.any()

@@ -53,7 +53,7 @@ def test_identity_branches_do_not_write_into_the_gradient(rng: np.random.Generat
     x, dy = rng.standard_normal((3, 2)), rng.standard_normal((3, 4))
     y, kept = net(x), dy.copy()
     np.testing.assert_array_equal(y, np.concatenate([x, x], axis=1))
-    np.testing.assert_array_equal(net.backward(dy, True), dy[:, :2] + dy[:, 2:])
+    np.testing.assert_array_equal(net.backward(dy, need_dx=True), dy[:, :2] + dy[:, 2:])
     np.testing.assert_array_equal(dy, kept)
 
 

@@ -102,8 +102,6 @@ def test_every_image_layer_does_so_too(layer: nn.Module) -> None:
     dy = layer(x).copy()
     with pytest.raises(RuntimeError, match="while a backward is pending"):
         layer(x)
-    with pytest.raises(RuntimeError, match="while a backward is pending"):
-        layer.forward(x, True)
     layer.backward(dy)
     with pytest.raises(RuntimeError, match="backward without a forward"):
         layer.backward(dy)
@@ -154,14 +152,12 @@ def test_a_failing_forward_leaves_nothing_pending() -> None:
     class Fails(nn.Module):
         fail = True
 
-        def forward(self, x: Any, save: bool) -> Any:
+        def forward(self, x: Any) -> Any:
             if self.fail:
                 raise MemoryError("on purpose")
-            self.keep(None, save)
-            return x
+            return x, None
 
-        def backward(self, dy: Any, need_dx: bool = True) -> Any:
-            self.release()
+        def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
             return dy
 
     net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), Fails())
@@ -169,6 +165,61 @@ def test_a_failing_forward_leaves_nothing_pending() -> None:
         net(batch(4, 6))
     Fails.fail = False
     net.backward(net(batch(4, 6)))
+
+
+@pytest.mark.parametrize(
+    "last", [nn.ReLU(), nn.LeakyReLU(), nn.Sigmoid(), nn.Tanh(), nn.Flatten(), nn.Dropout(0.0),
+             nn.Residual(nn.Linear(3, 3, rng=2)), nn.Sequential(nn.Tanh(), nn.Flatten())],
+    ids=repr,
+)  # fmt: skip
+def test_callers_may_write_into_what_they_get(last: nn.Module) -> None:
+    nets = [nn.Sequential(nn.Linear(4, 3, rng=0), nn.Tanh(), copy.deepcopy(last)) for _ in range(2)]
+    x, target = batch(5, 4), batch(5, 3, seed=1)
+    y = nets[0](x)
+    nets[0].backward(y - target)
+    y = nets[1](x)
+    y -= target
+    nets[1].backward(y)
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        np.testing.assert_array_equal(p.grad, q.grad)
+
+
+def test_a_layer_of_ones_own_that_saves_its_output_is_safe_too() -> None:
+    class Exp(nn.Module):
+        def forward(self, x: Any) -> Any:
+            y = np.exp(x)
+            return y, y
+
+        def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+            return dy * saved
+
+    layer, x = Exp(), batch(2, 3)
+    y = layer(x)
+    y[...] = 0
+    np.testing.assert_array_equal(layer.backward(np.ones_like(x)), np.exp(x))
+
+
+def test_a_forward_that_forgets_what_backward_needs_is_told() -> None:
+    class Forgets(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x
+
+    for net in (Forgets(), nn.Sequential(nn.ReLU(), Forgets())):
+        with pytest.raises(TypeError, match=r"Forgets.*: forward should return \(y, saved\)"):
+            net(batch(2, 3))
+        net.discard()
+
+
+def test_layers_can_be_run_without_being_called() -> None:
+    layer, x = nn.Linear(4, 3, rng=0), batch(5, 4)
+    first, second = layer.forward(x), layer.forward(-x)
+    dx = layer.backward(np.ones_like(first[0]), second[1])
+    np.testing.assert_allclose(layer.weight.grad, -np.tile(x.sum(axis=0), (3, 1)), rtol=1e-5)
+    layer.backward(np.ones_like(first[0]), first[1], False)
+    np.testing.assert_allclose(layer.weight.grad, np.tile(x.sum(axis=0), (3, 1)), rtol=1e-5)
+    assert dx.shape == x.shape
+    with pytest.raises(RuntimeError, match="backward without a forward"):
+        layer.backward(first[0])
 
 
 # --- gradients --------------------------------------------------------------------------------
@@ -322,6 +373,8 @@ def test_shape_errors_name_the_layer_and_change_nothing() -> None:
         net(batch(2, 8, 8, 3))
     with pytest.raises(ValueError, match=r"Conv2d '0': .* to have 3 channels, but got 1 channels"):
         net(batch(2, 6, 6, 1))
+    with pytest.raises(ValueError, match=r"but got 6 channels .* images are \(N, H, W, C\) here"):
+        net(batch(2, 3, 6, 6))
     with pytest.raises(ValueError, match=r"Conv2d '0': Calculated padded input size per channel"):
         net(batch(2, 2, 2, 3))
     with pytest.raises(ValueError, match=r"Conv2d '0': Expected 4D"):

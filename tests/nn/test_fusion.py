@@ -9,7 +9,7 @@ import pytest
 
 from fastbn import functional as F
 from fastbn import nn
-from fastbn.nn.fusion import Normalised, Plan
+from fastbn.nn.fusion import Normalised, plan_and_sum, plan_of
 
 
 class ApartNorm(nn.BatchNorm):
@@ -59,7 +59,7 @@ def test_fused_equals_apart(kind: str, momentum: float | None, rng: np.random.Ge
         y, expected = fused(x), apart(x)
         np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-12)
         dy = rng.standard_normal(y.shape)
-        dx, expected = fused.backward(dy, True), apart.backward(dy, True)
+        dx, expected = fused.backward(dy, need_dx=True), apart.backward(dy, need_dx=True)
         np.testing.assert_allclose(dx, expected, rtol=1e-8, atol=1e-11)
     for (name, p), q in zip(fused.named_parameters(), apart.parameters(), strict=True):
         np.testing.assert_allclose(p.grad, q.grad, rtol=1e-8, atol=1e-10, err_msg=name)
@@ -113,21 +113,23 @@ def test_the_bias_is_left_out_of_the_product(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_neighbours_are_found_across_nested_sequentials() -> None:
     conv, norm, act, last = nn.Conv2d(3, 4, 1), nn.BatchNorm(4), nn.ReLU(), nn.BatchNorm(4)
-    plan = Plan(
-        [nn.Sequential(conv), nn.Sequential(nn.Sequential(norm), nn.Sequential()), act, last]
-    )
+    layers = [nn.Sequential(conv), nn.Sequential(nn.Sequential(norm), nn.Sequential()), act, last]
+    plan = plan_of(layers)
     first, second = plan.steps
     assert isinstance(first, Normalised)
     assert isinstance(second, Normalised)
     assert (first.weighted, first.norm, first.activation) == (conv, norm, act)
     assert (second.weighted, second.norm, second.activation) == (None, last, None)
-    assert plan.tail is second
+    plan, join = plan_and_sum(layers, act, "relu", 0.01)
+    assert len(plan.steps) == 1
+    assert isinstance(join, Normalised)
+    assert (join.norm, join.kind) == (last, "relu")
 
 
 def test_subclasses_are_not_fused() -> None:
-    plan = Plan([nn.Linear(3, 3), ApartNorm(3), nn.ReLU(), nn.BatchNorm(3), ApartReLU()])
-    assert [type(step).__name__ for step in plan.steps] == [
-        "Linear", "ApartNorm", "ReLU", "Normalised", "ApartReLU"
+    plan = plan_of([nn.Linear(3, 3), ApartNorm(3), nn.ReLU(), nn.BatchNorm(3), ApartReLU()])
+    assert [[type(layer).__name__ for layer in step.layers] for step in plan.steps] == [
+        ["Linear"], ["ApartNorm"], ["ReLU"], ["BatchNorm"], ["ApartReLU"]
     ]  # fmt: skip
 
 

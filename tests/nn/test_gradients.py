@@ -35,19 +35,17 @@ def random_norm(channels: int, **options: Any) -> nn.BatchNorm:
 
 
 class OwnLayer(nn.Module):
-    """A user's layer in the simplest form: no need_dx, no output_shape."""
+    """A user's layer in the simplest form: no output_shape."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter([1.5, -0.5, 2.0])
 
-    def forward(self, x: Any, save: bool) -> Any:
-        self.keep(x, save)
-        return x * self.scale.data
+    def forward(self, x: Any) -> Any:
+        return x * self.scale.data, x
 
-    def backward(self, dy: Any) -> Any:  # type: ignore[override]
-        x = self.release()
-        self.scale.grad = (dy * x).sum(axis=0)
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        self.scale.grad = (dy * saved).sum(axis=0)
         return dy * self.scale.data
 
 
@@ -60,16 +58,29 @@ class OwnNet(nn.Module):
         self.b = nn.Linear(3, 4, rng=2, dtype=F64)
         self.head = nn.Linear(4, 2, rng=3, dtype=F64)
 
-    def forward(self, x: Any, save: bool) -> Any:
-        a, b = self.a.forward(x, save), self.b.forward(x, save)
-        self.keep((a, b), save)
-        return self.head.forward(a * b, save)
+    def forward(self, x: Any) -> Any:
+        (a, of_a), (b, of_b) = self.a.forward(x), self.b.forward(x)
+        y, of_head = self.head.forward(a * b)
+        return y, (a, b, of_a, of_b, of_head)
 
-    def backward(self, dy: Any, need_dx: bool = True) -> Any:
-        a, b = self.release()
-        dproduct = self.head.backward(dy)
-        da, db = self.a.backward(dproduct * b), self.b.backward(dproduct * a)
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        a, b, of_a, of_b, of_head = saved
+        dproduct = self.head.backward(dy, of_head)
+        da, db = self.a.backward(dproduct * b, of_a), self.b.backward(dproduct * a, of_b)
         return da + db
+
+
+class CallingNet(OwnNet):
+    """The same network, whose parts keep what they save themselves."""
+
+    def forward(self, x: Any) -> Any:
+        a, b = self.a(x), self.b(x)
+        return self.head(a * b), (a, b)
+
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        a, b = saved
+        dproduct = self.head.backward(dy)
+        return self.a.backward(dproduct * b) + self.b.backward(dproduct * a)
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -218,7 +229,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "a layer of one's own": (lambda: nn.Sequential(OwnLayer(), nn.Tanh()), (4, 3)),
     "a network of one's own": (OwnNet, (5, 3)),
+    "a network of one's own that calls its parts": (CallingNet, (5, 3)),
 }
+
+
+def output_of(net: nn.Module, x: Any) -> Any:
+    y = net(x)
+    net.discard()
+    return y
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -229,19 +247,17 @@ def test_gradients_equal_finite_differences(name: str) -> None:
     x = rng.standard_normal(shape)
     y = net(x)
     dy = rng.standard_normal(y.shape)
-    dx = (
-        net.backward(dy, True) if name != "a layer of one's own" else net.backward(dy, need_dx=True)
-    )
+    dx = net.backward(dy, need_dx=True)
     assert dx is not None
     # another set of running statistics for every evaluation changes nothing in training mode
-    assert error(dx, numeric_gradient(lambda v: net.forward(v, False), x, dy)) < 1e-7
+    assert error(dx, numeric_gradient(lambda v: output_of(net, v), x, dy)) < 1e-7
 
     for label, parameter in net.named_parameters():
         original = parameter.data.copy()
 
         def output(values: Any, parameter: nn.Parameter = parameter) -> Any:
             parameter.data = values
-            return net.forward(x, False)
+            return output_of(net, x)
 
         expected = numeric_gradient(output, original, dy)
         parameter.data = original
@@ -259,7 +275,7 @@ def test_without_dx_the_parameters_get_the_same_gradients(name: str) -> None:
     for need_dx in (True, False):
         net = nn.Sequential(make())
         dy = np.random.default_rng(8).standard_normal(net(x).shape)
-        dx = net.backward(dy, need_dx)
+        dx = net.backward(dy, need_dx=need_dx)
         if len(list(net.modules())) > 2:
             assert (dx is not None) == need_dx
         gradients.append([p.grad for p in net.parameters()])

@@ -57,6 +57,18 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         np.testing.assert_array_equal(value, states[1][name])
 
 
+def test_a_look_at_the_outputs_before_does_not_stand_in_the_way() -> None:
+    looked, other = net(), net()
+    other.load_state_dict(looked.state_dict())
+    looked.eval()(blobs()[0])
+    looked.train()(blobs()[0])
+    looked.load_state_dict(other.state_dict())  # that call has moved running statistics
+    for each in (looked, other):
+        Trainer(each).fit(blobs(), 1, 32, rng=7)
+    for name, value in looked.state_dict().items():
+        np.testing.assert_array_equal(value, other.state_dict()[name])
+
+
 def test_losses_are_means_over_samples() -> None:
     x, y = blobs(70)
     trainer = Trainer(net(), optimizer=optim.SGD(net().parameters(), lr=0.0))

@@ -407,10 +407,10 @@ def test_a_bias_left_out_of_x_moves_the_running_mean_only(
 ) -> None:
     x, bias = rng.standard_normal((6, 3)), rng.standard_normal(3)
     results = []
-    for module, left_out, given in ((F, bias, x), (reference, bias, x), (F, None, x + bias)):
+    for module, left_out, seen in ((F, bias, x), (reference, bias, x), (F, None, x + bias)):
         mean, var, count = np.zeros(3), np.ones(3), np.array(1)
         y, _ = module.batch_norm(
-            given, None, None, mean, var, training=True, momentum=momentum,
+            seen, None, None, mean, var, training=True, momentum=momentum,
             num_batches_tracked=count, **({} if left_out is None else {"left_out_bias": left_out}),
         )  # fmt: skip
         results.append((y, mean, var, count))

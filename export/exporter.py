@@ -16,8 +16,7 @@ from fastbn import __version__, nn
 from fastbn.export.build import INPUT, PREDICT_TOLERANCE, BuiltModel, Normalization, build_model
 from fastbn.export.errors import MismatchError, one_line
 from fastbn.export.evaluator import Float64Evaluator
-from fastbn.export.fold.api import fold_once
-from fastbn.export.fold.engine import STEPS
+from fastbn.export.fold.attempts import Foldable, boldest_proven, read
 from fastbn.export.fold.report import NodeEntry
 from fastbn.export.io import write_model
 from fastbn.export.precision import (
@@ -30,6 +29,7 @@ from fastbn.export.precision import (
 )
 from fastbn.export.predictions import PredictionReport, compare_built
 from fastbn.export.report import Report, ValidationReport
+from fastbn.export.truth import Truth
 from fastbn.export.validate import compare, require_agreement
 
 
@@ -219,26 +219,15 @@ def _fold(
             report.verification = compare(original, original)
             require_agreement(report.verification, "the model")
         return original
-    failure: MismatchError | None = None
-    for boldness in STEPS:
-        folded, found = fold_once(original, boldness, duplicate_shared=False)
-        report.bn_after = report.bn_left = found.bn_left
-        report.affine_left = found.affine_left
-        report.nodes_before, report.nodes_after = found.nodes_before, found.nodes_after
-        report.nodes = found.nodes
-        if not verify:
-            return folded
-        report.verification = compare(original, folded)
-        if boldness is not STEPS[0]:
-            report.notes.append(f"folded {boldness.name}, because rounding suffered otherwise")
-        try:
-            require_agreement(report.verification, "the folded model")
-        except MismatchError as error:
-            failure = failure or error
-            continue
-        return folded
-    assert failure is not None
-    raise failure
+    source = Foldable(read(original))
+    folded = boldest_proven(source.message, Truth(original)) if verify else source.message()
+    found = folded.report
+    report.bn_after = report.bn_left = found.bn_left
+    report.affine_left = found.affine_left
+    report.nodes_before, report.nodes_after = found.nodes_before, found.nodes_after
+    report.nodes, report.verification = found.nodes, found.verification
+    report.notes += found.notes
+    return folded.model
 
 
 def _write_metadata(

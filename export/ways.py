@@ -41,45 +41,87 @@ def remembering(run: Run, memory: Memory) -> Run:
     return remembered
 
 
-def load(
-    first: onnx.ModelProto,
-    second: onnx.ModelProto,
-    report: ValidationReport,
-    paths: tuple[Path, Path] | None = None,
-) -> tuple[Run, Run]:
-    """Load both models into everything that can run them; note what cannot."""
-    ways: list[dict[str, Callable[[Sample], Outputs]]] = []
-    for source in paths or (first, second):
-        if ways and second is first:
-            ways.append(ways[0])
-            break
-        way: dict[str, Callable[[Sample], Outputs]] = {}
+class Loaded:
+    """A model loaded into everything that can run it.
+
+    Attributes
+    ----------
+    ways : dict
+        ``"f64"``, ``"lowest"`` and ``"highest"``, as far as they exist.
+    notes : list of str
+        What does not run it, and why.
+    """
+
+    def __init__(self, model: onnx.ModelProto, path: Path | None = None) -> None:
+        self.ways: dict[str, Callable[[Sample], Outputs]] = {}
+        self.notes: list[str] = []
+        self._model = model
         for level in ("lowest", "highest"):
             try:
-                way[level] = Session(source, level).run
+                self.ways[level] = Session(path or model, level).run
             except RuntimeRefusalError as error:
-                report.notes.append(f"onnxruntime ({level}) does not load: {one_line(error)}")
-        ways.append(way)
-    try:
-        if paths is not None:
-            raise ModelError("the weights are too large")
-        ways[0]["f64"] = Float64Evaluator(first).run
-        if second is not first and "lowest" not in ways[1]:
-            ways[1]["f64"] = Float64Evaluator(second).run
-    except Exception as error:  # the evaluator's operators raise what they like
-        report.notes.append(f"no float64 evaluation: {one_line(error)}")
-        report.against = "onnxruntime"
-    if "lowest" not in ways[0]:
-        _require_types(first)
-    if "lowest" in ways[0] and "lowest" not in ways[1]:
-        report.agree = False
-    if "f64" not in ways[0] and "lowest" not in ways[0]:
+                self.notes.append(f"onnxruntime ({level}) does not load: {one_line(error)}")
+
+    @property
+    def against(self) -> str:
+        """What counts as the truth of this model."""
+        return "float64" if "f64" in self.ways else "onnxruntime"
+
+    def evaluate(self) -> None:
+        """Load it into float64, too."""
+        try:
+            self.ways["f64"] = Float64Evaluator(self._model).run
+        except Exception as error:  # the evaluator's operators raise what they like
+            self.notes.append(f"no float64 evaluation: {one_line(error)}")
+
+    def run(self, sample: Sample) -> dict[str, Outputs]:
+        """Return the outputs by every way there is."""
+        results: dict[str, Outputs] = {}
+        for name, function in list(self.ways.items()):
+            try:
+                results[name] = function(sample)
+            except Exception as error:
+                if name != "f64" or len(self.ways) == 1:
+                    raise
+                # onnx.reference lacks an operator; the runtime's own result must do.
+                self.ways.pop("f64")
+                self.notes.append(f"no float64 evaluation: {one_line(error)}")
+        return results
+
+
+def load_first(model: onnx.ModelProto, path: Path | None = None) -> Loaded:
+    """Load the model that is the truth.
+
+    Raises
+    ------
+    ModelError
+        If nothing runs it.
+    """
+    loaded = Loaded(model, path)
+    if "lowest" not in loaded.ways:
+        _require_types(model)
+    if path is None:
+        loaded.evaluate()
+    else:
+        loaded.notes.append("no float64 evaluation: the weights are too large")
+    if "f64" not in loaded.ways and "lowest" not in loaded.ways:
         raise ModelError(
             "the model can be verified neither by onnxruntime nor in float64: "
-            + "; ".join(report.notes)
+            + "; ".join(loaded.notes)
         )
+    return loaded
 
-    return _runner(ways[0], report), _runner(ways[1], report)
+
+def load_second(
+    model: onnx.ModelProto, path: Path | None, first: Loaded, report: ValidationReport
+) -> Run:
+    """Load the model that is held against the first; float64 runs it where onnxruntime cannot."""
+    loaded = Loaded(model, path)
+    if "lowest" not in loaded.ways:
+        report.agree &= "lowest" not in first.ways
+        loaded.evaluate()
+    report.notes += [note for note in loaded.notes if note not in report.notes]
+    return loaded.run
 
 
 def _require_types(model: onnx.ModelProto) -> None:
@@ -88,23 +130,3 @@ def _require_types(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # shape inference raises several classes
         raise ModelError(f"not a valid ONNX model: {one_line(error)}") from error
-
-
-def _runner(way: dict[str, Callable[[Sample], Outputs]], report: ValidationReport) -> Run:
-    """Make a function that runs a sample by every way there is."""
-
-    def run(sample: Sample) -> dict[str, Outputs]:
-        results: dict[str, Outputs] = {}
-        for name, function in list(way.items()):
-            try:
-                results[name] = function(sample)
-            except Exception as error:
-                if name != "f64" or len(way) == 1:
-                    raise
-                # onnx.reference lacks an operator; the runtime's own result must do.
-                way.pop("f64")
-                report.against = "onnxruntime"
-                report.notes.append(f"no float64 evaluation: {one_line(error)}")
-        return results
-
-    return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fastbn.export.errors import MismatchError, ModelError, one_line, root_cause
-from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
+from fastbn.export.errors import ModelError
+from fastbn.export.fold.attempts import Foldable, Folded, boldest_proven, read
+from fastbn.export.fold.engine import STEPS, Boldness
 from fastbn.export.fold.report import FoldReport
 from fastbn.export.io import Source, is_too_large, read_model, write_model
-from fastbn.export.validate import compare, require_agreement
+from fastbn.export.truth import Truth
 from fastbn.files import require_output, scratch_folder
 
 
@@ -75,30 +76,12 @@ def fold_batch_norm(
     (['Gemm'], 0)
     """
     original = read_model(model_or_path)
+    source = Foldable(read(original), duplicate_shared=duplicate_shared, allow_slower=allow_slower)
     if not verify:
-        return fold_once(original, STEPS[0], duplicate_shared, allow_slower)
-    failure: MismatchError | None = None
-    for boldness in STEPS:
-        folded, report = fold_once(original, boldness, duplicate_shared, allow_slower)
-        check_fold(original, folded)
-        report.verification = compare(original, folded, data=check_data)
-        try:
-            settle(report, boldness)
-        except MismatchError as error:
-            failure = failure or error
-            continue
-        return folded, report
-    assert failure is not None
-    raise failure
-
-
-def settle(report: FoldReport, boldness: Boldness) -> None:
-    """Take the figures of the verification into the report, or raise :class:`MismatchError`."""
-    assert report.verification is not None
-    report.max_abs_f64 = report.verification.max_abs_f64
-    if boldness is not STEPS[0]:
-        report.notes.append(f"folded {boldness.name}, because rounding suffered otherwise")
-    require_agreement(report.verification, "the folded model")
+        folded = source.message()
+    else:
+        folded = boldest_proven(source.message, Truth(original, data=check_data))
+    return folded.model, folded.report
 
 
 def fold_once(
@@ -108,32 +91,9 @@ def fold_once(
     allow_slower: bool = False,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold without verification; weights are copied only where asked or where it costs nothing."""
-    model, report = fold_loaded(
-        lambda: ir.from_proto(original), boldness, duplicate_shared, allow_slower
-    )
-    try:
-        return ir.to_proto(model), report
-    except (ir.serde.SerdeError, UnicodeError) as error:
-        raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
-
-
-def fold_loaded(
-    load: Callable[[], ir.Model],
-    boldness: Boldness,
-    duplicate_shared: bool,
-    allow_slower: bool = False,
-) -> tuple[ir.Model, FoldReport]:
-    """Fold what ``load`` gives; it is called again if shared weights turn out to be copied."""
-    not_copied: frozenset[str] = frozenset()
-    while True:
-        try:
-            model = load()
-            report, copied = fold_in_place(model, boldness, not_copied, allow_slower=allow_slower)
-        except (ir.serde.SerdeError, UnicodeError) as error:
-            raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
-        if duplicate_shared or not copied or not_copied >= copied.keys():
-            return model, report
-        not_copied |= copied.keys()
+    source = Foldable(read(original), duplicate_shared=duplicate_shared, allow_slower=allow_slower)
+    folded = source.message(boldness)
+    return folded.model, folded.report
 
 
 def fold_file(
@@ -201,47 +161,24 @@ def fold_external(
     comparison is with the original in onnxruntime: float64 would take twice the memory.
     """
     original = read_model(source, load_external_data=False)
-    failure: MismatchError | None = None
-    for boldness in STEPS:
-        model, report = fold_loaded(
-            lambda: _mapped(original, source.parent), boldness, duplicate_shared, allow_slower
-        )
-        with scratch_folder(target.parent) as folder:
-            draft = folder / target.name
-            data = f"{target.name}.{secrets.token_hex(4)}.data"
+    holder = read(original)
+    ir.external_data.set_base_dir(holder.graph, source.parent)
+    foldable = Foldable(holder, duplicate_shared=duplicate_shared, allow_slower=allow_slower)
+    with scratch_folder(target.parent) as folder:
+        draft = folder / target.name
+        data = f"{target.name}.{secrets.token_hex(4)}.data"
+
+        def fold(boldness: Boldness) -> Folded:
+            model, report = foldable.fold(boldness)
             ir.save(model, draft, external_data=data)
-            if verify:
-                folded = read_model(draft, load_external_data=False)
-                paths = (source, draft)
-                report.verification = compare(original, folded, data=check_data, paths=paths)
-                try:
-                    settle(report, boldness)
-                except MismatchError as error:
-                    failure = failure or error
-                    continue
-            if (folder / data).exists():
-                (folder / data).replace(target.parent / data)
-            draft.replace(target)
-            return report
-    assert failure is not None
-    raise failure
+            return Folded(read_model(draft, load_external_data=False), report, draft)
 
-
-def _mapped(proto: onnx.ModelProto, folder: Path) -> ir.Model:
-    """Model whose external weights are mapped from files in a folder."""
-    model = ir.from_proto(proto)
-    ir.external_data.set_base_dir(model.graph, folder)
-    return model
-
-
-def check_fold(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
-    """Check the folded model as thoroughly as the original stands it."""
-    try:
-        onnx.checker.check_model(original, full_check=True)
-        thorough = True
-    except Exception:  # shape inference raises several classes
-        thorough = False
-    try:
-        onnx.checker.check_model(folded, full_check=thorough)
-    except Exception as error:
-        raise ModelError(f"the folded model is not valid: {one_line(error)}") from error
+        folded = (
+            boldest_proven(fold, Truth(original, data=check_data, path=source))
+            if verify
+            else fold(STEPS[0])
+        )
+        if (folder / data).exists():
+            (folder / data).replace(target.parent / data)
+        draft.replace(target)
+    return folded.report

@@ -80,11 +80,29 @@ class Constants:
         """Value of a constant, in its own type; None if it is not known before the run."""
         if value is None:
             return None
-        if value not in self._known:
-            # Breaks the recursion on a malformed graph; overwritten below.
-            self._known[value] = None
-            self._known[value] = self._find(value)
+        pending = [] if value in self._known else [value]
+        entered: set[ir.Value] = set()
+        while pending:  # not a recursion: chains may be long
+            last = pending[-1]
+            needed = () if last in entered else self._needed(last)
+            entered.add(last)
+            unknown = [v for v in needed if v not in self._known and v not in entered]
+            if unknown:
+                pending += unknown
+                continue
+            pending.pop()
+            self._known[last] = self._find(last)
         return self._known[value]
+
+    @staticmethod
+    def _needed(value: ir.Value) -> list[ir.Value]:
+        """Values that have to be known first."""
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return []
+        if node.op_type not in _DETERMINISTIC or node.op_type == "Shape":
+            return []
+        return [v for v in node.inputs if v is not None]
 
     def floats(self, value: ir.Value | None) -> NDArray[np.float64] | None:
         """Value of a floating-point constant in float64."""
@@ -116,7 +134,7 @@ class Constants:
             return None
         if node.op_type == "Shape":
             return self._shape(node)
-        inputs = [self.get(i) for i in node.inputs]
+        inputs = [None if i is None else self._known.get(i) for i in node.inputs]
         if any(a is None and i is not None for a, i in zip(inputs, node.inputs, strict=True)):
             return None
         return self._evaluate(node, inputs, value.index() or 0)

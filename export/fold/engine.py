@@ -83,7 +83,7 @@ def fold_in_place(
     Parameters
     ----------
     model : onnx_ir.Model
-        Changed in place.
+        Changed in place. What is not annotated with a shape folds less: :func:`infer_shapes`.
     boldness : Boldness
         What is allowed.
     not_copied : frozenset of str
@@ -98,7 +98,6 @@ def fold_in_place(
         Names of shared weights of which there are more copies than before -> bytes added.
     """
     constants = Constants(model)
-    infer_shapes(model, constants)
     opset = model.opset_imports.get("", 1)
     context = Context(model, constants, opset, allow_slower=allow_slower)
     values = {v.name: v for v in all_values(model) if v.name is not None}

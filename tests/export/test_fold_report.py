@@ -338,17 +338,34 @@ def widen(model):
     return to_float64(model)
 
 
-def test_fallback_when_rounding_suffers(monkeypatch):
-    """If only the bold fold fails the comparison, a timid one is returned, with a note."""
+def test_a_wrong_fold_is_not_called_rounding(monkeypatch):
+    """Verification takes it back, less is folded, and the report says whose mistake it was."""
     from fastbn.export.fold import clipping
 
     honest = clipping._collapsed
     monkeypatch.setattr(clipping, "_collapsed", lambda low, high: honest(low + 0.01, high))
     _, report = fold_batch_norm(PATTERNS["bn-relu-conv-1x1"].build())
     assert report.bn_left == 1
-    assert report.notes == [
-        "folded without bounds per channel, because rounding suffered otherwise"
-    ]
+    (note,) = report.notes
+    assert note.startswith("folded without bounds per channel, because the result was another")
+    assert "in float64, too" in note
+
+
+def test_the_original_is_evaluated_once(monkeypatch):
+    """However often less is folded."""
+    from fastbn.export.truth import Truth
+
+    calls = []
+    honest = Float64Evaluator.run
+    monkeypatch.setattr(
+        Float64Evaluator, "run", lambda self, x: calls.append(self) or honest(self, x)
+    )
+    model = PATTERNS["bn-relu-conv-1x1"].build()
+    truth = Truth(model)
+    assert truth.compare(model).agree
+    count = len(calls)
+    assert truth.compare(model).agree
+    assert count == len(calls) == truth.compare(model).samples
 
 
 def test_fallback_when_a_change_of_variable_hurts():

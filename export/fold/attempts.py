@@ -1,0 +1,176 @@
+"""Fold as boldly as can be proven: the one loop behind every fold and every export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from fastbn.export.errors import MismatchError, ModelError, one_line, root_cause
+from fastbn.export.evaluator import Float64Evaluator, to_float64
+from fastbn.export.fold.constants import Constants
+from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place, infer_shapes
+from fastbn.export.fold.report import FoldReport
+from fastbn.export.truth import Truth
+from fastbn.export.validate import require_agreement
+
+# What float64 may lose, relative to an output; and to what the rounded fold lost.
+EXACT, ROUNDING = 1e-9, 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A folded model, and the file it lies in if its weights are too large for a message."""
+
+    model: onnx.ModelProto
+    report: FoldReport
+    path: Path | None = None
+
+
+class Foldable:
+    """A model to fold: read and annotated once, folded in a copy as often as needed.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Annotated in place with the shapes that can be inferred, otherwise left as it is.
+    duplicate_shared : bool
+        Whether shared weights may be copied though it costs memory.
+    allow_slower : bool
+        Whether to fold even where the runtime then takes longer.
+    """
+
+    def __init__(
+        self, model: ir.Model, *, duplicate_shared: bool = False, allow_slower: bool = False
+    ) -> None:
+        self.model = model
+        self.duplicate_shared = duplicate_shared
+        self.allow_slower = allow_slower
+        infer_shapes(model, Constants(model))
+
+    def fold(self, boldness: Boldness = STEPS[0]) -> tuple[ir.Model, FoldReport]:
+        """Fold a copy, and once more if shared weights turn out to be copied."""
+        not_copied: frozenset[str] = frozenset()
+        while True:
+            model = self.model.clone()
+            report, copied = fold_in_place(
+                model, boldness, not_copied, allow_slower=self.allow_slower
+            )
+            if self.duplicate_shared or not copied or not_copied >= copied.keys():
+                return model, report
+            not_copied |= copied.keys()
+
+    def message(self, boldness: Boldness = STEPS[0]) -> Folded:
+        """Fold a copy into a message."""
+        model, report = self.fold(boldness)
+        return Folded(written(model), report)
+
+
+def read(proto: onnx.ModelProto) -> ir.Model:
+    """Model of a message.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be represented.
+    """
+    try:
+        return ir.from_proto(proto)
+    except (ir.serde.SerdeError, UnicodeError) as error:
+        raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
+
+
+def written(model: ir.Model) -> onnx.ModelProto:
+    """Message of a model.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be represented.
+    """
+    try:
+        return ir.to_proto(model)
+    except (ir.serde.SerdeError, UnicodeError) as error:
+        raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
+
+
+def boldest_proven(fold: Callable[[Boldness], Folded], truth: Truth) -> Folded:
+    """Fold less and less, until the result is the original's function.
+
+    Parameters
+    ----------
+    fold : callable
+        Folds with a given boldness.
+    truth : Truth
+        Of the original.
+
+    Raises
+    ------
+    ModelError
+        If a folded model is not valid ONNX.
+    MismatchError
+        If nothing that folds agrees.
+    """
+    failure: MismatchError | None = None
+    why = ""
+    for boldness in STEPS:
+        folded = fold(boldness)
+        report = folded.report
+        if folded.path is None:
+            require_valid(truth.model, folded.model)
+        report.verification = truth.compare(folded.model, folded.path)
+        report.max_abs_f64 = report.verification.max_abs_f64
+        if failure is not None:
+            report.notes.append(f"folded {boldness.name}, because {why}")
+        try:
+            require_agreement(report.verification, "the folded model")
+        except MismatchError as error:
+            failure = failure or error
+            why = what_suffered(truth, boldness, report.verification.max_abs_f64)
+            continue
+        return folded
+    assert failure is not None
+    raise MismatchError(f"{failure} ({why})")
+
+
+def what_suffered(truth: Truth, boldness: Boldness, distance: float) -> str:
+    """Tell rounding from a wrong fold: fold in float64, with weights that are not rounded."""
+    try:
+        wide = to_float64(truth.model)
+        exact, _ = Foldable(read(wide), duplicate_shared=True).fold(boldness)
+        runs = [Float64Evaluator(model).run for model in (wide, written(exact))]
+        worst = 0.0
+        for sample in truth.samples():
+            for y64, y in zip(*(run(sample) for run in runs), strict=True):
+                if y64.dtype.kind != "f" or not y64.size:
+                    continue
+                known = np.isfinite(y64)
+                size = float(np.abs(y64[known]).max(initial=0.0))
+                lost = float(np.abs(y - y64)[known].max(initial=0.0))
+                if not lost <= max(EXACT * size, ROUNDING * distance):
+                    worst = max(worst, lost / size if size else np.inf)
+    except Exception as error:  # the evaluator's operators raise what they like
+        return f"the result differed otherwise; float64 does not tell why ({one_line(error)})"
+    if worst:
+        return (
+            f"the result was another function otherwise, off by {worst:.1g} in float64, too: "
+            "a mistake of fastbn, please report it"
+        )
+    return "rounding suffered otherwise"
+
+
+def require_valid(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+    """Check the folded model as thoroughly as the original stands it."""
+    try:
+        onnx.checker.check_model(original, full_check=True)
+        thorough = True
+    except Exception:  # shape inference raises several classes
+        thorough = False
+    try:
+        onnx.checker.check_model(folded, full_check=thorough)
+    except Exception as error:
+        raise ModelError(f"the folded model is not valid: {one_line(error)}") from error

@@ -1,9 +1,10 @@
 """Build the compiled core and map the three top-level folders into one import package.
 
-The core has two kinds of sources. The ``.pyx`` files say who does what (threads, tiles, passes)
-and are compiled once, for the baseline. ``simd/spans.c`` says how a run of numbers is processed;
-it is compiled once for every instruction-set level and every element type, and
-``kernels/runtime.pyx`` chooses among the results when it is imported.
+The core has a room for every operation, a folder in ``fastbn/kernels`` that is found by itself:
+``kernels/pooling/pooling.pyx`` becomes the module ``fastbn.kernels.pooling``, which says who does
+what (threads, tiles, passes) and is compiled once, for the baseline. ``kernels/pooling/simd.c``, if
+there is one, says how numbers are processed; it is compiled once for every instruction-set level
+and element type, and linked to the module, which chooses its table (``kernels/common/tables.h``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import re
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +26,6 @@ from setuptools.errors import CompileError, LinkError
 from setuptools.modified import newer_group
 
 KERNELS = "fastbn/kernels"
-SPANS = f"{KERNELS}/simd/spans.c"
-HEADERS = sorted(str(path) for path in Path(KERNELS).glob("simd/*.h"))
 ELEMENT_TYPES = ("f32", "f64", "bf16")
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 
@@ -44,11 +44,13 @@ def levels(msvc: bool) -> dict[str, list[str]]:
 
 
 class BuildCore(build_ext):
-    """Add OpenMP where the compiler has it, and the spans of every level to the runtime module."""
+    """Add OpenMP where the compiler has it, and the SIMD loops of every level to their modules."""
 
     def build_extensions(self) -> None:
         """Settle the flags once, then build everything."""
         msvc = self.compiler.compiler_type == "msvc"
+        if self.editable_mode:  # keep what was built: only what has changed is built again
+            self.build_temp, self.build_lib = "build/editable/temp", "build/editable/lib"
         # without debugging symbols: a third less time to build, a tenth of the size
         optimise = ["/O2"] if msvc else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0"]
         self.parallel = self.parallel or os.cpu_count()
@@ -56,35 +58,39 @@ class BuildCore(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args += optimise + compile_args
             extension.extra_link_args += link_args
-            if extension.name.endswith(".runtime"):
-                extension.extra_objects += self.compile_spans(optimise, msvc)
+        self.compile_loops(optimise, msvc)
         super().build_extensions()
 
-    def compile_spans(self, optimise: list[str], msvc: bool) -> list[str]:
-        """Compile ``spans.c`` for every level and element type; return the object files."""
+    def compile_loops(self, optimise: list[str], msvc: bool) -> None:
+        """Compile every room's ``simd.c`` for all levels and element types; have them linked."""
         keep_loops = [] if msvc else ["-fno-unswitch-loops"]  # copies of them would not pay
 
-        def compiled(variant: tuple[tuple[str, list[str]], str]) -> list[str]:
-            (level, flags), element = variant
+        def compiled(variant: tuple[Extension, tuple[str, list[str]], str]) -> list[str]:
+            extension, (level, flags), element = variant
+            source = str(Path(extension.sources[0]).with_name("simd.c"))
             folder = str(Path(self.build_temp) / f"{level}-{element}")
-            objects = self.compiler.object_filenames([SPANS], output_dir=folder)
-            if not (self.force or newer_group([SPANS, *HEADERS, __file__], objects[0])):
+            objects = self.compiler.object_filenames([source], output_dir=folder)
+            if not (self.force or newer_group([*included(source), __file__], objects[0])):
                 return objects
             return self.compiler.compile(
-                [SPANS],
+                [source],
                 output_dir=folder,
+                include_dirs=[KERNELS],
                 macros=[
-                    ("FASTBN_TABLE", f"fastbn_spans_{level}_{element}"),
-                    (f"FASTBN_{level.upper()}", "1"),
+                    ("FASTBN_LEVEL", level),
+                    ("FASTBN_ELEMENT", element),
                     (f"FASTBN_{element.upper()}", "1"),
                 ],
                 extra_postargs=optimise + keep_loops + flags,
-                depends=HEADERS,
             )
 
-        variants = itertools.product(levels(msvc).items(), ELEMENT_TYPES)
+        rooms = [e for e in self.extensions if Path(e.sources[0]).with_name("simd.c").exists()]
+        variants = list(itertools.product(rooms, levels(msvc).items(), ELEMENT_TYPES))
         with ThreadPoolExecutor(self.parallel) as pool:
-            return [file for files in pool.map(compiled, variants) for file in files]
+            for (extension, *_), objects in zip(
+                variants, pool.map(compiled, variants), strict=True
+            ):
+                extension.extra_objects += objects
 
     def openmp_flags(self, msvc: bool) -> tuple[list[str], list[str]]:
         """Return compile and link flags for OpenMP: the first that build a program, or none."""
@@ -121,17 +127,31 @@ class BuildCore(build_ext):
         return True
 
 
+def included(source: str | Path, seen: tuple[str, ...] = ()) -> list[str]:
+    """List a C source and all headers of ours that it includes."""
+    found = [str(source)]
+    for name in re.findall(r'#include "([^"]+)"', Path(source).read_text(encoding="utf-8")):
+        header = f"{KERNELS}/{name}"
+        if header not in (*seen, *found):
+            found += included(header, (*seen, *found))
+    return found
+
+
 def extension(path: Path) -> Extension:
-    """One extension module for one ``.pyx`` file."""
+    """One extension module for one ``.pyx`` file: that of a room, or one that all rooms share."""
+    loops = path.with_name("simd.c")
+    depends = {"setup.py", *(included(loops) if loops.exists() else [])}
+    for pattern in ("common/*.h", "*/table.h"):
+        depends.update(str(header) for header in Path(KERNELS).glob(pattern))
     return Extension(
         f"fastbn.kernels.{path.stem}",
         [str(path)],
-        include_dirs=[np.get_include(), f"{KERNELS}/simd"],
+        include_dirs=[np.get_include(), KERNELS],
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
         ],
-        depends=["setup.py", SPANS, *HEADERS, *map(str, path.parent.glob(f"{path.stem}_*.pxi"))],
+        depends=sorted(depends),
     )
 
 
@@ -152,10 +172,10 @@ setup(
         "fastbn.train",
     ],
     package_dir={"fastbn": "fastbn", "fastbn.models": "models", "fastbn.export": "export"},
-    package_data={"fastbn": ["py.typed"], "fastbn.kernels": ["*.pyi"]},
+    package_data={"fastbn": ["py.typed"], "fastbn.kernels": ["*.pyi", "*/*.pyi"]},
     include_package_data=False,
     ext_modules=cythonize(
-        [extension(path) for path in sorted(Path(KERNELS).glob("*.pyx"))],
+        [extension(path) for path in sorted(Path(KERNELS).rglob("*.pyx"))],
         language_level=3,
         compiler_directives={
             "boundscheck": False,

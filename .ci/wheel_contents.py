@@ -28,9 +28,11 @@ def complaints(names: list[str], checkout: Path) -> list[str]:
             if source.suffix in {".py", ".pyi", ".typed"} and name not in present:
                 found.append(f"{name}: missing")
             if source.suffix == ".pyx":
-                stem = name.removesuffix("pyx")
-                if not any(n.startswith(stem) and n.endswith((".so", ".pyd")) for n in present):
-                    found.append(f"{stem}so: missing")
+                path = PurePosixPath(name)  # a module of its room's name, or of its own
+                module = path.parent if path.parent.name == path.stem else path.with_suffix("")
+                built = [n for n in present if n.startswith(f"{module}.")]
+                if not any(n.endswith((".so", ".pyd")) for n in built):
+                    found.append(f"{module}.so: missing")
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
         found.append("LICENSE: missing")
     return found

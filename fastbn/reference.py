@@ -594,7 +594,7 @@ def concat_backward(dy: ArrayLike, saved: Saved) -> tuple[Array, ...]:
 
 
 def dropout_keep(seed: int, count: int, p: float) -> NDArray[np.bool_]:
-    """Return which of `count` elements dropout keeps, by the rule of ``kernels/dropout.pyx``.
+    """Return which of `count` elements dropout keeps, by the rule of ``kernels/dropout``.
 
     Elements 2 k and 2 k + 1 take the halves of the k-th number of SplitMix64 (Steele, Lea & Flood,
     "Fast splittable pseudorandom number generators", 2014); those that reach p * 2**32 are kept.

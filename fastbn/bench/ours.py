@@ -16,7 +16,7 @@ from fastbn import functional as F
 from fastbn.bench.cases import Array, Case, aligned
 from fastbn.bench.digest import Digest, digest
 from fastbn.bench.timing import Call
-from fastbn.kernels import memory
+from fastbn.kernels import yardsticks
 
 Move = tuple[Array, Array | None, Array]
 Results = tuple[Array | None, ...]
@@ -95,15 +95,15 @@ class Ours:
         self.operations = {op: every[op] for op in ops}
         self.calls: dict[str, Call] = dict(self.operations)
         # A yardstick is the faster of two ways to store.
-        self.calls["copy"] = lambda: memory.copy(x, y)
-        self.calls["copy stream"] = lambda: memory.copy(x, y, True)
-        self.calls["triad"] = lambda: memory.triad(x, dy, dx)
-        self.calls["triad stream"] = lambda: memory.triad(x, dy, dx, True)
+        self.calls["copy"] = lambda: yardsticks.copy(x, y)
+        self.calls["copy stream"] = lambda: yardsticks.copy(x, y, True)
+        self.calls["triad"] = lambda: yardsticks.triad(x, dy, dx)
+        self.calls["triad stream"] = lambda: yardsticks.triad(x, dy, dx, True)
         rows, slabs = (len(x), SLABS) if case.layout == "nchw" else (1, (0,))
         for op in bare.keys() & self.operations.keys():
             for slab in slabs:
                 for stream in (False, True):
-                    passes = partial(memory.passes, *bare[op], rows, slab, stream)
+                    passes = partial(yardsticks.passes, *bare[op], rows, slab, stream)
                     self.calls[f"bare {op}, {slab}, {stream}"] = passes
 
     def digests(self) -> dict[str, Digest]:

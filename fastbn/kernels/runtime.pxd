@@ -1,16 +1,25 @@
 from libc.stdint cimport int64_t
 
-from fastbn.kernels.spans cimport spans_t
+
+cdef extern from "common/tables.h" nogil:
+    enum:
+        F32
+        F64
+        BF16
+    enum:
+        FASTBN_X86
 
 
-cdef enum:
-    F32 = 0
-    F64 = 1
-    BF16 = 2
+cdef extern from "common/cache.h" nogil:
+    enum:
+        LINE_BYTES
+        PAGE_BYTES
+        STREAM_TURNS
+        STREAM_LINES
 
 
-# The spans of the chosen level for one element type.
-cdef const spans_t *spans_of(int element) noexcept nogil
+# The chosen instruction-set level, by which a room finds its table (common/tables.h).
+cdef int isa_level() noexcept nogil
 
 # How many threads work of this many bytes (read and written) is worth: 1 or the whole team.
 cdef int team(double nbytes) noexcept nogil
@@ -27,7 +36,7 @@ cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexc
 cdef bint is_far(double nbytes, int arrays) noexcept nogil
 
 # Whether a call that reads and writes so many arrays of this many bytes writes past the caches, and
-# how: 0, STREAM_TURNS or STREAM_LINES (see simd/table.h). `twice`: a run is read once more, soon.
+# how: 0, STREAM_TURNS or STREAM_LINES (see common/cache.h). `twice`: a run is read once more, soon.
 cdef int streams(double nbytes, int arrays, bint twice=*) noexcept nogil
 
 # The number of the calling thread within its team.

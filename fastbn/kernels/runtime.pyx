@@ -8,35 +8,27 @@ the bit for every number of threads.
 import os
 import sys
 
-from fastbn.kernels.spans cimport (
-    FASTBN_X86, STREAM_LINES, STREAM_TURNS,
-    fastbn_spans_avx2_bf16, fastbn_spans_avx2_f32, fastbn_spans_avx2_f64,
-    fastbn_spans_avx512_bf16, fastbn_spans_avx512_f32, fastbn_spans_avx512_f64,
-    fastbn_spans_baseline_bf16, fastbn_spans_baseline_f32, fastbn_spans_baseline_f64,
-)
 
-
-cdef extern from "cpu.h" nogil:
+cdef extern from "common/cpu.h" nogil:
     int fastbn_cpu_level()
     int fastbn_cpu_is_intel()
 
 
-cdef extern from "scratch.h" nogil:
+cdef extern from "common/scratch.h" nogil:
     void *scratch_bytes(int slot, int64_t n)
 
 
-cdef extern from "tasks.h" nogil:
+cdef extern from "common/tasks.h" nogil:
     void tasks_of_job(task_t work, const void *job, int64_t tasks, int threads)
 
 
-cdef extern from "omp_shim.h" nogil:
+cdef extern from "common/omp_shim.h" nogil:
     int FASTBN_OPENMP
     int omp_get_max_threads()
     int omp_get_thread_num()
     int omp_in_parallel()
 
 
-cdef const spans_t *tables[3][3]  # [level][element]
 cdef int level = 0
 cdef int threads = 1
 cdef bint forked = False
@@ -47,22 +39,12 @@ cdef double own_above = 0            # the same of each thread, where L3 is slow
 cdef double forced_above = -1        # see stream_from
 cdef int way_to_stream = STREAM_TURNS
 
-tables[0][F32] = &fastbn_spans_baseline_f32
-tables[0][F64] = &fastbn_spans_baseline_f64
-tables[0][BF16] = &fastbn_spans_baseline_bf16
-tables[1][F32] = &fastbn_spans_avx2_f32
-tables[1][F64] = &fastbn_spans_avx2_f64
-tables[1][BF16] = &fastbn_spans_avx2_bf16
-tables[2][F32] = &fastbn_spans_avx512_f32
-tables[2][F64] = &fastbn_spans_avx512_f64
-tables[2][BF16] = &fastbn_spans_avx512_bf16
-
 LEVELS = ("baseline", "avx2", "avx512")
 has_openmp = bool(FASTBN_OPENMP)
 
 
-cdef const spans_t *spans_of(int element) noexcept nogil:
-    return tables[level][element]
+cdef int isa_level() noexcept nogil:
+    return level
 
 
 cdef int team(double nbytes) noexcept nogil:
@@ -173,7 +155,7 @@ def _choose_level():
 
 
 def stream_from(nbytes, line_by_line=None):
-    """For tests: calls that move at least so many bytes bypass the caches with their stores and ask
+    """For tests: calls that move at least so many bytes bypass the caches with their stores and prefetch
     memory ahead; with ``None``, from where on it is faster. The same for how stores bypass the
     caches. Changes no result."""
     global forced_above, way_to_stream

@@ -17,7 +17,7 @@ from fastbn.bench import cases, kernels, rows, table, targets
 from fastbn.bench.peers import TITLES, choose, installed
 from fastbn.bench.rows import Row
 from fastbn.bench.shapes import parse, shapes
-from fastbn.kernels import memory, peak
+from fastbn.kernels import yardsticks
 
 FIELDS = [
     "name", "shape", "layout", "op", "dtype", "threads", "us", "gbps", "gflops",
@@ -47,9 +47,9 @@ def test_yardsticks_do_what_they_say(
 ) -> None:
     a, b = rng.integers(0, 256, (2, size + offset), dtype=np.uint8)[:, offset:]
     y = np.full(size + offset + 1, 7, np.uint8)
-    memory.copy(a, y[offset:-1], stream)
+    yardsticks.copy(a, y[offset:-1], stream)
     np.testing.assert_array_equal(y[offset:-1], a)
-    memory.triad(a, b, y[offset:-1], stream)
+    yardsticks.triad(a, b, y[offset:-1], stream)
     np.testing.assert_array_equal(y[offset:-1], a ^ b)
     assert (y[:offset] == 7).all()
     assert y[-1] == 7
@@ -58,10 +58,10 @@ def test_yardsticks_do_what_they_say(
 def test_yardsticks_refuse_what_would_read_beyond_an_array() -> None:
     a = np.zeros(8)
     for call in (
-        lambda: memory.copy(a, np.zeros(7)),
-        lambda: memory.copy(a[::2], np.zeros(4)),
-        lambda: memory.triad(a, np.zeros(9), np.zeros(8)),
-        lambda: memory.triad(a, a, np.broadcast_to(0.0, (8,))),
+        lambda: yardsticks.copy(a, np.zeros(7)),
+        lambda: yardsticks.copy(a[::2], np.zeros(4)),
+        lambda: yardsticks.triad(a, np.zeros(9), np.zeros(8)),
+        lambda: yardsticks.triad(a, a, np.broadcast_to(0.0, (8,))),
     ):
         with pytest.raises(ValueError, match="must be"):
             call()
@@ -77,7 +77,7 @@ def test_passes_write_all_that_they_should(
     set_threads(threads)
     a, b, c = rng.integers(0, 256, (3, 3 * 100_001), dtype=np.uint8)
     y, z = np.zeros((2, a.size), np.uint8)
-    memory.passes((a, b, c), ((a, b, y), (c, None, z)), number, slab, stream)
+    yardsticks.passes((a, b, c), ((a, b, y), (c, None, z)), number, slab, stream)
     np.testing.assert_array_equal(y, a ^ b)
     np.testing.assert_array_equal(z, c)
 
@@ -93,29 +93,29 @@ def test_passes_refuse_what_would_read_beyond_an_array() -> None:
         ((a[::2],), ((a[::2], None, y[:4]),)),
     ):
         with pytest.raises(ValueError, match="must be"):
-            memory.passes(reads, moves, 1, 0)
+            yardsticks.passes(reads, moves, 1, 0)
     for reads, moves in (
         ((None,), ((a, None, y),)),
         ((a,), ((None, None, y),)),
         ((a,), ((a, None, None),)),
     ):
         with pytest.raises(TypeError, match="got None"):
-            memory.passes(reads, moves, 1, 0)
+            yardsticks.passes(reads, moves, 1, 0)
     for number, slab in ((3, 0), (0, 0), (1, -1)):
         with pytest.raises(ValueError, match="rows"):
-            memory.passes((a,), ((a, None, y),), number, slab)
+            yardsticks.passes((a,), ((a, None, y),), number, slab)
     for reads, moves in (((), ((a, None, y),)), ((a,), ()), ((a,) * 4, ((a, None, y),))):
         with pytest.raises(ValueError, match="expected 1 to 3"):
-            memory.passes(reads, moves, 1, 0)
+            yardsticks.passes(reads, moves, 1, 0)
 
 
 def test_multiply_adds_are_counted(set_threads: object) -> None:
     assert callable(set_threads)
     set_threads(1)
-    alone = peak.multiply_adds(10)
-    assert alone == 2 * peak.multiply_adds(10, float64=True)
+    alone = yardsticks.multiply_adds(10)
+    assert alone == 2 * yardsticks.multiply_adds(10, float64=True)
     set_threads(2)
-    assert peak.multiply_adds(10) == fastbn.get_num_threads() * alone
+    assert yardsticks.multiply_adds(10) == fastbn.get_num_threads() * alone
 
 
 def test_every_layout_has_its_rows() -> None:

@@ -12,7 +12,7 @@ from fastbn.bench.networks import NETWORKS
 from fastbn.bench.peers.suite import Training
 from fastbn.bench.profile import Profile
 from fastbn.bench.timing import Call
-from fastbn.kernels import peak
+from fastbn.kernels import yardsticks
 from fastbn.nn import CrossEntropyLoss
 
 
@@ -63,11 +63,11 @@ class Suite(Training):
     def limit(self) -> dict[str, Any]:
         """Return the multiply-adds that all threads can do, as GFLOP/s: the best of some."""
         rounds = 1_000_000
-        done = peak.multiply_adds(1)
+        done = yardsticks.multiply_adds(1)
 
         def once() -> float:
             start = time.perf_counter()
-            peak.multiply_adds(rounds)
+            yardsticks.multiply_adds(rounds)
             return time.perf_counter() - start
 
         best = min(undisturbed(once, float) for _ in range(5))

@@ -1,0 +1,20 @@
+from libc.stdint cimport int64_t
+
+
+cdef extern from "activation/table.h" nogil:
+    enum:
+        MAP_RELU
+        MAP_LEAKY
+        MAP_SIGMOID
+        MAP_TANH
+
+    ctypedef struct activation_simd_t:
+        void (*map)(const void *x, void *y, int64_t n, int op, double slope,
+                    int stream) noexcept nogil
+        void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
+                         int stream) noexcept nogil
+        void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns) noexcept nogil
+        void (*softmax_grad_rows)(const void *y, const void *dy, void *dx, int64_t rows,
+                                  int64_t columns) noexcept nogil
+
+    const activation_simd_t *activation_table(int level, int element)

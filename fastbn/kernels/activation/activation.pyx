@@ -1,0 +1,181 @@
+"""Activations and softmax, forward and backward: who does what.
+
+Element by element, an array is one run of numbers, cut into chunks of fixed size. Softmax cuts it
+into chunks of whole rows. Small work runs on the calling thread, outside any parallel region.
+Loops over numbers are in loops.h.
+"""
+
+from libc.stdint cimport int64_t
+
+cimport numpy as cnp
+
+from fastbn.kernels.arguments cimport (
+    check_apart, data, dense, float_of, gradient_of, output, overlaps,
+)
+from fastbn.kernels.runtime cimport isa_level, run_tasks, streams, team
+
+cnp.import_array()
+
+cdef extern from "common/rounding.h" nogil:
+    void store_fence()
+
+cdef enum:
+    CHUNK = 16384  # values
+    SOFTMAX = 4    # an operation, beside MAP_RELU and its like
+
+
+cdef inline const activation_simd_t *activation_simd(int element) noexcept nogil:
+    return activation_table(isa_level(), element)
+
+
+cdef class ActivationSaved:
+    """What backward needs: y itself, or x where leaky ReLU's slope is negative."""
+
+    cdef readonly object values
+    cdef readonly double negative_slope
+    cdef int operation
+
+
+cdef struct work_t:
+    const char *x      # or y
+    const char *dy     # NULL: forward
+    char *y            # or dx
+    int64_t size
+    int64_t columns    # softmax: values in a row
+    int64_t step       # values in a chunk
+    double slope
+    int operation
+    int itemsize
+    bint stream
+    const activation_simd_t *simd
+
+
+cdef void run_chunk(const void *job, int64_t k) noexcept nogil:
+    cdef const work_t *w = <const work_t *>job
+    cdef int64_t first = k * w.step
+    cdef int64_t n = min(w.step, w.size - first), at = first * w.itemsize
+    if w.operation == SOFTMAX and w.dy == NULL:
+        w.simd.softmax_rows(w.x + at, w.y + at, n // w.columns, w.columns)
+    elif w.operation == SOFTMAX:
+        w.simd.softmax_grad_rows(w.x + at, w.dy + at, w.y + at, n // w.columns, w.columns)
+    elif w.dy == NULL:
+        w.simd.map(w.x + at, w.y + at, n, w.operation, w.slope, w.stream)
+    else:
+        w.simd.map_grad(w.x + at, w.dy + at, w.y + at, n, w.operation, w.slope, w.stream)
+    if w.stream:
+        store_fence()
+
+
+cdef void run(const work_t *w, int threads) noexcept:
+    with nogil:
+        run_tasks(run_chunk, w, (w.size + w.step - 1) // w.step, threads)
+
+
+cdef work_t work_on(cnp.ndarray x, object dy, cnp.ndarray y, int operation, double slope,
+                    int element) noexcept:
+    cdef work_t w
+    cdef int ndim = cnp.PyArray_NDIM(x)
+    w.x, w.dy, w.y = <char *>data(x), <char *>data(dy), <char *>data(y)
+    w.size = cnp.PyArray_SIZE(x)
+    w.columns = cnp.PyArray_DIM(x, ndim - 1) if ndim else 1
+    w.step = CHUNK
+    if operation == SOFTMAX and w.columns:
+        w.step = max(1, CHUNK // w.columns) * w.columns
+    w.slope, w.operation = slope, operation
+    w.itemsize = cnp.PyArray_ITEMSIZE(x)
+    w.simd = activation_simd(element)
+    # What replaces an operand is in the cache already.
+    w.stream = (streams(<double>w.size * w.itemsize, 2 if dy is None else 3)
+                and w.y != w.x and w.y != w.dy)
+    return w
+
+
+cdef tuple forward(object x_, int operation, double slope, object out):
+    cdef cnp.ndarray x = dense(x_, "x")
+    cdef int element = float_of(x, "x")
+    cdef bint needs_x = operation == MAP_LEAKY and slope < 0
+    cdef cnp.ndarray y = output(out, x, "out")
+    cdef ActivationSaved saved
+    cdef work_t w
+    if out is not None:
+        if needs_x and overlaps(y, x):
+            raise ValueError("out must not overlap x where negative_slope is negative: backward "
+                             "needs x")
+        check_apart(y, x, "x", True)
+    w = work_on(x, None, y, operation, slope, element)
+    run(&w, team(2.0 * w.size * w.itemsize))
+    saved = ActivationSaved.__new__(ActivationSaved)
+    saved.values = x if needs_x else y
+    saved.operation, saved.negative_slope = operation, slope
+    return y, saved
+
+
+cdef cnp.ndarray backward(object dy_, ActivationSaved saved, int operation, str name, object out):
+    if saved is None or saved.operation != operation:
+        raise TypeError(f"saved is not what {name} returned")
+    cdef cnp.ndarray values = saved.values, dy = gradient_of(dy_, values, "dy")
+    cdef cnp.ndarray dx = output(out, values, "out")
+    cdef work_t w
+    if out is not None:
+        check_apart(dx, values, "y" if keeps_y(saved) else "x", False)
+        check_apart(dx, dy, "dy", True)
+    w = work_on(values, dy, dx, operation, saved.negative_slope, float_of(values, "x"))
+    run(&w, team(3.0 * w.size * w.itemsize))
+    return dx
+
+
+cdef bint keeps_y(ActivationSaved saved) noexcept:
+    return saved.operation != MAP_LEAKY or saved.negative_slope >= 0
+
+
+def relu(object x, object out):
+    """Compute ``functional.relu``."""
+    return forward(x, MAP_RELU, 0.0, out)
+
+
+def relu_backward(object dy, ActivationSaved saved, object out):
+    """Compute ``functional.relu_backward``."""
+    return backward(dy, saved, MAP_RELU, "relu", out)
+
+
+def leaky_relu(object x, double negative_slope, object out):
+    """Compute ``functional.leaky_relu``."""
+    return forward(x, MAP_LEAKY if negative_slope != 0 else MAP_RELU, negative_slope, out)
+
+
+def leaky_relu_backward(object dy, ActivationSaved saved, object out):
+    """Compute ``functional.leaky_relu_backward``."""
+    cdef int operation = MAP_LEAKY
+    if saved is not None and saved.operation == MAP_RELU:
+        operation = MAP_RELU
+    return backward(dy, saved, operation, "leaky_relu", out)
+
+
+def sigmoid(object x, object out):
+    """Compute ``functional.sigmoid``."""
+    return forward(x, MAP_SIGMOID, 0.0, out)
+
+
+def sigmoid_backward(object dy, ActivationSaved saved, object out):
+    """Compute ``functional.sigmoid_backward``."""
+    return backward(dy, saved, MAP_SIGMOID, "sigmoid", out)
+
+
+def tanh(object x, object out):
+    """Compute ``functional.tanh``."""
+    return forward(x, MAP_TANH, 0.0, out)
+
+
+def tanh_backward(object dy, ActivationSaved saved, object out):
+    """Compute ``functional.tanh_backward``."""
+    return backward(dy, saved, MAP_TANH, "tanh", out)
+
+
+def softmax(object x, object out):
+    """Compute ``functional.softmax``."""
+    return forward(x, SOFTMAX, 0.0, out)
+
+
+def softmax_backward(object dy, ActivationSaved saved, object out):
+    """Compute ``functional.softmax_backward``."""
+    return backward(dy, saved, SOFTMAX, "softmax", out)

@@ -1,0 +1,90 @@
+from libc.stdint cimport int64_t
+
+
+cdef extern from "batchnorm/table.h" nogil:
+    enum:
+        ACT_NONE
+        ACT_RELU
+        ACT_LEAKY
+        TILE
+        GROUP
+        SUM_ROWS
+        STAGGER_BYTES
+
+    ctypedef struct planes_t:
+        int64_t planes
+        int64_t length
+        int64_t stride
+
+    ctypedef struct tensors_t:
+        const char *x
+        const char *dy
+        const char *residual
+        char *y
+        char *dx
+        char *dresidual
+
+    ctypedef struct affine_t:
+        double centre
+        double a
+        double b
+        double k0
+        double k1
+
+    ctypedef struct affines_t:
+        const void *centre
+        const void *a
+        const void *b
+        const void *k0
+        const void *k1
+
+    ctypedef struct act_t:
+        int kind
+        double slope
+
+    ctypedef struct batchnorm_simd_t:
+        void (*nchw_forward)(const tensors_t *t, const planes_t *r, int64_t first, int64_t now,
+                             const affine_t *f, int64_t coming, double *mean, double *m2,
+                             const act_t *act, int prefetch, int stream) noexcept nogil
+        void (*nchw_backward)(const tensors_t *t, const planes_t *r, int64_t first, int64_t now,
+                              const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
+                              double *sum_dx, const act_t *act, int frozen, int prefetch,
+                              int stream) noexcept nogil
+        void (*small_moments)(const void *x, int64_t rows, int64_t channels, int64_t length,
+                              int64_t ld, double *mean, double *m2) noexcept nogil
+        void (*small_spread)(const affine_t *f, int64_t channels, int64_t length,
+                             const affines_t *to) noexcept nogil
+        void (*nhwc_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld,
+                             bint prefetch, double *mean, double *m2) noexcept nogil
+        void (*nhwc_forward)(const void *x, const void *residual, void *y, int64_t rows,
+                             int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
+                             int stream) noexcept nogil
+        void (*nhwc_sums)(const void *x, const void *dy, const void *residual, int64_t rows,
+                          int64_t columns, int64_t ld, bint prefetch, const affines_t *f,
+                          const act_t *act, double *sum_d, double *sum_dx) noexcept nogil
+        void (*nhwc_backward)(const void *x, const void *dy, const void *residual, void *dx,
+                              void *dresidual, int64_t rows, int64_t columns, int64_t ld,
+                              const affines_t *f, const act_t *act, int frozen, bint prefetch,
+                              int stream) noexcept nogil
+        void (*merge_moments)(double count, double n, const double *part_mean,
+                              const double *part_m2, int64_t columns, double *mean,
+                              double *m2) noexcept nogil
+        void (*find_invstd)(int64_t n, double count, double eps, double *var,
+                            double *invstd) noexcept nogil
+        void (*move_running)(int64_t n, double momentum, double scale, const double *batch,
+                             void *running) noexcept nogil
+        void (*read_running)(int64_t n, double eps, const void *running_mean,
+                             const void *running_var, double *mean,
+                             double *invstd) noexcept nogil
+        void (*find_affine)(int64_t n, const double *mean, const double *invstd,
+                            const void *weight, const void *bias,
+                            const affines_t *f) noexcept nogil
+        void (*gradient_terms)(int64_t n, double count, const double *mean, const double *invstd,
+                               const double *sum_d, double *sum_dx, const affines_t *f,
+                               void *dweight, void *dbias, int frozen) noexcept nogil
+        void (*order_parts)(int64_t n, const affines_t *f, int back) noexcept nogil
+
+    const batchnorm_simd_t *batchnorm_table(int level, int element)
+
+# The table of this machine's level.
+cdef const batchnorm_simd_t *batchnorm_simd(int element) noexcept nogil

@@ -18,6 +18,8 @@ from fastbn.optim import schedules as schedules
 from fastbn.optim.adam import Adam as Adam
 from fastbn.optim.adam import AdamW as AdamW
 from fastbn.optim.clip import clip_grad_norm as clip_grad_norm
+from fastbn.optim.ema import EMA as EMA
 from fastbn.optim.groups import no_decay as no_decay
+from fastbn.optim.lookahead import Lookahead as Lookahead
 from fastbn.optim.optimizer import Optimizer as Optimizer
 from fastbn.optim.sgd import SGD as SGD

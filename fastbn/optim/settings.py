@@ -46,25 +46,25 @@ class Setting:
             group[self.name] = new[self.name]
 
 
-def number(name: str, value: Any) -> float:
-    """Return `value` as a float, or raise in PyTorch's words if it is not one of at least 0."""
+def number(name: str, value: Any, most: float = math.inf) -> float:
+    """Return `value` as a float, or raise in PyTorch's words if it is not in [0, most]."""
     if isinstance(value, bool | str) or not (isinstance(value, Real) or hasattr(value, "item")):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    value = float(value)
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"Invalid {WORDS[name]}: {value}")
-    return value
+    read = float(value)
+    if not 0.0 <= read <= most or read == math.inf:
+        raise ValueError(f"Invalid {WORDS.get(name, name)}: {read}")
+    return read
 
 
-def number_or_schedule(name: str, value: Any) -> Any:
+def number_or_schedule(name: str, value: Any, most: float = math.inf) -> Any:
     """Return a callable as it is, anything else as `number` does."""
-    return value if callable(value) else number(name, value)
+    return value if callable(value) else number(name, value, most)
 
 
-def at_step(name: str, value: Any, step: int) -> float:
+def at_step(name: str, value: Any, step: int, most: float = math.inf) -> float:
     """Return what a setting is at this step."""
     if type(value) is not float or not 0.0 <= value < math.inf:  # rarely: keep steps cheap
-        value = number(name, value(step) if callable(value) else value)
+        value = number(name, value(step) if callable(value) else value, most)
     return value  # type: ignore[no-any-return]
 
 

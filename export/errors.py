@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from fastbn.budgets import BudgetError
+
 
 class ModelError(ValueError):
     """An ONNX file that cannot be read, is not valid, or points outside its folder."""
+
+
+class DemandError(ModelError, BudgetError):
+    """A model that asks for more memory, nodes or turns of loops than its size justifies."""
 
 
 class MismatchError(ValueError):

@@ -8,6 +8,7 @@ own (exact semantics, fast enough for real networks); all else is ``onnx.referen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from fastbn.budgets import EXECUTED
 from fastbn.export import windows as wd
+from fastbn.export.errors import DemandError
 
 FLOATS = frozenset(
     {
@@ -226,6 +229,23 @@ OWN_OPERATORS: list[type[OpRun]] = [
 ]
 
 
+class _Counted(ReferenceEvaluator):
+    """An evaluator, and those of its subgraphs, that stops after EXECUTED nodes."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        left = _nodes_left.get() - len(self.rt_nodes_)
+        if left < 0:
+            raise DemandError(
+                f"its loops execute more than {EXECUTED:,} nodes; that is too many to try out: "
+                "skip verification"
+            )
+        _nodes_left.set(left)
+        return super().run(*args, **kwargs)
+
+
+_nodes_left: ContextVar[int] = ContextVar("fastbn_nodes_left", default=EXECUTED)
+
+
 class Float64Evaluator:
     """Run a model in float64.
 
@@ -238,19 +258,25 @@ class Float64Evaluator:
     ------
     NotImplementedError
         On running an operator that neither this package nor ``onnx.reference`` knows.
+    DemandError
+        On running loops that take too many turns.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         wide = to_float64(model)
         own = [cls for cls in OWN_OPERATORS if not _needs_indices(wide.graph, cls.__name__)]
-        self._evaluator = ReferenceEvaluator(wide, new_ops=own)
+        self._evaluator = _Counted(wide, new_ops=own)
         self.output_names: list[str] = list(self._evaluator.output_names)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs, in order; floating point inputs are widened first."""
         wide = {name: widen(value) for name, value in inputs.items()}
-        with np.errstate(all="ignore"):
-            return list(self._evaluator.run(None, wide))
+        token = _nodes_left.set(EXECUTED + len(self._evaluator.rt_nodes_))
+        try:
+            with np.errstate(all="ignore"):
+                return list(self._evaluator.run(None, wide))
+        finally:
+            _nodes_left.reset(token)
 
 
 def widen(value: NDArray[Any]) -> NDArray[Any]:

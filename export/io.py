@@ -16,9 +16,10 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
+from fastbn.export.demands import require_nodes
 from fastbn.export.errors import ModelError, one_line
 from fastbn.export.sparse import dense
-from fastbn.files import atomic
+from fastbn.files import atomic, require_file
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 
@@ -51,8 +52,12 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
     if not model.HasField("graph"):
         raise ModelError(f"{where}: holds no graph; is it an ONNX model?")
     external = 0
-    for tensor in all_tensors(model):
-        external += _check_tensor(tensor, where, folder)
+    try:
+        for tensor in all_tensors(model):
+            external += _check_tensor(tensor, where, folder)
+        require_nodes(model, where)
+    except RecursionError:
+        raise ModelError(f"{where}: graphs and functions are nested too deeply") from None
     _check_valid(model, where, None if folder is None else Path(where))
     if external and folder is not None and load_external_data:
         if external + model.ByteSize() > PROTOBUF_LIMIT:
@@ -65,8 +70,10 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+    try:
+        require_file(path)
+    except OSError as error:
+        raise ModelError(one_line(error)) from None
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fastbn.budgets import BudgetError, require_memory
 from fastbn.export.errors import ModelError, one_line
+from fastbn.files import require_file
 
 Sample = dict[str, NDArray[Any]]
 
@@ -133,16 +136,43 @@ def read_npz(path: str | os.PathLike[str]) -> Sample:
     ModelError
         If it is missing, damaged, or holds Python objects.
     """
-    if not Path(path).is_file():
-        raise ModelError(f"{path}: no such file")
     try:
-        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (AttributeError, TypeError) as error:
-        # A single array (.npy) is no context manager.
-        raise ModelError(f"{path}: should hold arrays by name, as numpy.savez writes") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        file = require_file(path)
+    except OSError as error:
+        raise ModelError(one_line(error)) from None
+    try:
+        with file.open("rb") as stream:
+            if stream.read(6) == b"\x93NUMPY":  # a single array
+                raise ModelError(f"{path}: should hold arrays by name, as numpy.savez writes")
+        with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        require_memory(unpacked, file.stat().st_size, f"{path}, unpacked,")
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return {name: _member(arrays, name, path) for name in arrays.files}
+    except (zlib.error, OSError, ValueError, EOFError, *_DAMAGED) as error:
+        if isinstance(error, ModelError | BudgetError):
+            raise
         raise ModelError(f"{path}: not a whole .npz file ({one_line(error)})") from error
+
+
+# What numpy and zipfile raise for headers that make no sense.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    struct.error,
+)
+
+
+def _member(arrays: Any, name: str, path: str | os.PathLike[str]) -> NDArray[Any]:
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):  # a member that is no .npy comes as its bytes
+        raise ModelError(f"{path}: should hold arrays by name, as numpy.savez writes")
+    return array
 
 
 def check_data(specs: Sequence[InputSpec], data: Mapping[str, NDArray[Any]]) -> Sample:

@@ -10,10 +10,8 @@ import numpy as np
 import onnx
 from onnx import external_data_helper, numpy_helper
 
-from fastbn.export.errors import ModelError
-
-# What a sparse tensor may grow to.
-ELEMENT_LIMIT = 2**28
+from fastbn.budgets import BudgetError, require_memory
+from fastbn.export.errors import DemandError, ModelError
 
 
 def dense(model: onnx.ModelProto, folder: Path | None = None) -> onnx.ModelProto:
@@ -33,6 +31,7 @@ def dense(model: onnx.ModelProto, folder: Path | None = None) -> onnx.ModelProto
     """
     if not any(_is_sparse(graph) for graph in _graphs(model)):
         return model
+    _require_dense_fits(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for graph in _graphs(copy):
@@ -72,11 +71,25 @@ def _is_sparse(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
     )
 
 
+def _require_dense_fits(model: onnx.ModelProto) -> None:
+    """Refuse sparse tensors that together become too large, before one is made dense."""
+    needed = 0
+    for graph in _graphs(model):
+        found = list(graph.sparse_initializer) if isinstance(graph, onnx.GraphProto) else []
+        found += [a.sparse_tensor for node in graph.node for a in node.attribute]
+        for sparse in found:
+            kind = sparse.values.data_type
+            size = int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize) if kind else 0
+            needed += math.prod(sparse.dims) * size
+    try:
+        require_memory(needed, model.ByteSize(), "the model's sparse tensors, made dense,")
+    except BudgetError as error:
+        raise DemandError(str(error)) from None
+
+
 def _dense_tensor(sparse: onnx.SparseTensorProto, folder: Path | None) -> onnx.TensorProto:
     """Fill in zeros; indices are (NNZ,), counted row-major, or (NNZ, rank)."""
     name, dims = sparse.values.name, list(sparse.dims)
-    if math.prod(dims) > ELEMENT_LIMIT:
-        raise ModelError(f"sparse tensor {name!r} of shape {dims} is too large to be made dense")
     for part in (sparse.values, sparse.indices):
         if external_data_helper.uses_external_data(part) and folder is not None:
             external_data_helper.load_external_data_for_tensor(part, str(folder))

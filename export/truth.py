@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from fastbn.export.differences import Errors
-from fastbn.export.errors import ModelError, one_line
+from fastbn.export.errors import DemandError, ModelError, one_line
 from fastbn.export.io import coarsest_eps
 from fastbn.export.report import ValidationReport
 from fastbn.export.runtime import RuntimeRefusalError
@@ -154,6 +154,8 @@ class Truth:
         for size in FREE_SIZES if free else FREE_SIZES[:1]:
             try:
                 self._run(random_sample(self.specs, shapes(self.specs, batch, size), 0))
+            except DemandError:
+                raise
             except Exception as error:
                 failure = failure or error
                 continue

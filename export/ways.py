@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fastbn.export.errors import ModelError, one_line
+from fastbn.export.demands import require_turns
+from fastbn.export.errors import DemandError, ModelError, one_line
 from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.report import ValidationReport
 from fastbn.export.runtime import RuntimeRefusalError, Session
@@ -56,6 +57,7 @@ class Loaded:
         self.ways: dict[str, Callable[[Sample], Outputs]] = {}
         self.notes: list[str] = []
         self._model = model
+        require_turns(model)
         for level in ("lowest", "highest"):
             try:
                 self.ways[level] = Session(path or model, level).run
@@ -70,7 +72,8 @@ class Loaded:
     def evaluate(self) -> None:
         """Load it into float64, too."""
         try:
-            self.ways["f64"] = Float64Evaluator(self._model).run
+            # First, because it counts the turns of loops and onnxruntime does not.
+            self.ways = {"f64": Float64Evaluator(self._model).run, **self.ways}
         except Exception as error:  # the evaluator's operators raise what they like
             self.notes.append(f"no float64 evaluation: {one_line(error)}")
 
@@ -80,6 +83,8 @@ class Loaded:
         for name, function in list(self.ways.items()):
             try:
                 results[name] = function(sample)
+            except DemandError:
+                raise
             except Exception as error:
                 if name != "f64" or len(self.ways) == 1:
                     raise

@@ -12,14 +12,13 @@ import errno
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-try:
+if sys.platform != "win32":  # there nothing is locked, so nothing is known to be litter
     import fcntl
-except ImportError:  # Windows: nothing is locked, so nothing is known to be litter
-    fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".fastbn.tmp"
 
@@ -219,7 +218,7 @@ def _exchange(first: Path, second: Path) -> None:
 
 def remove_litter(folder: Path) -> None:
     """Remove what killed runs left in a folder: temporaries that no living process holds."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return
     try:
         names = [entry for entry in os.scandir(folder) if _is_temporary(entry.name)]
@@ -281,7 +280,7 @@ def _locked_folder(parent: Path) -> Iterator[Path]:
 
 def _lock(handle: int, path: Path) -> bool:
     """Lock a new temporary; False if another process took it for litter in between."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return True
     with contextlib.suppress(OSError):  # no locks here: then nobody can remove it either
         fcntl.flock(handle, fcntl.LOCK_EX)

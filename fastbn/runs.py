@@ -163,6 +163,8 @@ def network(weights: str | os.PathLike[str], model: str | None = None) -> tuple[
             "is not in fastbn.models: name it with --model package.module:factory"
         )
     assert name is not None
+    if name in models.names():
+        return load(weights, inference=True), metadata
     try:
         net = factory(name)(**_with_tuples(metadata))
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-# Constant subgraphs that make more numbers than this are left to the runtime.
-ELEMENT_LIMIT = 2**26
+from fastbn.budgets import allowed_memory
 
 # Operators without randomness, state or subgraphs whose result may be worked out beforehand.
 _DETERMINISTIC = frozenset(
@@ -71,6 +71,8 @@ class Constants:
         self._ir_version = model.ir_version
         self._opset = model.opset_imports.get("", 1)
         self._known: dict[ir.Value, NDArray[Any] | None] = {}
+        # Bytes that constant subgraphs may still make; what takes more is left to the runtime.
+        self._left = allowed_memory(sum(t.nbytes for t in _stored(model)))
 
     def put(self, value: ir.Value, array: NDArray[Any]) -> None:
         """Remember the value of a new constant, in float64 until the file is written."""
@@ -152,8 +154,10 @@ class Constants:
     def _evaluate(
         self, node: ir.Node, inputs: list[NDArray[Any] | None], index: int
     ) -> NDArray[Any] | None:
-        if not _is_small(node, inputs):
+        nbytes = _result_bytes(node, inputs)
+        if nbytes is None or nbytes > self._left:
             return None
+        self._left -= nbytes
         if node.op_type == "ConstantOfShape":
             return _constant_of_shape(node, inputs[0])
         proto = ir.to_proto(node)
@@ -204,20 +208,38 @@ def _constant_of_shape(node: ir.Node, shape: NDArray[Any] | None) -> NDArray[Any
     return np.full([int(n) for n in shape.reshape(-1)], fill.reshape(-1)[0], dtype=fill.dtype)
 
 
-def _is_small(node: ir.Node, inputs: list[NDArray[Any] | None]) -> bool:
-    """Refuse to make huge arrays of small ones."""
-    first = inputs[0] if inputs else None
-    if node.op_type == "ConstantOfShape":
-        wanted = first
-        count = 1
-    elif node.op_type in ("Expand", "Tile"):
-        wanted = inputs[1]
-        count = 1 if first is None else max(first.size, 1)
-    elif node.op_type == "Range":
-        start, stop, step = (float(np.asarray(a).reshape(-1)[0]) for a in inputs)
-        return step != 0 and abs((stop - start) / step) <= ELEMENT_LIMIT
-    else:
-        return sum(a.size for a in inputs if a is not None) <= ELEMENT_LIMIT
-    if wanted is None or (wanted < 0).any():
-        return False
-    return count * math.prod(int(n) for n in wanted.reshape(-1)) <= ELEMENT_LIMIT
+def _stored(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+            yield value.const_value
+
+
+def _result_bytes(node: ir.Node, inputs: list[NDArray[Any] | None]) -> int | None:
+    """Estimate how large a result is before it is made; None if that makes no sense."""
+    arrays = [a for a in inputs if a is not None]
+    # What Cast makes may be wider than what it is given.
+    width = max((a.dtype.itemsize for a in arrays), default=8)
+    if node.op_type == "Cast":
+        width = max(width, 8)
+    if node.op_type == "Range":
+        start, stop, step = (float(a.reshape(-1)[0]) for a in arrays)
+        turns = (stop - start) / step if step else math.inf
+        return int(max(turns, 0.0) + 1) * width if math.isfinite(turns) else None
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        wanted = arrays[-1].reshape(-1)
+        if (wanted < 0).any():
+            return None
+        first = 1 if node.op_type == "ConstantOfShape" else max(arrays[0].size, 1)
+        return first * math.prod(int(n) for n in wanted) * width
+    if node.op_type == "Gather" and len(arrays) == 2:
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        if not -arrays[0].ndim <= axis < arrays[0].ndim:
+            return None
+        return arrays[0].size // max(int(arrays[0].shape[axis]), 1) * arrays[1].size * width
+    if node.op_type in ("Concat", "Reshape", "Slice", "Split"):
+        return sum(a.size for a in arrays) * width
+    try:
+        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    except ValueError:  # operands that are not broadcast, as axes of a reduction
+        return sum(a.size for a in arrays) * width
+    return max(math.prod(shape), sum(a.size for a in arrays)) * width

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.files import require_file
+
 SIZE = 32
 CHANNELS = 3
 RECORD = 1 + CHANNELS * SIZE * SIZE
@@ -45,7 +47,7 @@ def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         If the file is empty, ends inside a record or holds a label over 9. The message has the
         file, the offset and what was expected there.
     """
-    raw = np.fromfile(path, np.uint8)
+    raw = np.fromfile(require_file(path), np.uint8)
     records, rest = divmod(raw.size, RECORD)
     if rest or not records:
         raise ValueError(

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbn.budgets import take_parameters
 from fastbn.nn.parameter import Parameter
 
 Rng = np.random.Generator | int | None
@@ -50,6 +51,7 @@ def kaiming_uniform(
     >>> w.shape, bool(abs(w).max() <= 0.1)
     ((8, 100), True)
     """
+    take_parameters(shape)
     fan_in = fan_in_of(shape)
     bound = math.sqrt(6.0 / ((1.0 + a * a) * fan_in)) if fan_in else 0.0
     return generator(rng).uniform(-bound, bound, shape)
@@ -106,3 +108,4 @@ def check_sizes(layer: object, **sizes: int) -> None:
             raise TypeError(f"{type(layer).__name__}: {name} should be an int, got {size!r}")
         if size < 1:
             raise ValueError(f"{type(layer).__name__}: {name} should be positive, got {size}")
+        take_parameters((size,), count=False)

@@ -8,11 +8,11 @@ between leaves the old file.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import UnionType
 from typing import Any
 
@@ -21,11 +21,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as read_tensors
 from safetensors.numpy import save as tensors_to_bytes
 
-from fastbn.files import atomic
+from fastbn.budgets import parameters
+from fastbn.files import atomic, require_file
 from fastbn.nn import Module
 
 FORMAT_VERSION = 1
 KEY = "fastbn"
+# Of one sample; more than any layer takes.
+MAX_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def save(
     model: str | None = None,
     arguments: dict[str, Any] | None = None,
     input_shape: Sequence[int] | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
     input_normalization: dict[str, list[float]] | None = None,
 ) -> Metadata:
     """Write the state of a network, and how to build it, to a safetensors file.
@@ -82,8 +85,8 @@ def save(
         The factory's arguments, of JSON's types; networks from `fastbn.models` know theirs.
     input_shape : sequence of int, optional
         Shape of one sample; by default that of the last call.
-    classes : sequence of str, optional
-        Names of the outputs.
+    classes : sequence, optional
+        Names of the outputs, or their labels, as ``numpy.unique(y)`` gives them.
     input_normalization : dict, optional
         Lists "mean" and "std" of what was done to the pixels.
 
@@ -104,6 +107,7 @@ def save(
     >>> from fastbn import models
     >>> net = models.mlp((8, 8, 1), rng=0)
     >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     metadata = save(net, Path(folder) / "model.safetensors")
     ...     again = load(Path(folder) / "model.safetensors")
@@ -118,7 +122,7 @@ def save(
         model=model,
         arguments=arguments or {},
         input_shape=None if shape is None else [int(size) for size in shape],
-        classes=None if classes is None else list(classes),
+        classes=None if classes is None else [str(name) for name in classes],
         input_normalization=input_normalization or {},
     )
     text = json.dumps(asdict(metadata))
@@ -164,14 +168,42 @@ def load(
                 f"{os.fspath(path)}: made by {metadata.model or 'an unnamed network'}, which is "
                 "not a model of fastbn.models; build the network and pass it as net"
             )
-        net = models.build(metadata.model, **metadata.arguments)
+        net = build_described(path, state, metadata)
     try:
         net.load_state_dict(state)
-    except ValueError as error:
+        if metadata.input_shape is not None:
+            net.build(tuple(metadata.input_shape))
+            _check_classes(net, metadata)
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
-    if metadata.input_shape is not None:
-        net.build(tuple(metadata.input_shape))
     return net.eval() if inference else net
+
+
+def build_described(
+    path: str | os.PathLike[str], state: Mapping[str, NDArray[Any]], metadata: Metadata
+) -> Module:
+    """Build the model of `fastbn.models` that a file describes, if its weights can fill it."""
+    from fastbn import models
+
+    assert metadata.model is not None
+    count = sum(array.size for array in state.values())
+    try:
+        with parameters(count, os.fspath(path)):
+            return models.build(metadata.model, **metadata.arguments)
+    except (TypeError, ArithmeticError, MemoryError) as error:
+        raise ValueError(
+            f"{os.fspath(path)}: the arguments of {metadata.model} in its metadata are wrong: "
+            f"{error}"
+        ) from None
+
+
+def _check_classes(net: Module, metadata: Metadata) -> None:
+    assert metadata.input_shape is not None
+    outputs = net.output_shape(tuple(metadata.input_shape))[-1]
+    if metadata.classes is not None and len(metadata.classes) != outputs:
+        raise ValueError(
+            f"its metadata name {len(metadata.classes)} classes, the network has {outputs} outputs"
+        )
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadata]:
@@ -184,18 +216,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadat
     OSError
         If it cannot be read.
     """
-    content = Path(path).read_bytes()
+    content = require_file(path).read_bytes()
     name = os.fspath(path)
     try:
         state = read_tensors(content)
         (length,) = struct.unpack_from("<Q", content)  # the header's, as the format has it
         header = json.loads(content[8 : 8 + length])
-    except (SafetensorError, ValueError, KeyError, struct.error) as error:
+    except (SafetensorError, ValueError, KeyError, struct.error, RecursionError) as error:
         raise ValueError(f"{name}: not a whole safetensors file: {error}") from None
     try:
         values = json.loads(header["__metadata__"][KEY])
         version = values["format_version"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(
             f"{name}: a safetensors file, but not one of fastbn's: its metadata have no "
             f"{KEY!r} object with a format_version"
@@ -216,9 +248,29 @@ def _metadata(values: dict[str, Any], name: str) -> Metadata:
         "input_normalization": dict,
     }
     known = {key: value for key, value in values.items() if key in expected}
-    wrong = [key for key, value in known.items() if not isinstance(value, expected[key])]
-    if not all(isinstance(size, int) and size > 0 for size in known.get("input_shape") or []):
-        wrong.append("input_shape")
+    wrong = {key for key, value in known.items() if not isinstance(value, expected[key])}
+    lists = {key: known.get(key) or () for key in expected if key not in wrong}
+    sizes = lists.get("input_shape", ())
+    if not all(type(size) is int and 0 < size < 2**31 for size in sizes) or len(sizes) > MAX_AXES:
+        wrong.add("input_shape")
+    if not all(isinstance(label, str) for label in lists.get("classes", ())):
+        wrong.add("classes")
+    if not _is_normalization(lists.get("input_normalization") or {}):
+        wrong.add("input_normalization")
     if wrong:
-        raise ValueError(f"{name}: metadata of wrong type: {', '.join(wrong)}")
+        raise ValueError(f"{name}: metadata of wrong type: {', '.join(sorted(wrong))}")
     return Metadata(**known)
+
+
+def _is_normalization(values: dict[str, Any]) -> bool:
+    """Whether something is empty, or two lists of finite numbers, the deviations above zero."""
+    if not values:
+        return True
+    mean, std = values.get("mean"), values.get("std")
+    return (
+        isinstance(mean, list)
+        and isinstance(std, list)
+        and len(mean) == len(std) > 0
+        and all(type(x) in (int, float) and math.isfinite(x) for x in (*mean, *std))
+        and all(x > 0 for x in std)
+    )

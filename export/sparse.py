@@ -82,7 +82,7 @@ def _require_dense_fits(model: onnx.ModelProto) -> None:
             size = int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize) if kind else 0
             needed += math.prod(sparse.dims) * size
     try:
-        require_memory(needed, model.ByteSize(), "the model's sparse tensors, made dense,")
+        require_memory(needed, model.ByteSize(), "making the model's sparse tensors dense")
     except BudgetError as error:
         raise DemandError(str(error)) from None
 

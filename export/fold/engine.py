@@ -155,9 +155,30 @@ def infer_shapes(model: ir.Model, constants: Constants) -> None:
     log = logging.getLogger("onnx_ir.passes.common.shape_inference")
     was_disabled, log.disabled = log.disabled, True
     try:
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        propagated = _is_short(model)
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=propagated)(model)
     finally:
         log.disabled = was_disabled
+
+
+# What ONNX's propagation of small tensors looks through, besides Concat which lengthens them.
+_PROPAGATED = frozenset(
+    ("Add", "Cast", "Constant", "Gather", "Identity", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze")
+)
+LONGEST_PROPAGATED = 1 << 20
+
+
+def _is_short(model: ir.Model) -> bool:
+    """Whether the shapes that ONNX propagates stay short: Concat of one with itself doubles it."""
+    lengths: dict[ir.Value | None, int] = {}
+    for graph in graphs_of(model):
+        for node in graph:
+            sizes = [lengths.get(value, 1) for value in node.inputs]
+            if node.op_type == "Concat":
+                lengths[node.outputs[0]] = sum(sizes)
+            elif node.op_type in _PROPAGATED and node.outputs:
+                lengths[node.outputs[0]] = max(sizes, default=1)
+    return max(lengths.values(), default=1) <= LONGEST_PROPAGATED
 
 
 def _fold_one(

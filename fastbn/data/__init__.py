@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fastbn.data import augment as augment
 from fastbn.data.batches import Batches
+from fastbn.data.columns import Columns
 from fastbn.data.dataset import Dataset
 from fastbn.data.download import fetch
 from fastbn.data.normalization import Normalization
@@ -20,6 +21,7 @@ from fastbn.data.sources import NAMES, load
 __all__ = [
     "NAMES",
     "Batches",
+    "Columns",
     "Dataset",
     "Expected",
     "Normalization",

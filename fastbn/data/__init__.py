@@ -12,6 +12,7 @@ from fastbn.data.batches import Batches
 from fastbn.data.columns import Columns
 from fastbn.data.dataset import Dataset
 from fastbn.data.download import fetch
+from fastbn.data.images import read_image
 from fastbn.data.normalization import Normalization
 from fastbn.data.prefetch import Prefetch
 from fastbn.data.rows import Rows
@@ -34,4 +35,5 @@ __all__ = [
     "augment",
     "fetch",
     "load",
+    "read_image",
 ]

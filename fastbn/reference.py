@@ -639,33 +639,132 @@ def dropout_backward(dy: ArrayLike, saved: Saved) -> Array:
 # --- losses ---------------------------------------------------------------------------------
 
 
-def cross_entropy(logits: ArrayLike, labels: ArrayLike) -> tuple[float, Saved]:
-    """Return the mean over the rows of log(sum(exp(logits))) - logits[label].
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Saved]:
+    """Return -sum(t log(softmax(logits))), over sum(weight[label] sample_weight) for a mean.
 
-    logits (N, C), labels (N,) integers in [0, C).
+    t = sample_weight weight ((1 - smoothing) p + smoothing / C), where p holds the rows'
+    probabilities: logits (N, C), labels (N,) integers or (N, C) probabilities.
     """
     logits, labels = _f64(logits), np.asarray(labels)
+    rows, classes = logits.shape
+    w = np.ones(classes) if weight is None else _f64(weight)
+    each = np.ones(rows) if sample_weight is None else _f64(sample_weight)
+    if labels.ndim == 1:
+        counts = labels != ignore_index
+        known = np.where(counts, labels, 0)
+        p = np.eye(classes)[known]
+        each = np.where(counts, each, 0.0)
+        divisor = (each * w[known]).sum()
+    else:
+        p, divisor = _f64(labels), each.sum()
+    t = each[:, None] * w * ((1.0 - label_smoothing) * p + label_smoothing / classes)
+    divisor = divisor if reduction == "mean" else 1.0
     top = logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top
-    log_p = logits - log_sum
-    return float(-log_p[np.arange(len(labels)), labels].mean()), (log_p, labels)
+    log_p = logits - np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) - top
+    counted = t.any(axis=1)  # other rows may hold anything
+    total = -(t[counted] * log_p[counted]).sum()
+    return (float(total / divisor) if divisor else 0.0), (log_p, t, divisor)
 
 
 def cross_entropy_backward(dloss: float, saved: Saved) -> Array:
-    """Return dlogits = dloss * (softmax(logits) - onehot(labels)) / N."""
-    log_p, labels = saved
-    p = np.exp(log_p)
-    p[np.arange(len(labels)), labels] -= 1.0
-    return np.asarray(dloss * p / len(labels))
+    """Return dlogits = dloss (sum(t) softmax(logits) - t), over the same for a mean."""
+    log_p, t, divisor = saved
+    dlogits = t.sum(axis=1, keepdims=True) * np.exp(log_p) - t
+    dlogits[~t.any(axis=1)] = 0.0
+    return np.asarray(dloss * dlogits / divisor if divisor else np.zeros_like(dlogits))
 
 
-def mse_loss(pred: ArrayLike, target: ArrayLike) -> tuple[float, Saved]:
-    """Return the mean over all elements of (pred - target)²."""
-    diff = _f64(pred) - _f64(target)
-    return float(np.square(diff).mean()), (diff,)
+def _reduced(
+    losses: Array, slopes: Array, sample_weight: ArrayLike | None, reduction: str
+) -> tuple[float, Saved]:
+    """Return the mean or sum of the losses of pairs, each row weighed, and what scales slopes."""
+    if sample_weight is None:
+        scale = np.ones_like(losses)
+    else:
+        each = _f64(sample_weight).reshape(-1, *[1] * (losses.ndim - 1))
+        scale = np.broadcast_to(each, losses.shape)
+    divisor = scale.sum() if reduction == "mean" else 1.0
+    if not divisor:
+        return 0.0, (np.zeros_like(losses), np.zeros_like(losses))
+    counted = scale != 0  # other rows may hold anything
+    total = (losses[counted] * scale[counted]).sum()
+    return float(total / divisor), (np.where(counted, slopes, 0.0), scale / divisor)
+
+
+def mse_loss(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Saved]:
+    """Return the mean over all elements of (pred - target)²; rows weigh `sample_weight`."""
+    d = _f64(pred) - _f64(target)
+    return _reduced(np.square(d), 2.0 * d, sample_weight, reduction)
 
 
 def mse_loss_backward(dloss: float, saved: Saved) -> Array:
-    """Return dpred = dloss * 2 (pred - target) / size."""
-    (diff,) = saved
-    return np.asarray(dloss * 2.0 * diff / diff.size)
+    """Return dpred = dloss 2 (pred - target) / size."""
+    slopes, scale = saved
+    return np.asarray(dloss * slopes * scale)
+
+
+def l1_loss(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Saved]:
+    """Return the mean over all elements of |pred - target|."""
+    d = _f64(pred) - _f64(target)
+    return _reduced(np.abs(d), np.sign(d), sample_weight, reduction)
+
+
+l1_loss_backward = mse_loss_backward
+"""dpred = dloss sign(pred - target) / size."""
+
+
+def huber_loss(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    delta: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Saved]:
+    """Return the mean of d²/2 where |d| <= delta, else delta (|d| - delta/2); d = pred - target."""
+    d = _f64(pred) - _f64(target)
+    size = np.abs(d)
+    losses = np.where(size <= delta, np.square(d) / 2.0, delta * (size - delta / 2.0))
+    return _reduced(losses, np.clip(d, -delta, delta), sample_weight, reduction)
+
+
+huber_loss_backward = mse_loss_backward
+"""dpred = dloss clip(pred - target, -delta, delta) / size."""
+
+
+def binary_cross_entropy_with_logits(
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: str = "mean",
+) -> tuple[float, Saved]:
+    """Return the mean of -t log(σ(x)) - (1 - t) log(1 - σ(x)); x = pred, t = target."""
+    x, t = _f64(pred), _f64(target)
+    losses = t * np.logaddexp(0.0, -x) + (1.0 - t) * np.logaddexp(0.0, x)
+    return _reduced(losses, sigmoid(x)[0] - t, sample_weight, reduction)
+
+
+binary_cross_entropy_with_logits_backward = mse_loss_backward
+"""dpred = dloss (σ(pred) - target) / size."""

@@ -70,9 +70,13 @@ def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
         case "softmax":
             return f.softmax(x, dim=-1)
         case "cross_entropy":
-            return f.cross_entropy(leaves["logits"], torch.from_numpy(options["labels"]))
-        case "mse_loss":
-            return f.mse_loss(leaves["pred"], torch.from_numpy(options["target"]))
+            return torch_cross_entropy(leaves["logits"], options, torch)
+        case "mse_loss" | "l1_loss" | "huber_loss" | "binary_cross_entropy_with_logits":
+            target, each = torch.from_numpy(options.pop("target")), options.pop("sample_weight", 1)
+            reduction = options.pop("reduction", "mean")
+            losses = getattr(f, case.op)(leaves["pred"], target, reduction="none", **options)
+            each = torch.as_tensor(each).reshape(-1, *[1] * (losses.ndim - 1)).expand(losses.shape)
+            return (losses * each).sum() / (each.sum() if reduction == "mean" else 1.0)
         case "linear":
             return f.linear(x, leaves["weight"], leaves.get("bias"))
         case "conv2d":
@@ -81,6 +85,19 @@ def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
             return f.conv_transpose2d(x, leaves["weight"], leaves.get("bias"), **options)
         case _:
             return getattr(f, case.op)(x, **options)
+
+
+def torch_cross_entropy(logits: Any, options: dict[str, Any], torch: ModuleType) -> Any:
+    """PyTorch has no weights of samples: they scale what the rows would count without them."""
+    f, labels = torch.nn.functional, torch.from_numpy(options.pop("labels"))
+    each, reduction = options.pop("sample_weight", None), options.pop("reduction", "mean")
+    options = {k: torch.from_numpy(v) if k == "weight" else v for k, v in options.items()}
+    if each is None:
+        return f.cross_entropy(logits, labels, reduction=reduction, **options)
+    each = torch.from_numpy(each)
+    losses = f.cross_entropy(logits, labels, reduction="none", **options)
+    counts = options["weight"][labels] if labels.ndim == 1 else 1.0
+    return (each * losses).sum() / (each * counts).sum()
 
 
 IMAGES = {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "global_avg_pool2d"}

@@ -33,8 +33,18 @@ from fastbn.functional.dropout import dropout as dropout
 from fastbn.functional.dropout import dropout_backward as dropout_backward
 from fastbn.functional.linear import linear as linear
 from fastbn.functional.linear import linear_backward as linear_backward
+from fastbn.functional.loss import (
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+)
+from fastbn.functional.loss import (
+    binary_cross_entropy_with_logits_backward as binary_cross_entropy_with_logits_backward,
+)
 from fastbn.functional.loss import cross_entropy as cross_entropy
 from fastbn.functional.loss import cross_entropy_backward as cross_entropy_backward
+from fastbn.functional.loss import huber_loss as huber_loss
+from fastbn.functional.loss import huber_loss_backward as huber_loss_backward
+from fastbn.functional.loss import l1_loss as l1_loss
+from fastbn.functional.loss import l1_loss_backward as l1_loss_backward
 from fastbn.functional.loss import mse_loss as mse_loss
 from fastbn.functional.loss import mse_loss_backward as mse_loss_backward
 from fastbn.functional.moments import Moments as Moments

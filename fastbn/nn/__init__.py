@@ -32,7 +32,10 @@ from fastbn.nn.conv_transpose import ConvTranspose2d as ConvTranspose2d
 from fastbn.nn.dropout import Dropout as Dropout
 from fastbn.nn.flatten import Flatten as Flatten
 from fastbn.nn.linear import Linear as Linear
+from fastbn.nn.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from fastbn.nn.loss import CrossEntropyLoss as CrossEntropyLoss
+from fastbn.nn.loss import HuberLoss as HuberLoss
+from fastbn.nn.loss import L1Loss as L1Loss
 from fastbn.nn.loss import MSELoss as MSELoss
 from fastbn.nn.module import Module as Module
 from fastbn.nn.parameter import Parameter as Parameter

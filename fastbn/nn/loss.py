@@ -1,20 +1,105 @@
-"""Losses: a number to minimise, and its gradient by the prediction."""
+"""Losses: a number to minimise, and its gradient by the prediction.
+
+A loss is called as ``loss(pred, target)`` and returns ``(value, dpred)``; any function that does so
+is one. Those here also take a weight for every row, ``loss(pred, target, sample_weight)``, and have
+``value``, the number alone.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastbn import functional as F
+from fastbn.functional.loss import Reduction
 from fastbn.nn.buffers import Pool
 
 Array = NDArray[Any]
 
 
-class CrossEntropyLoss:
-    """Mean over the rows of -log softmax(logits)[label].
+class Loss:
+    """Base class: a subclass defines `forward` and `backward`, a pair of `fastbn.functional`.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        Whether rows are averaged, each by its weight, or added.
+    """
+
+    def __init__(self, reduction: Reduction = "mean") -> None:
+        if reduction not in {"mean", "sum"}:
+            raise ValueError(f"reduction should be 'mean' or 'sum', but got {reduction!r}")
+        self.reduction: Reduction = reduction
+        self._pool = Pool()
+
+    def forward(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None
+    ) -> tuple[float, Any]:
+        """Return the loss and what backward needs."""
+        raise NotImplementedError
+
+    def backward(self, saved: Any, out: Array) -> Array:
+        """Return the gradient in `out`."""
+        raise NotImplementedError
+
+    def __call__(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None = None
+    ) -> tuple[float, Array]:
+        """Return the loss and its gradient.
+
+        Parameters
+        ----------
+        pred : ndarray, shape (N, ...)
+            What the network returned.
+        target : ndarray
+            What it should have returned; see the class.
+        sample_weight : array_like, shape (N,), optional
+            What every row counts, not negative; a mean is divided by their sum.
+
+        Returns
+        -------
+        loss : float
+        dpred : ndarray
+            Shape of `pred`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If shapes or dtypes do not fit or a value is out of range.
+        """
+        loss, saved = self.forward(pred, target, sample_weight)
+        self._pool.start(pred.shape)
+        return loss, self.backward(saved, self._pool.take(pred.shape, pred.dtype))
+
+    def value(self, pred: Array, target: Array, sample_weight: ArrayLike | None = None) -> float:
+        """Return the loss alone."""
+        return self.forward(pred, target, sample_weight)[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self._pool = Pool()
+
+
+class CrossEntropyLoss(Loss):
+    """Mean over the rows of -log softmax(logits)[label]; see `fastbn.functional.cross_entropy`.
+
+    `pred` are logits (N, C); `target` are labels, integers of shape (N,) in [0, C), or
+    probabilities of shape and dtype of the logits.
+
+    Parameters
+    ----------
+    weight : array_like, shape (C,), optional
+        What every class counts.
+    label_smoothing : float, default 0
+        Share of every target, in [0, 1], that is spread over all classes.
+    ignore_index : int, default -100
+        Rows of this label count nothing.
+    reduction : {"mean", "sum"}
 
     Examples
     --------
@@ -27,45 +112,55 @@ class CrossEntropyLoss:
            [ 0.125,  0.125,  0.125, -0.375]])
     """
 
-    def __init__(self) -> None:
-        self._pool = Pool()
+    def __init__(
+        self,
+        weight: ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        *,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+        self.weight = None if weight is None else np.array(weight, dtype=np.float64)
+        if self.weight is not None and self.weight.ndim != 1:
+            raise ValueError(f"weight: expected shape (classes,), got {self.weight.shape}")
+        self.label_smoothing = float(label_smoothing)
+        self.ignore_index = int(ignore_index)
 
-    def __call__(self, pred: Array, target: Array) -> tuple[float, Array]:
-        """Return the loss and its gradient.
+    def forward(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None
+    ) -> tuple[float, Any]:
+        """Return the loss and what backward needs."""
+        return F.cross_entropy(
+            pred,
+            target,
+            None if self.weight is None else self.weight.astype(pred.dtype),
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
 
-        Parameters
-        ----------
-        pred : ndarray, shape (N, C)
-            Logits.
-        target : ndarray of int, shape (N,)
-            Labels in [0, C).
-
-        Returns
-        -------
-        loss : float
-        dpred : ndarray, shape (N, C)
-
-        Raises
-        ------
-        ValueError, TypeError
-            If shapes or dtypes do not fit or a label is out of range.
-        """
-        loss, saved = F.cross_entropy(pred, target)
-        self._pool.start(pred.shape)
-        dpred = F.cross_entropy_backward(1.0, saved, out=self._pool.take(pred.shape, pred.dtype))
-        return loss, dpred
-
-    def value(self, pred: Array, target: Array) -> float:
-        """Return the loss alone."""
-        return F.cross_entropy(pred, target)[0]
+    def backward(self, saved: Any, out: Array) -> Array:
+        """Return dlogits."""
+        return F.cross_entropy_backward(1.0, saved, out=out)
 
     def correct(self, pred: Array, target: Array) -> int:
         """Return the number of rows whose largest logit is that of the label."""
-        return int(np.count_nonzero(pred.argmax(axis=1) == target))
+        labels = target if target.ndim == 1 else target.argmax(axis=1)
+        return int(np.count_nonzero(pred.argmax(axis=1) == labels))
 
 
-class MSELoss:
+class MSELoss(Loss):
     """Mean over all elements of (pred - target)².
+
+    `pred` and `target` have one shape and dtype, here and in the losses below.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
 
     Examples
     --------
@@ -74,33 +169,106 @@ class MSELoss:
     (2.0, array([[ 0., -2.]]))
     """
 
-    def __init__(self) -> None:
-        self._pool = Pool()
+    def forward(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None
+    ) -> tuple[float, Any]:
+        """Return the loss and what backward needs."""
+        return F.mse_loss(pred, target, sample_weight=sample_weight, reduction=self.reduction)
 
-    def __call__(self, pred: Array, target: Array) -> tuple[float, Array]:
-        """Return the loss and its gradient.
+    def backward(self, saved: Any, out: Array) -> Array:
+        """Return dpred."""
+        return F.mse_loss_backward(1.0, saved, out=out)
 
-        Parameters
-        ----------
-        pred, target : ndarray
-            Of one shape and dtype.
 
-        Returns
-        -------
-        loss : float
-        dpred : ndarray
-            Shape of `pred`.
+class L1Loss(Loss):
+    """Mean over all elements of |pred - target|.
 
-        Raises
-        ------
-        ValueError, TypeError
-            If shapes or dtypes do not fit.
-        """
-        loss, saved = F.mse_loss(pred, target)
-        self._pool.start(pred.shape)
-        dpred = F.mse_loss_backward(1.0, saved, out=self._pool.take(pred.shape, pred.dtype))
-        return loss, dpred
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
 
-    def value(self, pred: Array, target: Array) -> float:
-        """Return the loss alone."""
-        return F.mse_loss(pred, target)[0]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> L1Loss()(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]))
+    (1.0, array([[ 0. , -0.5]]))
+    """
+
+    def forward(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None
+    ) -> tuple[float, Any]:
+        """Return the loss and what backward needs."""
+        return F.l1_loss(pred, target, sample_weight=sample_weight, reduction=self.reduction)
+
+    def backward(self, saved: Any, out: Array) -> Array:
+        """Return dpred."""
+        return F.l1_loss_backward(1.0, saved, out=out)
+
+
+class HuberLoss(Loss):
+    """Mean over all elements: squared (halved) up to `delta`, linear behind it.
+
+    Parameters
+    ----------
+    delta : float, default 1
+        Positive; see `fastbn.functional.huber_loss`.
+    reduction : {"mean", "sum"}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> HuberLoss()(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]))
+    (0.75, array([[ 0. , -0.5]]))
+    """
+
+    def __init__(self, delta: float = 1.0, *, reduction: Reduction = "mean") -> None:
+        super().__init__(reduction)
+        if not 0.0 < delta < np.inf:
+            raise ValueError(f"delta should be finite and > 0, but got {delta}")
+        self.delta = float(delta)
+
+    def forward(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None
+    ) -> tuple[float, Any]:
+        """Return the loss and what backward needs."""
+        return F.huber_loss(
+            pred,
+            target,
+            delta=self.delta,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+        )
+
+    def backward(self, saved: Any, out: Array) -> Array:
+        """Return dpred."""
+        return F.huber_loss_backward(1.0, saved, out=out)
+
+
+class BCEWithLogitsLoss(Loss):
+    """Mean over all elements of -t log σ(x) - (1 - t) log(1 - σ(x)): several yes-or-no answers.
+
+    `pred` are logits x, `target` probabilities t in [0, 1].
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss, dpred = BCEWithLogitsLoss()(np.array([[0.0, 0.0]]), np.array([[1.0, 0.0]]))
+    >>> round(loss, 4), dpred
+    (0.6931, array([[-0.25,  0.25]]))
+    """
+
+    def forward(
+        self, pred: Array, target: Array, sample_weight: ArrayLike | None
+    ) -> tuple[float, Any]:
+        """Return the loss and what backward needs."""
+        return F.binary_cross_entropy_with_logits(
+            pred, target, sample_weight=sample_weight, reduction=self.reduction
+        )
+
+    def backward(self, saved: Any, out: Array) -> Array:
+        """Return dpred."""
+        return F.binary_cross_entropy_with_logits_backward(1.0, saved, out=out)

@@ -13,7 +13,13 @@ from fastbn import functional as F
 from fastbn import reference
 
 DTYPES = [np.float32, np.float64]
-LOSSES = {"cross_entropy", "mse_loss"}
+LOSSES = {
+    "cross_entropy",
+    "mse_loss",
+    "l1_loss",
+    "huber_loss",
+    "binary_cross_entropy_with_logits",
+}
 WITH_OUT = [c for c in CASES if c.op not in LOSSES | {"flatten"}]
 
 

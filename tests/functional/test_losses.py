@@ -1,4 +1,4 @@
-"""cross_entropy and mse_loss: accuracy, huge logits, labels, what they refuse."""
+"""Losses: accuracy, huge values, labels and weights, what they refuse."""
 
 from __future__ import annotations
 
@@ -129,6 +129,156 @@ def test_equal_torch(dtype: type, torch: ModuleType, rng: np.random.Generator) -
 def test_cross_entropy_refuses(logits: Any, labels: Any, error_type: Any, message: str) -> None:
     with pytest.raises(error_type, match=message):
         F.cross_entropy(logits, labels)
+
+
+PAIRS = ["mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits"]
+
+
+@settings(max_examples=80)
+@given(
+    op=st.sampled_from(PAIRS),
+    shape=st.lists(st.sampled_from([1, 2, 3, 15, 16, 17, 65, 600]), min_size=1, max_size=3),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(list(LAYOUTS)),
+    scale=st.sampled_from([1e-25, 0.3, 1.0, 50.0, 1e25]),
+    weighted=st.booleans(),
+)
+def test_pairs(
+    op: str, shape: list[int], dtype: type, layout: str, scale: float, weighted: bool
+) -> None:
+    rng = np.random.default_rng(shape)
+    pred = LAYOUTS[layout]((scale * rng.standard_normal(shape)).astype(dtype))
+    drawn = rng.uniform(size=shape) if op.startswith("binary") else rng.standard_normal(shape)
+    target = LAYOUTS[layout](drawn.astype(dtype))
+    options: dict[str, Any] = {"sample_weight": rng.uniform(size=shape[0])} if weighted else {}
+    loss, saved = getattr(F, op)(pred, target, **options)
+    loss64, saved64 = getattr(reference, op)(pred, target, **options)
+    assert abs(loss - loss64) <= TOLERANCE[pred.dtype] * loss64
+    dpred = getattr(F, f"{op}_backward")(-0.3, saved)
+    dpred64 = getattr(reference, f"{op}_backward")(-0.3, saved64)
+    assert dpred.dtype == dtype
+    assert error(dpred, dpred64) < TOLERANCE[pred.dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sure_answers_keep_their_digits(dtype: type) -> None:
+    """Neither 1 + tiny nor x - x t may round the loss of a sure right answer to 0."""
+    for x, t in ((30.0, 1.0), (-30.0, 0.0)):
+        loss, _ = F.binary_cross_entropy_with_logits(np.array([x], dtype), np.array([t], dtype))
+        assert loss == pytest.approx(np.exp(-30.0), rel=1e-5)
+    far = np.array([1e30, -1e30, 0.0], dtype)
+    loss, saved = F.binary_cross_entropy_with_logits(far, np.array([1.0, 0.0, 1.0], dtype))
+    assert loss == pytest.approx(np.log(2.0) / 3.0, rel=1e-6)
+    dpred = F.binary_cross_entropy_with_logits_backward(3.0, saved)
+    np.testing.assert_array_equal(dpred, [0.0, 0.0, -0.5])
+
+
+@pytest.mark.parametrize("op", PAIRS)
+def test_nan_of_pairs_is_not_hidden(op: str) -> None:
+    for dtype in DTYPES:
+        pred = np.array([0.0, np.nan, 1.0], dtype)
+        loss, saved = getattr(F, op)(pred, np.zeros(3, dtype))
+        assert np.isnan(loss)
+        dpred = getattr(F, f"{op}_backward")(1.0, saved)
+        np.testing.assert_array_equal(np.isnan(dpred), [False, True, False])
+
+
+@pytest.mark.parametrize("op", PAIRS)
+def test_rows_that_weigh_nothing_may_hold_anything(op: str) -> None:
+    pred, target = np.array([[0.2, 0.3], [np.nan, np.inf], [0.4, 0.9]]), np.full((3, 2), 0.5)
+    loss, saved = getattr(F, op)(pred, target, sample_weight=[1, 0, 2])
+    kept, saved_kept = getattr(F, op)(pred[::2], target[::2], sample_weight=[1, 2])
+    assert loss == kept
+    dpred = getattr(F, f"{op}_backward")(1.0, saved)
+    np.testing.assert_array_equal(dpred[1], 0.0)
+    np.testing.assert_array_equal(dpred[::2], getattr(F, f"{op}_backward")(1.0, saved_kept))
+    loss, saved = getattr(F, op)(pred, target, sample_weight=np.zeros(3))
+    assert loss == 0.0
+    assert not getattr(F, f"{op}_backward")(1.0, saved).any()
+
+
+def test_ignored_rows_may_hold_anything(rng: np.random.Generator) -> None:
+    logits, labels = rng.standard_normal((5, 4)), np.array([1, -100, 3, 7, 0])
+    logits[1], logits[3] = np.nan, np.inf
+    weight = rng.uniform(0.5, 1.0, 4)
+    loss, saved = F.cross_entropy(
+        logits, np.where(labels == 7, -100, labels), weight, label_smoothing=0.1
+    )
+    kept, saved_kept = F.cross_entropy(logits[::2], labels[::2], weight, label_smoothing=0.1)
+    assert loss == pytest.approx(kept, rel=1e-15)
+    dlogits = F.cross_entropy_backward(1.0, saved)
+    np.testing.assert_array_equal(dlogits[1::2], 0.0)
+    np.testing.assert_allclose(dlogits[::2], F.cross_entropy_backward(1.0, saved_kept), rtol=1e-14)
+    loss, saved = F.cross_entropy(logits, np.full(5, 9), ignore_index=9)
+    assert loss == 0.0
+    assert not F.cross_entropy_backward(1.0, saved).any()
+
+
+def test_a_weight_of_two_is_the_row_twice(rng: np.random.Generator) -> None:
+    logits, labels = rng.standard_normal((4, 3)), np.array([0, 2, 1, 1])
+    twice = np.array([0, 1, 1, 2, 3, 3])
+    loss, _ = F.cross_entropy(logits, labels, sample_weight=[1, 2, 1, 2])
+    assert loss == pytest.approx(F.cross_entropy(logits[twice], labels[twice])[0], rel=1e-14)
+    pred, target = rng.standard_normal((2, 4, 3))
+    loss, _ = F.mse_loss(pred, target, sample_weight=[1, 2, 1, 2])
+    assert loss == pytest.approx(F.mse_loss(pred[twice], target[twice])[0], rel=1e-14)
+
+
+def test_probabilities_that_are_sure_are_labels(rng: np.random.Generator) -> None:
+    logits, labels = rng.standard_normal((6, 5)), rng.integers(0, 5, 6)
+    loss, saved = F.cross_entropy(logits, labels, label_smoothing=0.2)
+    other, other_saved = F.cross_entropy(logits, np.eye(5)[labels], label_smoothing=0.2)
+    assert loss == pytest.approx(other, rel=1e-14)
+    expected = F.cross_entropy_backward(1.0, other_saved)
+    np.testing.assert_allclose(F.cross_entropy_backward(1.0, saved), expected, atol=1e-16)
+
+
+@pytest.mark.parametrize("op", ["cross_entropy", "mse_loss"])
+def test_gradients_may_take_the_place_of_operands(op: str, rng: np.random.Generator) -> None:
+    pred, target = rng.standard_normal((9, 33)), rng.dirichlet(np.ones(33), 9)
+    saved = getattr(F, op)(pred, target)[1]
+    expected = getattr(F, f"{op}_backward")(1.0, saved)
+    for number in range(2):
+        arrays = [pred.copy(), target.copy()]
+        saved = getattr(F, op)(*arrays)[1]
+        assert getattr(F, f"{op}_backward")(1.0, saved, out=arrays[number]) is arrays[number]
+        np.testing.assert_array_equal(arrays[number], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight": np.ones(3)}, "weight should contain 4 elements"),
+        ({"weight": np.ones(4, np.float32)}, "weight: expected float64, got float32"),
+        ({"weight": np.array([1.0, -1.0, 1.0, 1.0])}, r"weight\[1\] should be finite and >= 0"),
+        ({"sample_weight": [1.0, 2.0]}, "sample_weight should contain 3 elements"),
+        ({"sample_weight": [1.0, np.nan, 2.0]}, r"sample_weight\[1\] should be finite and >= 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing must be between 0.0 and 1.0. Got: 1.5"),
+        ({"reduction": "none"}, "reduction should be 'mean' or 'sum', but got 'none'"),
+        ({"labels": np.full((3, 3), 0.3)}, r"labels: expected shape \(3, 4\), got \(3, 3\)"),
+        ({"labels": np.full((3, 4), 0.3, np.float32)}, "labels: expected float64, got float32"),
+        ({"labels": np.ones((3, 4), int)}, r"labels: expected shape \(3,\), got \(3, 4\)"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    options = {"labels": np.array([0, 1, 2]), **options}
+    with pytest.raises((ValueError, TypeError), match=message):
+        F.cross_entropy(np.ones((3, 4)), **options)
+
+
+def test_what_another_operation_saved_is_refused() -> None:
+    one = np.ones((2, 3))
+    saved = F.mse_loss(one, one)[1]
+    with pytest.raises(TypeError, match="saved is not what l1_loss returned"):
+        F.l1_loss_backward(1.0, saved)
+    with pytest.raises(TypeError):
+        F.cross_entropy_backward(1.0, saved)  # type: ignore[arg-type]
+    for op in (*PAIRS, "cross_entropy"):
+        for nothing in (None, type(saved)(), type(F.cross_entropy(one, np.array([0, 1]))[1])()):
+            with pytest.raises(TypeError):
+                getattr(F, f"{op}_backward")(1.0, nothing)
+    with pytest.raises(ValueError, match="delta should be finite and > 0, but got 0"):
+        F.huber_loss(one, one, delta=0.0)
 
 
 def test_mse_loss_refuses() -> None:

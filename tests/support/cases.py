@@ -118,22 +118,38 @@ def _dropout(label: str, shape: tuple[int, ...]) -> Case:
     )
 
 
-def _cross_entropy(label: str, shape: tuple[int, int]) -> Case:
+def _cross_entropy(label: str, shape: tuple[int, int], **options: Any) -> Case:
+    rows, classes = shape
+
+    def made(dtype: DTypeLike) -> dict[str, Any]:
+        rng = np.random.default_rng(4)
+        kept = dict(options)
+        labels: Array = rng.integers(0, classes, rows)
+        if kept.pop("probabilities", False):
+            labels = rng.dirichlet(np.ones(classes), rows).astype(dtype)
+        if kept.pop("ignored", False):
+            labels[::3] = -100
+        if kept.pop("weighted", False):
+            kept["weight"] = rng.uniform(0.1, 3.0, classes).astype(dtype)
+        if kept.pop("samples", False):
+            kept["sample_weight"] = rng.uniform(0.0, 2.0, rows) * (np.arange(rows) != 1)
+        return {"labels": labels, **kept}
+
     return Case(
-        "cross_entropy",
-        label,
-        lambda rng: {"logits": 3 * rng.standard_normal(shape)},
-        lambda dtype: {"labels": np.random.default_rng(4).integers(0, shape[1], shape[0])},
+        "cross_entropy", label, lambda rng: {"logits": 3 * rng.standard_normal(shape)}, made
     )
 
 
-def _mse_loss(label: str, shape: tuple[int, ...]) -> Case:
-    return Case(
-        "mse_loss",
-        label,
-        lambda rng: {"pred": rng.standard_normal(shape)},
-        lambda dtype: {"target": np.random.default_rng(4).standard_normal(shape).astype(dtype)},
-    )
+def _pairs(op: str, label: str, shape: tuple[int, ...], **options: Any) -> Case:
+    def made(dtype: DTypeLike) -> dict[str, Any]:
+        rng = np.random.default_rng(4)
+        kept = dict(options)
+        if kept.pop("samples", False):
+            kept["sample_weight"] = rng.uniform(0.0, 2.0, shape[0]) * (np.arange(shape[0]) != 1)
+        drawn = rng.uniform(size=shape) if op.startswith("binary") else rng.standard_normal(shape)
+        return {"target": drawn.astype(dtype), **kept}
+
+    return Case(op, label, lambda rng: {"pred": 2 * rng.standard_normal(shape)}, made)
 
 
 CASES: list[Case] = [
@@ -217,7 +233,29 @@ CASES: list[Case] = [
     _dropout("training", (6, 9)),
     _unary("dropout", "inference", (4, 3), training=False),
     _cross_entropy("", (4, 6)),
-    _mse_loss("", (4, 3)),
+    _cross_entropy("sum", (4, 6), reduction="sum"),
+    _cross_entropy("ignored", (7, 3), ignored=True),
+    _cross_entropy("smoothed", (5, 6), label_smoothing=0.2),
+    _cross_entropy("weighted", (7, 5), weighted=True, samples=True),
+    _cross_entropy("everything", (7, 5), weighted=True, ignored=True, label_smoothing=0.3),
+    _cross_entropy("probabilities", (5, 4), probabilities=True),
+    _cross_entropy(
+        "probabilities, everything",
+        (5, 19),
+        probabilities=True,
+        weighted=True,
+        samples=True,
+        label_smoothing=0.1,
+    ),
+    _pairs("mse_loss", "", (4, 3)),
+    _pairs("mse_loss", "weighted", (4, 3, 2), samples=True),
+    _pairs("mse_loss", "sum", (4, 3), reduction="sum"),
+    _pairs("l1_loss", "", (4, 3)),
+    _pairs("l1_loss", "weighted", (5,), samples=True),
+    _pairs("huber_loss", "", (4, 7)),
+    _pairs("huber_loss", "delta", (4, 7), delta=0.3, samples=True, reduction="sum"),
+    _pairs("binary_cross_entropy_with_logits", "", (4, 19)),
+    _pairs("binary_cross_entropy_with_logits", "weighted", (4, 3), samples=True),
 ]
 
 # Beyond the size from which work is shared, and odd, so that no cut is an even one.
@@ -256,5 +294,11 @@ LARGE: list[Case] = [
     _unary("flatten", "", (31, 9, 11, 35)),
     _dropout("", (301, 257)),
     _cross_entropy("", (3001, 33)),
-    _mse_loss("", (301, 257)),
+    _cross_entropy("shared", (3001, 33), weighted=True, samples=True, label_smoothing=0.1),
+    _cross_entropy("probabilities", (3001, 33), probabilities=True),
+    _pairs("mse_loss", "", (301, 257)),
+    _pairs("mse_loss", "weighted", (301, 257), samples=True),
+    _pairs("l1_loss", "", (301, 257)),
+    _pairs("huber_loss", "", (301, 257)),
+    _pairs("binary_cross_entropy_with_logits", "", (301, 257)),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastbn.train import metrics as metrics
 from fastbn.train.history import Epoch as Epoch
 from fastbn.train.history import History as History
 from fastbn.train.trainer import Evaluation as Evaluation

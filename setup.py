@@ -1,4 +1,4 @@
-"""Build the compiled core and map the three top-level folders into one import package.
+"""Build the compiled core. What else belongs to the package stands in ``pyproject.toml``.
 
 The core has a room for every operation, a folder in ``fastbn/kernels`` that is found by itself:
 ``kernels/pooling/pooling.pyx`` becomes the module ``fastbn.kernels.pooling``, which says who does
@@ -156,22 +156,6 @@ def extension(path: Path) -> Extension:
 
 
 setup(
-    packages=[
-        "fastbn",
-        "fastbn.bench",
-        "fastbn.bench.peers",
-        "fastbn.data",
-        "fastbn.export",
-        "fastbn.export.fold",
-        "fastbn.export.patterns",
-        "fastbn.functional",
-        "fastbn.kernels",
-        "fastbn.models",
-        "fastbn.nn",
-        "fastbn.optim",
-        "fastbn.train",
-    ],
-    package_dir={"fastbn": "fastbn", "fastbn.models": "models", "fastbn.export": "export"},
     package_data={"fastbn": ["py.typed"], "fastbn.kernels": ["*.pyi", "*/*.pyi"]},
     include_package_data=False,
     ext_modules=cythonize(

@@ -7,7 +7,13 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 NEEDED_SUFFIXES = {".py", ".pyi", ".so", ".pyd", ".typed"}
-FOLDERS = {"fastbn": "fastbn", "models": "fastbn/models", "export": "fastbn/export"}
+FOLDERS = {
+    "fastbn": "fastbn",
+    "benchmarks": "fastbn/bench",
+    "export": "fastbn/export",
+    "models": "fastbn/models",
+}
+NOT_SHIPPED = {"suites"}  # run by pytest, from a checkout
 
 
 def complaints(names: list[str], checkout: Path) -> list[str]:
@@ -20,10 +26,12 @@ def complaints(names: list[str], checkout: Path) -> list[str]:
             continue  # what auditwheel, delvewheel and delocate bundle
         if path.parts[0] != "fastbn":
             found.append(f"{name}: not in the package fastbn")
-        elif path.suffix not in NEEDED_SUFFIXES or "tests" in path.parts:
+        elif path.suffix not in NEEDED_SUFFIXES or {"tests", *NOT_SHIPPED} & set(path.parts):
             found.append(f"{name}: nothing that is needed to run")
     for folder, target in FOLDERS.items():
         for source in sorted((checkout / folder).rglob("*")):
+            if NOT_SHIPPED & set(source.parts):
+                continue
             name = f"{target}/{source.relative_to(checkout / folder).as_posix()}"
             if source.suffix in {".py", ".pyi", ".typed"} and name not in present:
                 found.append(f"{name}: missing")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import importlib.resources
@@ -10,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,12 @@ import pytest
 import fastbn
 
 ROOT = Path(__file__).parents[1]
-MAPPED = {"fastbn": "fastbn", "models": "fastbn.models", "export": "fastbn.export"}
+MAPPED = {
+    "fastbn": "fastbn",
+    "benchmarks": "fastbn.bench",
+    "export": "fastbn.export",
+    "models": "fastbn.models",
+}
 
 
 def python(program: str) -> str:
@@ -34,7 +39,7 @@ def modules() -> list[str]:
     """Every importable module of the package, compiled ones too."""
     names = ["fastbn"]
     names += [module.name for module in pkgutil.walk_packages(fastbn.__path__, "fastbn.")]
-    for name in ("fastbn.models", "fastbn.export"):  # an editable install maps them from elsewhere
+    for name in ("fastbn.bench", "fastbn.export", "fastbn.models"):  # mapped from elsewhere
         package = importlib.import_module(name)
         names += [name]
         names += [module.name for module in pkgutil.walk_packages(package.__path__, f"{name}.")]
@@ -85,21 +90,16 @@ def test_compiled_modules_have_stubs() -> None:
             assert stub.is_file(), f"{source.name} has no stub"
 
 
-def test_setup_lists_every_package() -> None:
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    [listed] = [
-        ast.literal_eval(keyword.value)
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call)
-        for keyword in call.keywords
-        if keyword.arg == "packages"
-    ]
+def test_every_package_is_listed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    setuptools = project["tool"]["setuptools"]
+    assert setuptools["package-dir"] == {package: folder for folder, package in MAPPED.items()}
     present = {
         ".".join((package, *path.parent.relative_to(ROOT / folder).parts))
         for folder, package in MAPPED.items()
         for path in (ROOT / folder).rglob("__init__.py")
     }
-    assert sorted(listed) == sorted(present)
+    assert sorted(setuptools["packages"]) == sorted(present)
 
 
 def test_no_extra_but_the_peers_asks_for_torch() -> None:

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastbn
-from fastbn import cli
+from fastbn.cli.errors import one_line
 
 Run = Callable[..., int]
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_model(
 
 
 def test_unexpected_errors_are_called_so() -> None:
-    line = cli.one_line(ZeroDivisionError("division by zero"))
+    line = one_line(ZeroDivisionError("division by zero"))
     assert line.startswith("unexpected ZeroDivisionError: division by zero")
 
 

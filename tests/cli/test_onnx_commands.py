@@ -11,11 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fastbn import data, models, runs, train
+from fastbn import data, models, train
+from fastbn.bench.patterns import PATTERNS, networks
+from fastbn.bench.patterns.sketch import Sketch
 from fastbn.export import fold_batch_norm
 from fastbn.export.fold import backward
-from fastbn.export.patterns import PATTERNS, networks
-from fastbn.export.patterns.sketch import Sketch
+from fastbn.train import run as training
+from fastbn.train.factory import network
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -193,7 +195,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small network that has seen the digits."""
     pytest.importorskip("sklearn", reason="the digits are part of scikit-learn")
     folder = tmp_path_factory.mktemp("trained")
-    runs.train("convnet", "digits", folder, epochs=1)
+    training.train("convnet", "digits", folder, epochs=1)
     return folder
 
 
@@ -210,7 +212,7 @@ def test_export_with_normalization_and_softmax(run: Run, trained: Path, capsys: 
     options = ("--layout", "NHWC", "--mean", "0.3", "--std", "0.5", "--softmax")
     assert run("export", weights, "-o", "m.onnx", *options, "--report", "report.json") == 0
     x = data.load("digits").x_test[:7]
-    net, _ = runs.network(weights)
+    net, _ = network(weights)
     logits = net.predict((x - np.float32(0.3)) / np.float32(0.5))
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.testing.assert_allclose(

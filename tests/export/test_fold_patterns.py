@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from fastbn.bench.patterns import PATTERNS
 from fastbn.export import fold_batch_norm
-from fastbn.export.patterns import PATTERNS
 
 
 def test_there_are_enough_patterns():
@@ -64,8 +64,8 @@ def test_verification_would_notice(monkeypatch):
 @pytest.mark.parametrize("name", ["conv-bn", "bn-relu-conv-1x1-mixed", "mlp", "dense-block"])
 def test_weights_are_rounded_once(name):
     """In float64 the folded graph is the original up to float64's own rounding."""
+    from fastbn.bench.patterns.sketch import Sketch
     from fastbn.export.evaluator import Float64Evaluator
-    from fastbn.export.patterns.sketch import Sketch
 
     pattern = PATTERNS[name]
     model = pattern.draw(Sketch(0, dtype="float64"))

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from fastbn.bench.patterns import PATTERNS, networks
+from fastbn.bench.patterns.sketch import Sketch
 from fastbn.export import MismatchError, ModelError, fold_batch_norm, fold_file
 from fastbn.export.evaluator import Float64Evaluator
-from fastbn.export.patterns import PATTERNS, networks
-from fastbn.export.patterns.sketch import Sketch
 
 REASONS = {
     "bn-conv-padded": "cuts the shift off at the border",

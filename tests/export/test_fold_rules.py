@@ -9,13 +9,13 @@ import onnx
 import pytest
 from rule_graphs import GRAPHS
 
+from fastbn.bench.patterns import PATTERNS
 from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.fold import backward, forward, passthrough
 from fastbn.export.fold.affine import Affine
 from fastbn.export.fold.api import fold_once
 from fastbn.export.fold.engine import STEPS
 from fastbn.export.fold.moves import BACKWARD, FORWARD
-from fastbn.export.patterns import PATTERNS
 from fastbn.export.samples import input_specs, random_sample, shapes
 
 RULES = [("backwards", name) for name in BACKWARD] + [("forwards", name) for name in FORWARD]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from fastbn.bench.patterns import PATTERNS
 from fastbn.export import ModelError, fold_batch_norm, fold_file, validate
 from fastbn.export.io import read_model
-from fastbn.export.patterns import PATTERNS
 from fastbn.files import atomic
 
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from fastbn.bench.patterns import PATTERNS
 from fastbn.export import ModelError, validate
 from fastbn.export.evaluator import Float64Evaluator, to_float64
-from fastbn.export.patterns import PATTERNS
 from fastbn.export.runtime import Session
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from fastbn.export.patterns.sketch import Sketch
+from fastbn.bench.patterns.sketch import Sketch
 
 
 @dataclass(frozen=True)

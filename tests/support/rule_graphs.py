@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from fastbn.export.patterns.sketch import Sketch
+from fastbn.bench.patterns.sketch import Sketch
 
 Build = Callable[[Sketch, str], str]
 # Where a node changes the rank, what comes out of it.

@@ -1,0 +1,363 @@
+"""The commands ``fastbn bench …``. Nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+bench_app = typer.Typer(help="Measure against the machine's limits, PyTorch, TensorFlow and JAX.")
+
+
+def names(text: str) -> list[str]:
+    """Parts of a list with commas.
+
+    Examples
+    --------
+    >>> names("nchw, nc")
+    ['nchw', 'nc']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def thread_counts(text: str | None) -> list[int]:
+    """Numbers of threads; one and as many as there are by default.
+
+    Examples
+    --------
+    >>> thread_counts("1,2")
+    [1, 2]
+    """
+    if text is None:
+        import fastbn
+
+        return sorted({1, fastbn.get_num_threads()})
+    try:
+        counts = sorted({int(part) for part in names(text)})
+    except ValueError:
+        counts = []
+    if not counts or counts[0] < 1:
+        raise typer.BadParameter(f"threads: expected positive numbers as in 1,2, got {text!r}")
+    return counts
+
+
+def printer() -> Console:
+    """Return a console for tables: as wide as they are where nobody's terminal is in the way."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def warn_if_busy(console: Console) -> None:
+    """Say so if other programs compute while this one is going to measure."""
+    from fastbn.bench.load import busy_cores
+
+    busy = busy_cores()
+    if busy is not None and busy > 0.1:
+        console.print(
+            f"warning: other programs keep {busy:.1f} cores busy; these figures mean little",
+            style="yellow",
+        )
+
+
+def in_a_folder(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before anything is measured."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"{path.parent} is no folder; make it first")
+    return path
+
+
+@contextmanager
+def shown(show: Callable[[], None]) -> Iterator[None]:
+    """Show what was found, also if an error or the user ends the measurement."""
+    try:
+        yield
+    finally:
+        show()
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the rows to this file.", callback=in_a_folder),
+]
+
+
+@bench_app.callback()
+def main() -> None:
+    """Measure against the machine's limits, PyTorch, TensorFlow and JAX."""
+
+
+@bench_app.command()
+def accuracy(
+    peers: Annotated[
+        str, typer.Option(help="none, or torch. Default: torch if installed.")
+    ] = "all",
+) -> int:
+    """Errors of batch normalisation against float64, beside PyTorch's."""
+    from fastbn.bench import accuracy as compared
+    from fastbn.bench.peers import choose
+
+    found = compared.measure("torch" in choose(names(peers)))
+    printer().print(compared.accuracy_table(found))
+    return 1 if any(map(compared.loses, found)) else 0
+
+
+@bench_app.command()
+def kernels(
+    threads: Annotated[
+        str | None, typer.Option(help="Thread counts, for example 1,2. Default: 1 and all.")
+    ] = None,
+    shapes: Annotated[
+        str,
+        typer.Option(help="resnet50, small, or a file with one shape per line (64@56, 256x1024)."),
+    ] = "resnet50",
+    layouts: Annotated[str, typer.Option(help="List out of nchw,nhwc,nc.")] = "nchw,nhwc,nc",
+    ops: Annotated[
+        str | None, typer.Option(help="List out of forward,inference,backward … Default: all.")
+    ] = None,
+    dtypes: Annotated[str, typer.Option(help="List out of float32,float64,bfloat16.")] = "float32",
+    peers: Annotated[
+        str, typer.Option(help="none, all (installed), or a list out of torch,tensorflow,jax.")
+    ] = "all",
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Check that the peers are as fast alone as in turns.")
+    ] = False,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, in which every side is timed once.", min=1)
+    ] = 7,
+    json_file: JsonFile = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", help="Plot GB/s over tensor size to this file.", callback=in_a_folder
+        ),
+    ] = None,
+) -> int:
+    """Batch normalisation, as multiples of the time of a copy."""
+    from rich.console import Console
+
+    from fastbn.bench import cases, kernels, rows, sides, table, targets
+    from fastbn.bench.peers import choose
+    from fastbn.bench.shapes import shapes as shapes_of
+
+    counts = thread_counts(threads)
+    rivals = choose(names(peers))
+    every = cases.BESIDE_PEERS if rivals else cases.ALONE
+    by_itself: sides.Alone = {}
+    found: list[rows.Row] = []
+
+    def show() -> None:
+        if not found:
+            return
+        machine = rows.machine(counts)
+        output = printer()
+        output.print(table.kernels_table(found, machine))
+        output.print(table.results_table(targets.judge(found)))
+        for peer, ratios in by_itself.items():
+            output.print(table.alone_line(peer, ratios))
+        if json_file is not None:
+            rows.write(json_file, machine, found)
+        if plot_file is not None:
+            from fastbn.bench.plot import roofline
+
+            roofline(found, plot_file, f"batch_norm + ReLU, {machine['isa']}")
+
+    console = Console(stderr=True)
+    warn_if_busy(console)
+    with shown(show), console.status("") as status:
+        kernels.run(
+            kernels.cases(shapes_of(shapes), names(layouts), names(dtypes)),
+            names(ops) if ops else every,
+            counts,
+            peers=rivals,
+            alone=by_itself if alone else None,
+            rounds=rounds,
+            progress=status.update,
+            into=found,
+        )
+    return 0
+
+
+@bench_app.command()
+def conv(
+    cases: Annotated[
+        str, typer.Option(help='all, or a list of parts of names, for example "3x3 64,depthwise".')
+    ] = "all",
+    ops: Annotated[
+        str,
+        typer.Option(help="List out of forward,dx,dweight,block. block adds BatchNorm and ReLU."),
+    ] = "forward,dx,dweight,block",
+    threads: Annotated[
+        str | None, typer.Option(help="Thread counts, for example 1,2. Default: 1 and all.")
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="none, or torch. Default: torch if installed.")
+    ] = "all",
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, in which every side is timed once.", min=1)
+    ] = 7,
+    json_file: JsonFile = None,
+) -> int:
+    """Channels-last convolutions: forward, dx, dweight, and a block with BatchNorm and ReLU."""
+    from rich.console import Console
+
+    from fastbn.bench import conv as measuring
+    from fastbn.bench import rows, table, targets
+    from fastbn.bench.peers import choose
+
+    counts = thread_counts(threads)
+    found: list[rows.Row] = []
+
+    def show() -> None:
+        if not found:
+            return
+        machine = rows.machine(counts)
+        output = printer()
+        output.print(table.conv_table(found, machine))
+        output.print(table.results_table(targets.held_against(targets.CONV_TARGETS, found)))
+        if json_file is not None:
+            rows.write(json_file, machine, found)
+
+    console = Console(stderr=True)
+    warn_if_busy(console)
+    with shown(show), console.status("") as status:
+        measuring.run(
+            measuring.choose(names(cases)),
+            names(ops),
+            counts,
+            peers=choose(names(peers)),
+            rounds=rounds,
+            progress=status.update,
+            into=found,
+        )
+    return 0
+
+
+@bench_app.command()
+def train(
+    network: Annotated[
+        str, typer.Option(help="all, or a list out of mlp,convnet4,resnet20,inception.")
+    ] = "all",
+    batch: Annotated[
+        int | None, typer.Option(help="Batch size. Default: the network's own.", min=2)
+    ] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="Thread counts, for example 1,2. Default: 1 and all.")
+    ] = None,
+    peers: Annotated[
+        str, typer.Option(help="none, all (installed), or a list out of torch,tensorflow,jax.")
+    ] = "all",
+    variants: Annotated[
+        str,
+        typer.Option(
+            help='Only the peers\' variants with this in their name, for example "eager".'
+        ),
+    ] = "",
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, in which every side is timed once.", min=1)
+    ] = 7,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also show the operations of a step.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> int:
+    """Training steps, against the best variant of every peer."""
+    from rich.console import Console
+
+    from fastbn.bench import networks, rows, table, train_targets
+    from fastbn.bench import train as measuring
+    from fastbn.bench.peers import choose
+
+    counts = thread_counts(threads)
+    wanted = networks.choose(names(network))
+    console = Console(stderr=True)
+    found = measuring.Found()
+
+    def line_by_line(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    def show() -> None:
+        for line in found.left_out:
+            console.print(
+                f"warning: left out: {line}", style="yellow", markup=False, soft_wrap=True
+            )
+        if not found.rows:
+            return
+        machine = rows.machine(counts)
+        output = printer()
+        output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
+        output.print(table.results_table(train_targets.judge(found.rows)))
+        for title, operations in found.profiles.items():
+            output.print(table.profile_table(title, operations))
+        if json_file is not None:
+            rows.write(json_file, machine, found.rows)
+
+    warn_if_busy(console)
+    with shown(show), console.status("") as status:
+        measuring.run(
+            wanted,
+            counts,
+            batch=batch,
+            peers=choose(names(peers)),
+            part=variants,
+            rounds=rounds,
+            profile=profile,
+            progress=status.update if console.is_terminal else line_by_line,
+            into=found,
+        )
+    return 0
+
+
+@bench_app.command("fold")
+def fold_table(
+    models: Annotated[
+        str | None,
+        typer.Option(help="List of patterns and light models. Default: all."),
+    ] = None,
+    tools: Annotated[
+        str, typer.Option(help="all (installed), or a list out of fastbn,onnxruntime-all,onnxsim …")
+    ] = "all",
+    light: Annotated[
+        bool, typer.Option(help="Also measure the model files that onnx ships.")
+    ] = True,
+    rounds: Annotated[int, typer.Option(help="Rounds of timing; 0 for none.", min=0)] = 15,
+    threads: Annotated[int, typer.Option(help="Number of onnxruntime's threads.", min=1)] = 1,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also show nodes, error and time of every tool.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> int:
+    """Count the BatchNorms that folding tools leave; exit code 1 if fastbn's result is wrong."""
+    from rich.console import Console
+
+    from fastbn.bench import fold as folding
+
+    console = Console(stderr=True)
+    if rounds:
+        warn_if_busy(console)
+    with console.status("") as status:
+        found = folding.bench_fold(
+            names=None if models is None else names(models),
+            tools=None if tools == "all" else names(tools),
+            light=light,
+            rounds=rounds,
+            threads=threads,
+            progress=status.update,
+        )
+    for line in folding.summary(found):
+        print(line)
+    for line in folding.details(found) if details else ():
+        print(line)
+    for line in folding.verdict(found) or ["fastbn: fewest left, none wrong, none slower"]:
+        print(line)
+    if json_file is not None:
+        folding.write_table(found, json_file)
+    wrong = any(row.wrong or row.left is None for row in found.rows if row.tool == "fastbn")
+    return int(wrong)

@@ -1,0 +1,180 @@
+"""The commands for any ONNX file: ``fastbn fold | validate``. Heavy imports wait until one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastbn.cli.errors import DIFFERENT, DONE
+from fastbn.cli.files import CheckData, ReportFile, need_other_files, write_text
+from fastbn.cli.table import show
+
+if TYPE_CHECKING:
+    from fastbn.export import FoldReport, PredictionReport
+
+# What a table shows of a fold's report.
+FOLDED = ("bn_before", "bn_left", "affine_left", "nodes_before", "nodes_after", "max_abs_f64")
+
+
+def fold(
+    model: Annotated[Path, typer.Argument(help="Any ONNX file, opset 7 or later.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    report_file: ReportFile = None,
+    check_data: CheckData = None,
+    duplicate_shared: Annotated[
+        bool,
+        typer.Option(
+            "--duplicate-shared",
+            help="Copy weights that several nodes share, so that each can be folded.",
+        ),
+    ] = False,
+    allow_slower: Annotated[
+        bool,
+        typer.Option("--allow-slower", help="Fold even where onnxruntime gets a little slower."),
+    ] = False,
+    verify: Annotated[bool, typer.Option(help="Compare with the original before writing.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Allow the output to replace the input file.")
+    ] = False,
+) -> int:
+    """Fold every BatchNorm that can be folded out of any ONNX file; prove it, and explain the rest.
+
+    Writes nothing and exits with 1 if the result were not the same function.
+    """
+    from fastbn.export import fold_file
+    from fastbn.export.samples import read_npz
+
+    need_other_files(output, check_data)
+    need_other_files(report_file, model, output, check_data)
+    report = fold_file(
+        model,
+        output,
+        duplicate_shared=duplicate_shared,
+        verify=verify,
+        check_data=None if check_data is None else read_npz(check_data),
+        allow_slower=allow_slower,
+        overwrite_input=overwrite,
+    )
+    write_text(report_file, report.to_json())
+    show_fold(str(output), report)
+    return DONE
+
+
+def show_fold(title: str, report: FoldReport) -> None:
+    """Print the figures of a fold, and every BatchNorm that stayed with the reason."""
+    values: dict[str, object] = {name: report[name] for name in FOLDED}
+    if report.verification is not None:
+        values["tolerance"] = report.verification.tolerance
+        values["compared with"] = report.verification.against
+    else:
+        values["compared with"] = "nothing: not verified"
+    if report.notes:
+        values["notes"] = report.notes
+    show(title, values)
+    stayed = {entry.node: entry.reason for entry in report.nodes if entry.reason}
+    if stayed:
+        show("what stayed, and why", stayed)
+
+
+def validate(
+    model: Annotated[
+        Path, typer.Argument(help="An ONNX file. Its result in float64 is the reference.")
+    ],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second ONNX file, to be compared with the first.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of random inputs.", min=1)] = 5,
+    check_data: CheckData = None,
+    report_file: ReportFile = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Compare with the predictions of these weights on --data.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Test images: digits, mnist, cifar10, or a folder.")
+    ] = None,
+    factory: Annotated[
+        str | None, typer.Option(help="package.module:factory of your own network.")
+    ] = None,
+) -> int:
+    """Compare a model in onnxruntime with float64, another model or weights; 1 if they differ."""
+    from fastbn import export
+    from fastbn.export.report import Report
+    from fastbn.export.samples import read_npz
+
+    need_other_files(report_file, model, other, check_data, weights)
+    found: Report
+    if weights is None and data is None:
+        given = None if check_data is None else read_npz(check_data)
+        found = report = export.validate(model, other, data=given, seeds=seeds)
+        agree = report.agree
+    elif weights is None or data is None or other is not None or check_data is not None:
+        raise typer.BadParameter("give both --weights and --data, and one model")
+    else:
+        from fastbn.export.build import PREDICT_TOLERANCE
+
+        found = predicted = compare_with_weights(weights, model, data, factory)
+        agree = predicted.max_rel <= PREDICT_TOLERANCE
+    write_text(report_file, found.to_json())
+    show("same function" if agree else "different", found.as_dict())
+    return DONE if agree else DIFFERENT
+
+
+def compare_with_weights(
+    weights: Path,
+    onnx_file: Path,
+    data: str,
+    model: str | None = None,
+) -> PredictionReport:
+    """Compare what the weights predict with what an ONNX file gives, on the test images of a set.
+
+    Parameters
+    ----------
+    weights : path
+        A file that `fastbn.train.save` wrote.
+    onnx_file : path
+        What `fastbn.export.to_onnx` made of it.
+    data : str
+        What `fastbn.data.load` takes.
+    model : str, optional
+        As of `network`.
+
+    Returns
+    -------
+    fastbn.export.PredictionReport
+
+    Raises
+    ------
+    ValueError, OSError
+        If a file is missing, damaged or of another network.
+    """
+    import json
+
+    import numpy as np
+
+    from fastbn import data as datasets
+    from fastbn.export import compare_predictions
+    from fastbn.export.io import read_model
+    from fastbn.train.factory import network
+
+    net, metadata = network(weights, model)
+    proto = read_model(onnx_file)
+    said = {item.key: item.value for item in proto.metadata_props}
+    x = np.asarray(datasets.load(data).x_test, np.float32)
+    inside = json.loads(said.get("normalization", "{}"))
+    if metadata.input_normalization and not inside:
+        # The file takes what the network takes, and the network was trained on this.
+        mean, std = (
+            np.asarray(metadata.input_normalization[name], np.float32) for name in ("mean", "std")
+        )
+        x = (x - mean) / std
+    return compare_predictions(
+        net,
+        proto,
+        x,
+        input_layout=said.get("input_layout", "NCHW"),
+        normalization=(inside["mean"], inside["std"]) if inside else None,
+        softmax=said.get("output") == "probabilities",
+    )

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastbn import __version__, nn
 from fastbn.export.graph import GraphBuilder
-from fastbn.export.lower import Flow, in_own_order, lower
+from fastbn.export.lower import Lowering
+from fastbn.nn.onnx import Flow
 
 INPUT, OUTPUT = "input", "output"
 LAYOUTS = ("NCHW", "NHWC")
@@ -90,7 +91,8 @@ def build_model(
         value = build.node("Transpose", [value], "to_channels_first", {"perm": order})
     if normalization is not None:
         value = _normalize(build, value, shape, normalization)
-    flow = in_own_order(build, lower(build, net, "", Flow(value, shape)), "")
+    lowering = Lowering(net, build)
+    flow = lowering.natural(lowering.layer(net, Flow(value, shape)))
     result, inner = flow.value, flow.shape
     if softmax:
         if len(inner) > 1:

@@ -24,6 +24,7 @@ from fastbn.nn.activation import ReLU as ReLU
 from fastbn.nn.activation import Sigmoid as Sigmoid
 from fastbn.nn.activation import Tanh as Tanh
 from fastbn.nn.batchnorm import BatchNorm as BatchNorm
+from fastbn.nn.check import check_gradients as check_gradients
 from fastbn.nn.concat import Concat as Concat
 from fastbn.nn.containers import Residual as Residual
 from fastbn.nn.containers import Sequential as Sequential

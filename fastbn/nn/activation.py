@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fastbn import functional as F
 from fastbn.nn.elementwise import Elementwise
+from fastbn.nn.onnx import Builder, Flow
 
 Array = NDArray[Any]
 
@@ -31,6 +32,10 @@ class ReLU(Elementwise):
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy where x > 0, else 0."""
         return F.relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Relu."""
+        return flow.to(build.node("Relu", [flow.value]))
 
 
 class LeakyReLU(Elementwise):
@@ -59,6 +64,10 @@ class LeakyReLU(Elementwise):
         """Return dy where x > 0, else negative_slope · dy."""
         return F.leaky_relu_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
 
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add LeakyRelu."""
+        return flow.to(build.node("LeakyRelu", [flow.value], alpha=self.negative_slope))
+
     def extra_repr(self) -> str:
         """Return the slope."""
         return f"{self.negative_slope}"
@@ -82,6 +91,10 @@ class Sigmoid(Elementwise):
         """Return dy · y · (1 - y)."""
         return F.sigmoid_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
 
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Sigmoid."""
+        return flow.to(build.node("Sigmoid", [flow.value]))
+
 
 class Tanh(Elementwise):
     """Return the hyperbolic tangent, for x of any shape.
@@ -100,3 +113,7 @@ class Tanh(Elementwise):
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy · (1 - y²)."""
         return F.tanh_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Tanh."""
+        return flow.to(build.node("Tanh", [flow.value]))

@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from fastbn import functional as F
 from fastbn.nn import init, state
 from fastbn.nn.module import Module, Shape
+from fastbn.nn.onnx import Builder, Flow
+from fastbn.nn.order import Order, Orders
 from fastbn.nn.parameter import Parameter
 from fastbn.nn.run import here
 
@@ -166,15 +168,41 @@ class BatchNorm(Module):
                 f"got input size {shape}"
             )
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Permute everything: each feature has its own numbers."""
-        if order is not None:
-            for _, parameter in self.own_parameters():
-                found.add(parameter.data, 0, order)
-            for _, buffer in self.own_buffers():
-                if buffer.ndim:
-                    found.add(buffer, 0, order)
+        (order,) = orders
+        arrays = [parameter.data for _, parameter in self.own_parameters()]
+        for array in [*arrays, *(buffer for _, buffer in self.own_buffers() if buffer.ndim)]:
+            found.permute(array, 0, order)
         return order
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add BatchNormalization with the running statistics.
+
+        ONNX's momentum is 1 − PyTorch's; it plays no part in inference.
+        """
+        if self.running_mean is None or self.running_var is None:
+            raise ValueError(
+                f"{self.where} normalises with the batch's own statistics "
+                "(track_running_stats=False); such a network has no fixed function to export"
+            )
+        channels = self.num_features
+        parameters = {
+            "weight": np.ones(channels) if self.weight is None else self.weight.data,
+            "bias": np.zeros(channels) if self.bias is None else self.bias.data,
+            "running_mean": self.running_mean,
+            "running_var": self.running_var,
+        }
+        inputs = [build.weight(name, values) for name, values in parameters.items()]
+        momentum = 0.9 if self.momentum is None else 1.0 - self.momentum
+        return flow.to(
+            build.node(
+                "BatchNormalization",
+                [flow.value, *inputs],
+                epsilon=float(self.eps),
+                momentum=float(momentum),
+            )
+        )
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""

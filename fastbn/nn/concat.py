@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import functional as F
@@ -13,6 +12,8 @@ from fastbn.nn import state
 from fastbn.nn.calls import as_called
 from fastbn.nn.fusion import Plan, plan_of
 from fastbn.nn.module import Module, Shape, Traced
+from fastbn.nn.onnx import Builder, Flow
+from fastbn.nn.order import Order, OrderError, Orders, joined
 
 Array = NDArray[Any]
 
@@ -119,19 +120,28 @@ class Concat(Module):
             yield from branch.trace(input_shape)
         yield Traced(self, input_shape, self.output_shape(input_shape))
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Go through all branches; flattened features follow one another."""
-        ends = [branch.follow_order(order, found) for branch in self.branches]
-        orders = [end for end in ends if end is not None]
-        if not orders:
+        ends = [branch.follow_order(found, *orders) for branch in self.branches]
+        if all(end is None for end in ends):
             return None
-        if len(orders) < len(ends):
-            raise ValueError(
+        if any(end is None for end in ends):
+            raise OrderError(
                 f"{self.where}: only some branches give flattened image features; only "
                 "layout='NHWC' is possible"
             )
-        starts = np.cumsum([0, *(len(end) for end in orders)])
-        return np.concatenate([end + start for end, start in zip(orders, starts, strict=False)])
+        return joined(ends)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add the branches, and Concat along the channels."""
+        ends = [build.layer(branch, flow) for branch in self.branches]
+        order: Order = None
+        if all(end.order is not None for end in ends):
+            order = joined([end.order for end in ends])
+        else:
+            ends = [build.natural(end) for end in ends]
+        value = build.node("Concat", [end.value for end in ends], axis=1)
+        return Flow(value, self.output_shape(flow.shape), order)
 
     def invalidate(self) -> None:
         """Plan anew at the next call."""

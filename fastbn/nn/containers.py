@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import functional as F
@@ -13,6 +12,8 @@ from fastbn.nn import state
 from fastbn.nn.calls import Called, as_called
 from fastbn.nn.fusion import Normalised, Plan, Sum, plan_and_sum, plan_of
 from fastbn.nn.module import Module, Shape, Traced
+from fastbn.nn.onnx import Builder, Flow
+from fastbn.nn.order import Order, OrderError, Orders, same
 
 Array = NDArray[Any]
 
@@ -106,11 +107,17 @@ class Sequential(Module):
             yield from layer.trace(input_shape)
             input_shape = layer.output_shape(input_shape)
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Go through all layers."""
         for layer in self.layers:
-            order = layer.follow_order(order, found)
-        return order
+            orders = (layer.follow_order(found, *orders),)
+        return orders[0]
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add the layers, one after another."""
+        for layer in self.layers:
+            flow = build.layer(layer, flow)
+        return flow
 
     def invalidate(self) -> None:
         """Plan anew at the next call."""
@@ -274,21 +281,28 @@ class Residual(Module):
             yield from self.shortcut.trace(input_shape)
         yield Traced(self, input_shape, self.output_shape(input_shape))
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Go through both branches, which must end in one order."""
-        ends = [
-            order if branch is None else branch.follow_order(order, found)
-            for branch in (self.body, self.shortcut)
-        ]
-        same = all(end is None for end in ends) or (
-            all(end is not None for end in ends) and np.array_equal(*ends)  # type: ignore[arg-type]
-        )
-        if not same:
-            raise ValueError(
+        end = self.body.follow_order(found, *orders)
+        other = orders[0] if self.shortcut is None else self.shortcut.follow_order(found, *orders)
+        if not same((end, other)):
+            raise OrderError(
                 f"{self.where}: body and shortcut give flattened image features in different "
                 "orders; only layout='NHWC' is possible"
             )
-        return ends[0]
+        return end
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add body plus shortcut, then the activation."""
+        body = build.layer(self.body, flow)
+        shortcut = flow if self.shortcut is None else build.layer(self.shortcut, flow)
+        body, shortcut = build.aligned(body, shortcut)
+        total = build.node("Add", [body.value, shortcut.value], "add")
+        if self.activation == "relu":
+            total = build.node("Relu", [total], "relu")
+        elif self.activation == "leaky_relu":
+            total = build.node("LeakyRelu", [total], "leaky_relu", alpha=self.negative_slope)
+        return body.to(total)
 
     def invalidate(self) -> None:
         """Plan anew at the next call."""

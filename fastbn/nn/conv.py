@@ -11,6 +11,7 @@ from fastbn import functional as F
 from fastbn.nn import init
 from fastbn.nn.geometry import BATCH, IntPair, Windowed, check_image, pair, short, windows
 from fastbn.nn.module import Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -158,6 +159,27 @@ class Conv2d(Windowed):
     def way(self, input_shape: Shape) -> str:
         """Return what `fastbn.functional.conv2d_way` says of a batch of such images."""
         return F.conv2d_way((BATCH, *input_shape), self.weight.shape, **self.arguments)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Conv; "same" puts an odd row or column of padding behind."""
+        if self.padding == "same":
+            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            pads = [t // 2 for t in total] + [t - t // 2 for t in total]
+        elif isinstance(self.padding, str):
+            pads = [0, 0, 0, 0]
+        else:
+            pads = [*self.padding, *self.padding]
+        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
+        value = build.node(
+            "Conv",
+            [flow.value, build.weight("weight", self.weight.data), *bias],
+            kernel_shape=list(self.kernel_size),
+            strides=list(self.stride),
+            dilations=list(self.dilation),
+            pads=pads,
+            group=self.groups,
+        )
+        return flow.to(value, self.output_shape(flow.shape))
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""

@@ -11,6 +11,7 @@ from fastbn import functional as F
 from fastbn.nn import init
 from fastbn.nn.geometry import BATCH, IntPair, Windowed, check_image, pair, short
 from fastbn.nn.module import Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -160,6 +161,21 @@ class ConvTranspose2d(Windowed):
         options = {key: self.arguments[key] for key in ("stride", "padding", "dilation", "groups")}
         shape = (BATCH, *self.output_shape(input_shape))
         return F.conv2d_way(shape, self.weight.shape, **options)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add ConvTranspose, whose weight has PyTorch's shape, too."""
+        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
+        value = build.node(
+            "ConvTranspose",
+            [flow.value, build.weight("weight", self.weight.data), *bias],
+            kernel_shape=list(self.kernel_size),
+            strides=list(self.stride),
+            dilations=list(self.dilation),
+            pads=[*self.padding, *self.padding],
+            output_padding=list(self.output_padding),
+            group=self.groups,
+        )
+        return flow.to(value, self.output_shape(flow.shape))
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastbn import functional as F
 from fastbn.nn import init
 from fastbn.nn.elementwise import Elementwise
+from fastbn.nn.onnx import Builder, Flow
 
 Array = NDArray[Any]
 
@@ -51,6 +52,10 @@ class Dropout(Elementwise):
         if saved is None:
             return dy
         return F.dropout_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add nothing: a file is for inference."""
+        return flow
 
     def extra_repr(self) -> str:
         """Return the probability."""

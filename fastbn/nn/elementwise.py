@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastbn.nn import state
 from fastbn.nn.module import Module, Shape
+from fastbn.nn.order import Order, Orders
 
 
 class Elementwise(Module):
@@ -13,6 +13,6 @@ class Elementwise(Module):
         """Return the input's shape."""
         return input_shape
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Return the input's order."""
-        return order
+        return orders[0]

@@ -7,8 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastbn.nn import state
 from fastbn.nn.module import Module, Shape
+from fastbn.nn.onnx import Builder, Flow
+from fastbn.nn.order import Order, Orders, flattened
 
 Array = NDArray[Any]
 
@@ -26,6 +27,8 @@ class Flatten(Module):
     (5, 48)
     """
 
+    reorders = True
+
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the rows, without a copy where x is contiguous."""
         return x.reshape(len(x), math.prod(x.shape[1:])), x.shape
@@ -38,7 +41,13 @@ class Flatten(Module):
         """Return (features,)."""
         return (math.prod(input_shape),)
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Begin the order of an image's features; what is flat already keeps its order."""
-        shape = found.inputs[self]
-        return order if len(shape) == 1 else state.flattened_order(shape)
+        shape = found.shape_at(self)
+        return orders[0] if len(shape) == 1 else flattened(shape)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Flatten: ONNX reads C, H, W where the library reads H, W, C."""
+        if len(flow.shape) == 1:
+            return flow
+        return flow.to(build.node("Flatten", [flow.value], axis=1), self.output_shape(flow.shape))

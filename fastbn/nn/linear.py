@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 from fastbn import functional as F
 from fastbn.nn import init, state
 from fastbn.nn.module import Module, Shape
+from fastbn.nn.onnx import Builder, Flow
+from fastbn.nn.order import Order, Orders
 from fastbn.nn.parameter import Parameter
 
 Array = NDArray[Any]
@@ -104,11 +106,26 @@ class Linear(Module):
             )
         return (*input_shape[:-1], self.out_features)
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Permute the columns of the weight; the outputs have an order of their own."""
-        if order is not None:
-            found.add(self.weight.data, 1, order)
+        found.permute(self.weight.data, 1, orders[0])
         return None
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Gemm; on images and sequences, whose channels are axis 1, a convolution of size 1."""
+        shape = self.output_shape(flow.shape)
+        spatial = len(flow.shape) - 1
+        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
+        if spatial:
+            weight = build.weight(
+                "weight", self.weight.data.reshape(*self.weight.shape, *(1,) * spatial)
+            )
+            value = build.node("Conv", [flow.value, weight, *bias], kernel_shape=[1] * spatial)
+            return flow.to(value, shape)
+        weight = build.weight("weight", self.weight.data)
+        if not bias and build.opset < 11:
+            bias = [build.weight("bias", np.zeros(self.out_features))]
+        return flow.to(build.node("Gemm", [flow.value, weight, *bias], transB=1), shape)
 
     def extra_repr(self) -> str:
         """Return the arguments."""

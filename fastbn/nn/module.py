@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn.nn import state, table
 from fastbn.nn.calls import FLOATS, Called
+from fastbn.nn.onnx import Builder, Flow
+from fastbn.nn.order import Order, OrderError, Orders
 from fastbn.nn.run import here
 
 Array = NDArray[Any]
@@ -48,14 +50,14 @@ class Module(Called):
 
     Examples
     --------
-    A layer of one's own:
+    A layer of one's own, which is trained, checked, and exported:
 
     >>> import numpy as np
-    >>> from fastbn.nn import Parameter
-    >>> class Scale(Module):
+    >>> from fastbn import export, nn
+    >>> class Scale(nn.Module):
     ...     def __init__(self, factor):
     ...         super().__init__()
-    ...         self.factor = Parameter([factor])
+    ...         self.factor = nn.Parameter([factor], dtype="float32")
     ...
     ...     def forward(self, x):
     ...         return x * self.factor.data, x
@@ -66,12 +68,26 @@ class Module(Called):
     ...
     ...     def output_shape(self, input_shape):
     ...         return input_shape
+    ...
+    ...     def onnx(self, build, flow):
+    ...         factor = build.weight("factor", self.factor.data)
+    ...         return flow.to(build.node("Mul", [flow.value, factor]))
     >>> layer = Scale(3.0)
-    >>> layer(np.ones((1, 2)))
-    array([[3., 3.]])
-    >>> layer.backward(np.array([[1.0, 2.0]])), layer.factor.grad
-    (array([[3., 6.]]), array([3.]))
+    >>> layer(np.ones((1, 2), "float32"))
+    array([[3., 3.]], dtype=float32)
+    >>> layer.backward(np.array([[1, 2]], "float32")), layer.factor.grad
+    (array([[3., 6.]], dtype=float32), array([3.], dtype=float32))
+    >>> nn.check_gradients(layer, (2,)) < 1e-8
+    True
+    >>> import tempfile
+    >>> net = nn.Sequential(nn.Linear(2, 3, rng=0), Scale(2.0)).build((2,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = export.to_onnx(net, folder + "/net.onnx")
+    >>> report.argmax_agreement
+    1.0
     """
+
+    reorders: ClassVar[bool] = False  # whether images become features here, as in Flatten
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,17 +296,46 @@ class Module(Called):
         """
         return state.load_state_dict(self, values, strict=strict, layout=layout)
 
-    def follow_order(self, order: state.Order, found: state.Reordered) -> state.Order:
-        """Say which own state `order` permutes, and return the order of the output's features.
+    def follow_order(self, found: Orders, *orders: Order) -> Order:
+        """Say which own state the order of the input's features permutes; return the output's.
 
-        `order` is None for images and for features in their natural order; see `fastbn.nn.state`.
+        See `fastbn.nn.order`. An order is None for images and for features in their natural order.
+
+        Raises
+        ------
+        OrderError
+            If the order cannot be followed through this layer.
         """
-        if order is None:
+        if not any(module.reorders for module in self.modules()) and not any(
+            order is not None for order in orders
+        ):
             return None
-        raise ValueError(
+        raise OrderError(
             f"{self.where}: cannot tell how the order of flattened image features goes through "
             f"a {type(self).__name__}; only layout='NHWC' is possible"
         )
+
+    def trace_built(self) -> Iterator[Traced]:
+        """Yield what `trace` yields, for the `input_shape` that is known."""
+        yield from self.trace(self.input_shape)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add this layer's nodes to an ONNX graph that `fastbn.export.to_onnx` builds.
+
+        Parameters
+        ----------
+        build : Builder
+            Makes nodes and weights; see `fastbn.nn.onnx.Builder`.
+        flow : Flow
+            What comes in: ``flow.value`` is an ONNX value (N, C, ...), ``flow.shape`` the shape of
+            one sample as the library has it, (..., C).
+
+        Returns
+        -------
+        Flow
+            What goes out: ``flow.to(value)``, or ``flow.to(value, shape)`` where the shape changes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define onnx(build, flow)")
 
     def summary(self, input_shape: Shape | None = None) -> str:
         """Return a table of the layers: output shape, parameters, and what runs fused with what.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastbn import functional as F
 from fastbn.nn.geometry import IntPair, Windowed, check_image, pair, short, windows
 from fastbn.nn.module import Module, Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -56,6 +57,18 @@ class _Pool2d(Windowed):
                 f"{batch_of((*counts, input_shape[2]))}. Output size is too small"
             )
         return (*counts, input_shape[2])
+
+    def _window(self, build: Builder) -> dict[str, Any]:
+        """Return the attributes that both operators have."""
+        attributes: dict[str, Any] = {
+            "kernel_shape": list(self.kernel_size),
+            "strides": list(self.stride),
+            "pads": [*self.padding, *self.padding],
+        }
+        if self.ceil_mode:
+            build.require(10, "ceil_mode")
+            attributes["ceil_mode"] = 1
+        return attributes
 
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""
@@ -115,6 +128,15 @@ class MaxPool2d(_Pool2d):
         saved, x_shape = saved
         return F.max_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
 
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add MaxPool."""
+        attributes = self._window(build)
+        if self.dilation != (1, 1):
+            build.require(10, "a dilated MaxPool")
+            attributes["dilations"] = list(self.dilation)
+        value = build.node("MaxPool", [flow.value], **attributes)
+        return flow.to(value, self.output_shape(flow.shape))
+
 
 class AvgPool2d(_Pool2d):
     """Return the mean of every window: x (N, H, W, C), y (N, OH, OW, C).
@@ -165,6 +187,13 @@ class AvgPool2d(_Pool2d):
         saved, x_shape = saved
         return F.avg_pool2d_backward(dy, saved, out=self._pool.take(x_shape, dy.dtype))
 
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add AveragePool."""
+        attributes = self._window(build)
+        attributes["count_include_pad"] = int(self.count_include_pad)
+        value = build.node("AveragePool", [flow.value], **attributes)
+        return flow.to(value, self.output_shape(flow.shape))
+
     def extra_repr(self) -> str:
         """Return the arguments, as far as they are not the defaults."""
         text = super().extra_repr()
@@ -202,3 +231,9 @@ class GlobalAvgPool2d(Module):
                 f"got {batch_of(input_shape)}"
             )
         return (input_shape[2],)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add GlobalAveragePool, then a Flatten, for ONNX keeps the two axes."""
+        pooled = build.node("GlobalAveragePool", [flow.value])
+        value = build.node("Flatten", [pooled], "flatten", axis=1)
+        return flow.to(value, self.output_shape(flow.shape))

@@ -230,6 +230,88 @@ def test_own_forward_is_refused(tmp_path):
         to_onnx(net, tmp_path / "a.onnx", input_shape=(3,))
 
 
+class Scale(nn.Module):
+    """A layer of one's own, feature by feature."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.scale = nn.Parameter(np.linspace(0.5, 2.0, features), dtype=np.float32)
+
+    def forward(self, x):
+        return x * self.scale.data, x
+
+    def backward(self, dy, saved, need_dx=True):
+        self.scale.grad = (dy * saved).reshape(-1, dy.shape[-1]).sum(axis=0)
+        return dy * self.scale.data
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def onnx(self, build, flow):
+        spatial = (1,) * (len(flow.shape) - 1)
+        scale = build.weight("scale", self.scale.data.reshape(-1, *spatial))
+        return flow.to(build.node("Mul", [flow.value, scale]))
+
+
+class FollowedScale(Scale):
+    def follow_order(self, found, *orders):
+        found.permute(self.scale.data, 0, orders[0])
+        return orders[0]
+
+    def onnx(self, build, flow):
+        return flow.to(build.node("Mul", [flow.value, build.weight("scale", self.scale.data)]))
+
+
+class Gate(nn.Module):
+    """A network of one's own wiring, with a Flatten inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Sequential(nn.Flatten(), nn.Linear(36, 5, rng=0))
+        self.right = nn.Sequential(Scale(4), nn.GlobalAvgPool2d(), nn.Linear(4, 5, rng=1))
+
+    def forward(self, x):
+        (a, of_a), (b, of_b) = self.left.forward(x), self.right.forward(x)
+        return a * b, (a, b, of_a, of_b)
+
+    def backward(self, dy, saved, need_dx=True):
+        a, b, of_a, of_b = saved
+        return self.left.backward(dy * b, of_a) + self.right.backward(dy * a, of_b)
+
+    def output_shape(self, input_shape):
+        self.right.output_shape(input_shape)
+        return self.left.output_shape(input_shape)
+
+    def onnx(self, build, flow):
+        a, b = build.aligned(build.layer(self.left, flow), build.layer(self.right, flow))
+        return a.to(build.node("Mul", [a.value, b.value]))
+
+
+@pytest.mark.parametrize(
+    ("net", "gathers"),
+    [
+        (nn.Sequential(nn.Conv2d(4, 4, 1, rng=0), nn.BatchNorm(4), Scale(4), nn.ReLU()), 0),
+        (nn.Sequential(nn.Flatten(), Scale(36), nn.Linear(36, 2, rng=0)), 1),
+        (nn.Sequential(nn.Flatten(), FollowedScale(36), nn.Linear(36, 2, rng=0)), 0),
+        (nn.Sequential(Scale(4), Gate(), nn.Linear(5, 2, rng=0)), 0),
+    ],
+    ids=["images", "behind a Flatten", "followed behind a Flatten", "own wiring"],
+)
+def test_layers_of_ones_own_say_what_their_nodes_are(net, gathers, tmp_path):
+    assert nn.check_gradients(net, (3, 3, 4)) < 1e-6
+    report = to_onnx(trained(net, (3, 3, 4)), tmp_path / "a.onnx")
+    assert report.argmax_agreement == 1.0
+    nodes = onnx.load(tmp_path / "a.onnx").graph.node
+    assert sum(node.op_type == "Gather" for node in nodes) == gathers
+    assert any(node.name.endswith(("1", "right.0", "2", "0")) for node in nodes)
+
+
+def test_a_flatten_inside_own_wiring_has_no_nchw_state(tmp_path):
+    net = nn.Sequential(Scale(4), Gate()).build((3, 3, 4))
+    with pytest.raises(ValueError, match=r"Gate '1': cannot tell how the order"):
+        net.state_dict(layout="NCHW")
+
+
 def test_subclass_without_forward_is_accepted(tmp_path):
     class Net(nn.Sequential):
         def __init__(self):
@@ -241,19 +323,11 @@ def test_subclass_without_forward_is_accepted(tmp_path):
 
 def test_wrong_layout_is_noticed(tmp_path, monkeypatch):
     """Columns behind a Flatten in the wrong order: folding agrees, the network does not."""
-    from fastbn.export import lower
-
     shape, make, _ = NETWORKS["flatten"]
     net = trained(make(), shape)
     path = tmp_path / "a.onnx"
     path.write_text("old")
-    honest = lower._LOWERINGS[nn.Flatten]
-
-    def careless(*arguments):
-        flow = honest(*arguments)
-        return lower.Flow(flow.value, flow.shape, None)
-
-    monkeypatch.setitem(lower._LOWERINGS, nn.Flatten, careless)
+    monkeypatch.setattr(nn.Flatten, "follow_order", lambda layer, found, order: None)
     with pytest.raises(MismatchError, match=r"differs from net\.predict"):
         to_onnx(net, path)
     assert path.read_text() == "old"

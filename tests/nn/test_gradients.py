@@ -233,37 +233,66 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def output_of(net: nn.Module, x: Any) -> Any:
-    y = net(x)
-    net.discard()
-    return y
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_equal_finite_differences(name: str) -> None:
     make, shape = CASES[name]
-    rng = np.random.default_rng(7)
     net = make()
-    x = rng.standard_normal(shape)
-    y = net(x)
-    dy = rng.standard_normal(y.shape)
+    before = net.state_dict()
+    assert nn.check_gradients(net, shape[1:], rows=shape[0], rng=7, tolerance=1e-7) > 0
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_what_check_gradients_uses_agrees_with_another_way(rng: np.random.Generator) -> None:
+    net, x = OwnNet(), rng.standard_normal((5, 3))
+    dy = rng.standard_normal(net(x).shape)
     dx = net.backward(dy, need_dx=True)
     assert dx is not None
-    # another set of running statistics for every evaluation changes nothing in training mode
-    assert error(dx, numeric_gradient(lambda v: output_of(net, v), x, dy)) < 1e-7
+    assert error(dx, numeric_gradient(lambda v: net.forward(v)[0], x, dy)) < 1e-7
 
-    for label, parameter in net.named_parameters():
-        original = parameter.data.copy()
 
-        def output(values: Any, parameter: nn.Parameter = parameter) -> Any:
-            parameter.data = values
-            return output_of(net, x)
+class WrongBias(nn.Linear):
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        dx = super().backward(dy, saved, need_dx)
+        assert self.bias is not None
+        self.bias.grad[1] += 0.5  # type: ignore[index]
+        return dx
 
-        expected = numeric_gradient(output, original, dy)
-        parameter.data = original
-        assert parameter.grad is not None, label
-        tolerance = 1e-7 * max(np.abs(expected).max(), 1.0)
-        np.testing.assert_allclose(parameter.grad, expected, rtol=0, atol=tolerance, err_msg=label)
+
+class NoGradient(nn.Linear):
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        return dy @ self.weight.data
+
+
+class WritesIntoDy(nn.Tanh):
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        dy *= 2
+        return super().backward(dy, saved)
+
+
+class ForgetsDx(nn.Tanh):
+    def backward(self, dy: Any, saved: Any, need_dx: bool = True) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (WrongBias(2, 3, rng=0), r"WrongBias: bias.grad\[1\] should be .*, got"),
+        (nn.Sequential(nn.ReLU(), WrongBias(2, 3, rng=0)), r"1.bias.grad\[1\] should be"),
+        (NoGradient(2, 3, rng=0), r"NoGradient: backward gives no weight.grad"),
+        (WritesIntoDy(), r"WritesIntoDy: backward has changed dy"),
+        (ForgetsDx(), r"ForgetsDx: backward gives no dx"),
+    ],
+)
+def test_check_gradients_names_what_is_wrong(layer: nn.Module, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        nn.check_gradients(layer, (2,))
+
+
+def test_check_gradients_of_dropout_and_of_many_elements() -> None:
+    net = nn.Sequential(nn.Linear(30, 20, rng=0), nn.Dropout(0.5, rng=1), nn.ReLU())
+    assert nn.check_gradients(net, (30,)) < 1e-7
 
 
 @pytest.mark.parametrize("name", CASES)

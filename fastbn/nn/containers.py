@@ -46,12 +46,13 @@ class Sequential(Module):
     Input shape: (4,). Parameters: 74. Buffers: 17.
     """
 
-    transient = (*Module.transient, "_plan")
+    transient = (*Module.transient, "_plan", "_whole")
 
     def __init__(self, *layers: Module) -> None:
         super().__init__()
         self.layers: list[Module] = []
         self._plan: Plan | None = None
+        self._whole: Sequential | None = None  # whose layers these are, for a slice
         for index, layer in enumerate(layers):
             if not isinstance(layer, Module):
                 raise TypeError(
@@ -61,7 +62,7 @@ class Sequential(Module):
             self.layers.append(layer)
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
-        self._plan = None
+        self._plan = self._whole = None
         super().__setstate__(kept)
 
     def _planned(self) -> Plan:
@@ -144,14 +145,32 @@ class Sequential(Module):
     @overload
     def __getitem__(self, index: int) -> Module: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Module]: ...
-    def __getitem__(self, index: int | slice) -> Module | list[Module]:
-        return self.layers[index]
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Module | Sequential:
+        """Return a layer, or a Sequential that shares the layers of a slice.
+
+        The layers stay a part of this network, whose names errors give them.
+        """
+        if not isinstance(index, slice):
+            return self.layers[index]
+        part = Sequential()
+        part.layers = self.layers[index]
+        part.training = self._training
+        part._whole, part._pool = self, self._pool
+        return part
+
+    def adopt_children(self) -> None:
+        """Adopt new layers, but those of a slice, which are a part of the whole."""
+        if self._whole is None:
+            super().adopt_children()
+        else:
+            self._whole.adopt_children()
 
     def __setitem__(self, index: int, layer: Module) -> None:
         """Replace a layer."""
         old = self.layers[index]
         if layer is not old:
+            self._refuse_slice()
             self.adopt(str(index % len(self.layers)), layer)
             self.layers[index] = layer
             self.disown(old)
@@ -159,10 +178,15 @@ class Sequential(Module):
 
     def append(self, layer: Module) -> Sequential:
         """Add a layer behind the last one, and return this object."""
+        self._refuse_slice()
         self.adopt(str(len(self.layers)), layer)
         self.layers.append(layer)
         self.invalidate_upwards()
         return self
+
+    def _refuse_slice(self) -> None:
+        if self._whole is not None:
+            raise ValueError("Sequential: a slice shares its layers; change the network itself")
 
 
 class Residual(Module):

@@ -159,6 +159,17 @@ class Module(Called):
         """Set inference mode, here and in all children, and return this object."""
         return self.train(False)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set whether all parameters, here and in all children, are trained; return this object.
+
+        A backward gives no gradient to a parameter that is not, and goes no further than to the
+        first layer that is trained. BatchNorm moves its running statistics as before; see
+        `BatchNorm.freeze`.
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
     @contextmanager
     def evaluating(self) -> Iterator[Self]:
         """Set inference mode for a ``with`` block; behind it every layer has its own mode back."""

@@ -55,7 +55,7 @@ class Lowering:
     def _joined(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path and name else self._path or name
 
-    def layer(self, layer: nn.Module, *flows: Flow) -> Flow:
+    def layer(self, layer: nn.Module, *flows: Flow) -> Any:
         """Add the nodes of one layer, containers with all they contain.
 
         Raises

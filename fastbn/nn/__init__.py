@@ -32,6 +32,13 @@ from fastbn.nn.conv import Conv2d as Conv2d
 from fastbn.nn.conv_transpose import ConvTranspose2d as ConvTranspose2d
 from fastbn.nn.dropout import Dropout as Dropout
 from fastbn.nn.flatten import Flatten as Flatten
+from fastbn.nn.graph import Graph as Graph
+from fastbn.nn.joins import Add as Add
+from fastbn.nn.joins import Concatenate as Concatenate
+from fastbn.nn.joins import Multiply as Multiply
+from fastbn.nn.joins import add as add
+from fastbn.nn.joins import concat as concat
+from fastbn.nn.joins import multiply as multiply
 from fastbn.nn.linear import Linear as Linear
 from fastbn.nn.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from fastbn.nn.loss import CrossEntropyLoss as CrossEntropyLoss
@@ -44,3 +51,5 @@ from fastbn.nn.pooling import AvgPool2d as AvgPool2d
 from fastbn.nn.pooling import GlobalAvgPool2d as GlobalAvgPool2d
 from fastbn.nn.pooling import MaxPool2d as MaxPool2d
 from fastbn.nn.population import population_statistics as population_statistics
+from fastbn.nn.symbol import Input as Input
+from fastbn.nn.symbol import Symbol as Symbol

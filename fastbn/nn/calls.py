@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbn.nn.run import here
+from fastbn.nn.symbol import Symbol, drawn
 from fastbn.nn.tree import Node
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def as_called(backward: Callable[..., Any]) -> Callable[..., Any]:
     return of_last_call
 
 
+def any_signature(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell type checkers that subclasses take one input or several, as they like."""
+    return method
+
+
 def plain_backward(layer: Called) -> Callable[..., Any]:
     """Return ``layer.backward`` as its class has it: ``(dy, saved, need_dx)``."""
     backward: Any = type(layer).backward
@@ -99,7 +105,8 @@ class Called(Node):
         Parameters
         ----------
         *inputs : ndarray
-            Mostly one: ``(N, ...)``, channels-last, of the parameters' dtype.
+            Mostly one: ``(N, ...)``, channels-last, of the parameters' dtype. Called on symbolic
+            values, a layer returns another one; see `fastbn.nn.Graph`.
 
         Returns
         -------
@@ -118,6 +125,8 @@ class Called(Node):
         """
         for x in inputs:
             if type(x) is not np.ndarray:
+                if isinstance(x, Symbol):
+                    return drawn(cast("Module", self), inputs)
                 inputs = tuple(self._array(x) for x in inputs)
                 break
         run = here.run
@@ -180,6 +189,7 @@ class Called(Node):
         np.copyto(copy, y)
         return copy
 
+    @any_signature
     def forward(self, *inputs: Any) -> tuple[Any, Any]:
         """Return the output, and what `backward` will need."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward(x)")

@@ -114,8 +114,9 @@ class Concat(Module):
                 )
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
-    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+    def trace(self, *input_shapes: Shape) -> Iterator[Traced]:
         """Yield the layers of all branches, and this concatenation."""
+        (input_shape,) = input_shapes
         for branch in self.branches:
             yield from branch.trace(input_shape)
         yield Traced(self, input_shape, self.output_shape(input_shape))

@@ -102,8 +102,9 @@ class Sequential(Module):
             input_shape = layer.output_shape(input_shape)
         return input_shape
 
-    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+    def trace(self, *input_shapes: Shape) -> Iterator[Traced]:
         """Yield every layer with the shapes it sees."""
+        (input_shape,) = input_shapes
         for layer in self.layers:
             yield from layer.trace(input_shape)
             input_shape = layer.output_shape(input_shape)
@@ -289,7 +290,7 @@ class Residual(Module):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of both branches, which must agree."""
-        shape = self.body.output_shape(input_shape)
+        shape: Shape = self.body.output_shape(input_shape)
         other = input_shape if self.shortcut is None else self.shortcut.output_shape(input_shape)
         if shape != other:
             raise ValueError(
@@ -298,8 +299,9 @@ class Residual(Module):
             )
         return shape
 
-    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+    def trace(self, *input_shapes: Shape) -> Iterator[Traced]:
         """Yield the layers of the body, those of the shortcut, and this sum."""
+        (input_shape,) = input_shapes
         yield from self.body.trace(input_shape)
         if self.shortcut is not None:
             yield from self.shortcut.trace(input_shape)

@@ -45,9 +45,9 @@ class Single:
         self.forward = layer.forward if ours else self._checked_forward
         self.backward = plain_backward(layer)
 
-    def _checked_forward(self, x: Array) -> tuple[Array, Any]:
+    def _checked_forward(self, *inputs: Array) -> tuple[Array, Any]:
         (layer,) = self.layers
-        pair = layer.forward(x)
+        pair = layer.forward(*inputs)
         if type(pair) is not tuple or len(pair) != 2:
             raise layer.no_pair_error(pair)
         return pair
@@ -70,8 +70,8 @@ class Normalised:
     ) -> None:
         self.weighted = weighted
         self.norm = norm
-        self.activation = activation
         self.kind, self.slope = kind_of(activation)
+        self.inside: list[Module] = [] if activation is None else [activation]  # what is behind
         self.layers: list[Module] = [x for x in (weighted, norm, activation) if x is not None]
         self.parameters = [p for layer in self.layers for p in layer.parameters()]
 
@@ -186,9 +186,7 @@ class Normalised:
 
     def fused(self) -> dict[Module, str]:
         """Return which layers run inside the operation of the BatchNorm."""
-        found: dict[Module, str] = {}
-        if self.activation is not None:
-            found[self.activation] = self.norm.where
+        found = dict.fromkeys(self.inside, self.norm.where)
         if self.weighted is not None:
             parts = ["bias"] if self.weighted.bias is not None else []
             if type(self.weighted) is Conv2d:
@@ -203,9 +201,12 @@ class Sum:
 
     parameters: list[Parameter] = []  # noqa: RUF012
 
-    def __init__(self, owner: Module, kind: str | None, slope: float) -> None:
+    def __init__(
+        self, owner: Module, kind: str | None, slope: float, inside: Iterable[Module] = ()
+    ) -> None:
         self.owner = owner
         self.kind, self.slope = kind, slope
+        self.inside = list(inside)  # the activation's layer
         self.saves_output = kind is not None
 
     def forward(self, x: Array, residual: Array) -> tuple[Array, Any]:
@@ -227,6 +228,10 @@ class Sum:
             backward = F.relu_backward if self.kind == "relu" else F.leaky_relu_backward
             dy = backward(dy, saved, out=self.owner._pool.take(dy.shape, dy.dtype))
         return dy, dy
+
+    def fused(self) -> dict[Module, str]:
+        """Return which layers run inside the sum."""
+        return dict.fromkeys(self.inside, self.owner.where)
 
 
 Step = Single | Normalised
@@ -307,7 +312,7 @@ def plan_and_sum(
     """Return the plan of a chain, and the step behind it that adds a residual and activates."""
     steps = steps_of(layers)
     last = steps[-1] if steps else None
-    if isinstance(last, Normalised) and last.activation is None:
+    if isinstance(last, Normalised) and last.kind is None:
         steps.pop()
         last.kind, last.slope = kind, slope
         return Plan(steps), last

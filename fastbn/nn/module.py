@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastbn.nn import state, table
-from fastbn.nn.calls import FLOATS, Called
+from fastbn.nn.calls import FLOATS, Called, any_signature
 from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.order import Order, OrderError, Orders
 from fastbn.nn.run import here
@@ -28,8 +28,14 @@ class Traced(NamedTuple):
     """A layer and the shapes, without the batch dimension, that it sees."""
 
     layer: Module
-    input_shape: Shape
-    output_shape: Shape
+    input_shape: Any  # a tuple of shapes where there are several inputs
+    output_shape: Any
+
+
+def shapes_of(input_shape: Any) -> tuple[Shape, ...]:
+    """Return the shapes of all inputs, where one input's shape stands for itself."""
+    several = bool(input_shape) and isinstance(input_shape[0], tuple)
+    return tuple(input_shape) if several else (tuple(input_shape),)
 
 
 class Module(Called):
@@ -99,20 +105,21 @@ class Module(Called):
 
     # --- shapes -----------------------------------------------------------------------------
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    @any_signature
+    def output_shape(self, *input_shapes: Shape) -> Any:
         """Return the shape of one sample's output; ValueError if the layer cannot take it."""
         raise NotImplementedError(f"{type(self).__name__} does not define output_shape")
 
     def check_batch(self, shape: Shape) -> None:
         """Raise ValueError if the layer cannot take a batch of this shape, rows included."""
 
-    def trace(self, input_shape: Shape) -> Iterator[Traced]:
+    def trace(self, *input_shapes: Shape) -> Iterator[Traced]:
         """Yield the layers, in the order they run, with the shapes they see.
 
         Parameters
         ----------
-        input_shape : tuple of int
-            Shape of one sample at the input of this module.
+        *input_shapes : tuple of int
+            Shape of one sample at every input of this module.
 
         Yields
         ------
@@ -125,7 +132,8 @@ class Module(Called):
         ValueError
             At the first layer that cannot take what reaches it.
         """
-        yield Traced(self, input_shape, self.output_shape(input_shape))
+        shapes: Any = input_shapes[0] if len(input_shapes) == 1 else input_shapes
+        yield Traced(self, shapes, self.output_shape(*input_shapes))
 
     def build(self, input_shape: Shape) -> Self:
         """Check the network for samples of this shape and remember it as `input_shape`.
@@ -133,7 +141,8 @@ class Module(Called):
         Parameters
         ----------
         input_shape : tuple of int
-            Shape of one sample, without the batch dimension.
+            Shape of one sample, without the batch dimension; a tuple of them where there are
+            several inputs.
 
         Returns
         -------
@@ -141,7 +150,7 @@ class Module(Called):
             This object.
         """
         self.adopt_children()
-        self.output_shape(tuple(input_shape))
+        self.output_shape(*shapes_of(input_shape))
         self.input_shape = tuple(input_shape)
         return self
 
@@ -185,7 +194,7 @@ class Module(Called):
             if training:
                 self.invalidate_upwards()
 
-    def predict(self, x: Array, batch_size: int = 256) -> Array:
+    def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Return the outputs for any number of rows, none included, in inference mode.
 
         Modes, running statistics and a pending backward stay as they are, also for other threads
@@ -194,33 +203,39 @@ class Module(Called):
         Parameters
         ----------
         x : ndarray
-            Input ``(N, ...)``.
+            Input ``(N, ...)``; a tuple of them where there are several.
         batch_size : int
             Rows to go through the network at a time.
 
         Returns
         -------
         ndarray
-            ``(N, ...)``, the caller's own.
+            ``(N, ...)``, the caller's own; a tuple of them where there are several outputs.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size should be a positive integer, but got {batch_size}")
-        if type(x) is not np.ndarray:
-            x = self._array(x)
+        inputs = x if type(x) is tuple else (x,)
+        inputs = tuple([x if type(x) is np.ndarray else self._array(x) for x in inputs])
+        rows = len(inputs[0]) if inputs else 0
         run = here.run
         before = run.saving, run.inference
         run.saving, run.inference = None, True
         try:
-            if not len(x):
-                return np.empty((0, *self.output_shape(x.shape[1:])), dtype=x.dtype)
-            y: Array | None = None
-            for first in range(0, len(x), batch_size):
-                rows = self(x[first : first + batch_size])
-                if y is None:
-                    y = np.empty((len(x), *rows.shape[1:]), dtype=rows.dtype)
-                y[first : first + batch_size] = rows
-            assert y is not None
-            return y
+            if not rows:
+                shapes = self.output_shape(*(x.shape[1:] for x in inputs))
+                several = bool(shapes) and isinstance(shapes[0], tuple)
+                empty = [np.empty((0, *s), inputs[0].dtype) for s in shapes_of(shapes)]
+                return tuple(empty) if several else empty[0]
+            results: list[Array] = []
+            for first in range(0, rows, batch_size):
+                part = slice(first, first + batch_size)
+                found = self(*[x[part] for x in inputs])
+                parts = found if type(found) is tuple else (found,)
+                if not results:
+                    results = [np.empty((rows, *y.shape[1:]), y.dtype) for y in parts]
+                for result, y in zip(results, parts, strict=True):
+                    result[part] = y
+            return tuple(results) if type(found) is tuple else results[0]
         finally:
             run.saving, run.inference = before
 
@@ -328,18 +343,19 @@ class Module(Called):
 
     def trace_built(self) -> Iterator[Traced]:
         """Yield what `trace` yields, for the `input_shape` that is known."""
-        yield from self.trace(self.input_shape)
+        yield from self.trace(*shapes_of(self.input_shape))
 
-    def onnx(self, build: Builder, flow: Flow) -> Flow:
+    @any_signature
+    def onnx(self, build: Builder, *flows: Flow) -> Any:
         """Add this layer's nodes to an ONNX graph that `fastbn.export.to_onnx` builds.
 
         Parameters
         ----------
         build : Builder
             Makes nodes and weights; see `fastbn.nn.onnx.Builder`.
-        flow : Flow
-            What comes in: ``flow.value`` is an ONNX value (N, C, ...), ``flow.shape`` the shape of
-            one sample as the library has it, (..., C).
+        *flows : Flow
+            What comes in, mostly one: ``flow.value`` is an ONNX value (N, C, ...), ``flow.shape``
+            the shape of one sample as the library has it, (..., C).
 
         Returns
         -------

@@ -62,7 +62,7 @@ class Builder(Protocol):
     def node(self, operator: str, inputs: Sequence[Any], name: str = "", **attributes: Any) -> Any:
         """Add a node and return its output. The layer's path comes in front of the name."""
 
-    def layer(self, layer: Module, *flows: Flow) -> Flow:
+    def layer(self, layer: Module, *flows: Flow) -> Any:
         """Add the nodes of a layer inside this one."""
 
     def aligned(self, *flows: Flow) -> tuple[Flow, ...]:

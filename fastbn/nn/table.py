@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastbn.nn.module import Module
 
 HEADINGS = ("", "Layer", "Output shape", "Parameters", "Fused with", "Convolution")
+
+
+def trace(net: Module, shape: Any) -> Iterator[Any]:
+    """Yield what ``net.trace`` yields for the shape of one input, or a tuple of several."""
+    several = bool(shape) and isinstance(shape[0], tuple)
+    yield from net.trace(*shape) if several else net.trace(shape)
 
 
 def summary(net: Module, input_shape: tuple[int, ...] | None) -> str:
@@ -16,7 +23,7 @@ def summary(net: Module, input_shape: tuple[int, ...] | None) -> str:
     shape = net.input_shape if input_shape is None else tuple(input_shape)
     names = {module: name for name, module in net.named_modules()}
     fused = net.fused()
-    traced = {} if shape is None else {layer: seen for layer, *seen in net.trace(shape)}
+    traced = {} if shape is None else {layer: seen for layer, *seen in trace(net, shape)}
     rows: list[tuple[str, ...]] = [HEADINGS]
     for module, name in names.items():
         is_leaf = next(module.named_children(), None) is None

@@ -219,4 +219,5 @@ class Trainer:
 
     def predict(self, x: Array, batch_size: int = ROWS) -> Array:
         """Return the outputs for any number of rows; see `fastbn.nn.Module.predict`."""
-        return self.net.predict(x, batch_size)
+        predicted: Array = self.net.predict(x, batch_size)
+        return predicted

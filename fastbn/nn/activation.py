@@ -1,4 +1,4 @@
-"""ReLU, LeakyReLU, Sigmoid, Tanh: element by element."""
+"""ReLU, LeakyReLU, Sigmoid, Tanh: element by element; Softmax over the channels."""
 
 from __future__ import annotations
 
@@ -117,3 +117,30 @@ class Tanh(Elementwise):
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Tanh."""
         return flow.to(build.node("Tanh", [flow.value]))
+
+
+class Softmax(Elementwise):
+    """Return exp(x) over its sum along the channels, the last axis.
+
+    `CrossEntropyLoss` takes what goes in here, not what comes out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Softmax()(np.array([[0.0, 0.0]]))
+    array([[0.5, 0.5]])
+    """
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return the shares."""
+        return F.softmax(x, out=self._pool.take(x.shape, x.dtype))
+
+    def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
+        """Return y · (dy - sum(dy · y))."""
+        return F.softmax_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Softmax."""
+        if len(flow.shape) > 1:
+            build.require(13, "Softmax over the channels of an image")
+        return flow.to(build.node("Softmax", [flow.value], axis=1))

@@ -45,6 +45,15 @@ def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, in
     return height, width
 
 
+def single(value: int, what: str, least: int = 1) -> int:
+    """Return a whole number; TypeError or ValueError, naming `what`, if it is none or too small."""
+    if not hasattr(value, "__index__") or isinstance(value, bool):
+        raise TypeError(f"{what} should be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{what} should be at least {least}, got {value!r}")
+    return int(value)
+
+
 def check_image(where: str, input_shape: tuple[int, ...]) -> None:
     """Raise ValueError, naming the layer, unless a sample's shape is (H, W, C)."""
     if len(input_shape) != 3:

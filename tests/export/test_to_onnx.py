@@ -52,6 +52,29 @@ def conv_bn(channels=3, out=6, **options):
 
 
 IMAGE = (8, 8, 3)
+
+
+def drawn():
+    """A residual block with squeeze-and-excitation, drawn, and a pyramid behind it."""
+    x = nn.Input(IMAGE)
+    h = nn.ReLU()(nn.BatchNorm(6)(nn.Conv2d(3, 6, 3, padding=1)(x)))
+    body = nn.BatchNorm(6)(nn.Conv2d(6, 6, 3, padding=1, bias=False)(h))
+    gate = nn.Sigmoid()(nn.Linear(6, 6)(nn.GlobalAvgPool2d()(body)))
+    y = nn.ReLU()(nn.add(nn.multiply(body, gate), h))
+    deep = nn.Upsample(2)(nn.MaxPool2d(2)(y))
+    both = nn.concat(deep, y)
+    return nn.Graph(x, nn.Conv2d(12, 2, 1)(nn.Add()(both, both, nn.Tanh()(both))))
+
+
+def drawn_flat():
+    """Branches of flattened features in one order, in another, and side by side."""
+    x = nn.Input((2, 3, 3))
+    left, right = nn.Flatten()(nn.Conv2d(3, 3, 1)(x)), nn.Flatten()(x)
+    same = nn.add(left, right)
+    other = nn.multiply(same, nn.Sigmoid()(nn.Linear(18, 18)(right)))
+    return nn.Graph(x, nn.Linear(54, 3)(nn.concat(nn.concat(left, same), other)))
+
+
 NETWORKS = {
     "mlp": ((7,), lambda: nn.Sequential(nn.Linear(7, 9), nn.BatchNorm(9), nn.ReLU(),
                                         nn.Dropout(0.5), nn.Linear(9, 4)), 0),
@@ -108,6 +131,23 @@ NETWORKS = {
         nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), nn.Flatten()), nn.Linear(40, 3)), 0),
     "inception": ((8, 8, 2), lambda: models.inception((8, 8, 2), 4, width=2), 0),
     "resnet20": ((8, 8, 2), lambda: models.resnet20((8, 8, 2), 4, channels=(4, 6, 8)), 0),
+    "conv1d": ((9, 4), lambda: nn.Sequential(
+        nn.Conv1d(4, 6, 3, 2, 1, groups=2), nn.BatchNorm(6), nn.ReLU(), nn.Conv1d(6, 2, 1),
+        nn.Flatten(), nn.Linear(10, 3)), 0),
+    "upsample": (IMAGE, lambda: nn.Sequential(
+        conv_bn(padding=1), nn.Upsample(2), nn.Upsample((1, 3), "bilinear"), conv_bn(6, 2)), 0),
+    "pad-pool": ((8, 6, 3), lambda: nn.Sequential(
+        nn.ZeroPad2d((1, 0, 2, 3)), conv_bn(), nn.ReLU(), nn.ZeroPad2d((0, 1, 1, 0)),
+        nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(36, 3)), 0),
+    "adaptive-one": (IMAGE, lambda: nn.Sequential(
+        conv_bn(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3), nn.Softmax()), 0),
+    "shuffles": ((4, 4, 8), lambda: nn.Sequential(
+        nn.ChannelShuffle(4), conv_bn(8, 12, padding=1), nn.PixelShuffle(2), nn.Softmax()), 0),
+    "reshape-permute": ((4, 3, 2), lambda: nn.Sequential(
+        conv_bn(2, 4), nn.Permute(0, 3, 1, 2), nn.Reshape(4, 2), nn.Linear(2, 3),
+        nn.Reshape(-1), nn.Linear(12, 6), nn.Reshape(3, 2), nn.Permute(0, 2, 1)), 0),
+    "graph": (IMAGE, drawn, 0),
+    "graph-flattened": ((2, 3, 3), drawn_flat, 0),
     "image-out": (IMAGE, lambda: conv_bn(padding=1), 0),
 }  # fmt: skip
 

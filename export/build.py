@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from fastbn import __version__, nn
 from fastbn.export.graph import GraphBuilder
 from fastbn.export.lower import Lowering
+from fastbn.nn.module import shapes_of
 from fastbn.nn.onnx import Flow
 
-INPUT, OUTPUT = "input", "output"
+INPUT, OUTPUT = "input", "output"  # with numbers behind where there are several
 LAYOUTS = ("NCHW", "NHWC")
 OLDEST_OPSET = 7
 OLDEST_IR = 8
@@ -41,25 +42,44 @@ class Wrapping:
             return x
         return np.ascontiguousarray(np.moveaxis(x, -1, 1))
 
-    def net_output(self, net: nn.Module, x: NDArray[Any], batch_size: int = 256) -> NDArray[Any]:
+    def net_outputs(
+        self, net: nn.Module, xs: Sequence[NDArray[Any]], batch_size: int = 256
+    ) -> list[NDArray[Any]]:
         """Predict raw samples as the file should: normalised before, with softmax behind."""
         if self.normalization is not None:
             mean, std = (np.asarray(part, dtype=np.float32) for part in self.normalization)
-            x = (x - mean) / std
-        y: NDArray[Any] = net.predict(x.astype(net.dtype or x.dtype, copy=False), batch_size)
+            xs = [(x - mean) / std for x in xs]
+        inputs = tuple(x.astype(net.dtype or x.dtype, copy=False) for x in xs)
+        y = net.predict(inputs, batch_size)
+        ys = list(y) if type(y) is tuple else [y]
         if self.softmax:
-            exp = np.exp(y - y.max(axis=-1, keepdims=True))
-            y = exp / exp.sum(axis=-1, keepdims=True)
-        return y
+            exps = [np.exp(y - y.max(axis=-1, keepdims=True)) for y in ys]
+            ys = [exp / exp.sum(axis=-1, keepdims=True) for exp in exps]
+        return ys
 
 
 @dataclass(slots=True)
 class BuiltModel(Wrapping):
-    """An unfolded model, the shape of a sample, and what is to be noted."""
+    """An unfolded model, the shape of a sample of every input, and what is to be noted."""
 
     proto: onnx.ModelProto
-    input_shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     notes: list[str]
+
+    @property
+    def input_shape(self) -> Any:
+        """The shape of the one input, or a tuple of several."""
+        return self.shapes[0] if len(self.shapes) == 1 else self.shapes
+
+    def feed(self, xs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return what the file is given for raw samples, channels last, one array an input."""
+        names = names_of(INPUT, len(self.shapes))
+        return {name: self.file_input(x) for name, x in zip(names, xs, strict=True)}
+
+
+def names_of(stem: str, count: int) -> list[str]:
+    """Return the names of a file's inputs, or outputs."""
+    return [stem] if count == 1 else [f"{stem}_{index}" for index in range(count)]
 
 
 def build_model(
@@ -76,40 +96,52 @@ def build_model(
 
     Parameters and errors as :func:`to_onnx`.
     """
-    shape = _check_arguments(net, input_shape, input_layout, opset)
+    shapes = _check_arguments(net, input_shape, input_layout, opset)
+    if len(shapes) > 1 and normalization is not None:
+        raise ValueError("normalization is for networks of one input")
     if not allow_untrained:
         _check_trained(net)
-    net.output_shape(shape)
+    net.output_shape(*shapes)
     build = GraphBuilder(opset)
-    image = len(shape) > 1
-    outer = shape if input_layout == "NHWC" else (shape[-1], *shape[:-1])
-    source = build.input(INPUT, ("N", *outer))
-    value = source
-    if image and input_layout == "NHWC":
-        rank = len(shape) + 1
-        order = [0, rank - 1, *range(1, rank - 1)]
-        value = build.node("Transpose", [value], "to_channels_first", {"perm": order})
-    if normalization is not None:
-        value = _normalize(build, value, shape, normalization)
+    sources: list[ir.Value] = []
+    flows: list[Flow] = []
+    for name, shape in zip(names_of(INPUT, len(shapes)), shapes, strict=True):
+        outer = shape if input_layout == "NHWC" else (shape[-1], *shape[:-1])
+        source = value = build.input(name, ("N", *outer))
+        if len(shape) > 1 and input_layout == "NHWC":
+            rank = len(shape) + 1
+            order = [0, rank - 1, *range(1, rank - 1)]
+            value = build.node("Transpose", [value], "to_channels_first", {"perm": order})
+        if normalization is not None:
+            value = _normalize(build, value, shape, normalization)
+        sources.append(source)
+        flows.append(Flow(value, shape))
     lowering = Lowering(net, build)
-    flow = lowering.natural(lowering.layer(net, Flow(value, shape)))
-    result, inner = flow.value, flow.shape
-    if softmax:
-        if len(inner) > 1:
-            build.require(13, "Softmax over the channels of an image")
-        result = build.node("Softmax", [result], "softmax", {"axis": 1})
-    outer = inner if input_layout == "NHWC" else (inner[-1], *inner[:-1])
-    if len(inner) > 1 and input_layout == "NHWC":
-        rank = len(inner) + 1
-        order = [0, *range(2, rank), 1]
-        result = build.node("Transpose", [result], "to_channels_last", {"perm": order})
-    graph = build.finish(source, result, OUTPUT, ("N", *outer), type(net).__name__)
+    ends = lowering.layer(net, *flows)
+    results: list[ir.Value] = []
+    sizes: list[tuple[int | str, ...]] = []
+    for end in ends if type(ends) is tuple else (ends,):
+        flow = lowering.natural(end)
+        result, inner = flow.value, flow.shape
+        if softmax:
+            if len(inner) > 1:
+                build.require(13, "Softmax over the channels of an image")
+            result = build.node("Softmax", [result], "softmax", {"axis": 1})
+        outer = inner if input_layout == "NHWC" else (inner[-1], *inner[:-1])
+        if len(inner) > 1 and input_layout == "NHWC":
+            rank = len(inner) + 1
+            order = [0, *range(2, rank), 1]
+            result = build.node("Transpose", [result], "to_channels_last", {"perm": order})
+        results.append(result)
+        sizes.append(("N", *outer))
+    names = names_of(OUTPUT, len(results))
+    graph = build.finish(sources, results, names, sizes, type(net).__name__)
     version = max(OLDEST_IR, _ir_version(build.opset))
     model = ir.Model(
         graph, ir_version=version, producer_name="fastbn", producer_version=__version__
     )
     return BuiltModel(
-        input_layout, normalization, softmax, ir.to_proto(model), shape, build.notices
+        input_layout, normalization, softmax, ir.to_proto(model), shapes, build.notices
     )
 
 
@@ -146,7 +178,7 @@ def _ir_version(opset: int) -> int:
 
 def _check_arguments(
     net: nn.Module, input_shape: Sequence[int] | None, input_layout: str, opset: int
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], ...]:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net should be a Module, got {type(net).__name__}")
     if input_layout not in LAYOUTS:
@@ -154,14 +186,15 @@ def _check_arguments(
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(f"opset should be from {OLDEST_OPSET} to {newest}, got {opset}")
-    shape = net.input_shape if input_shape is None else tuple(int(n) for n in input_shape)
+    shape = net.input_shape if input_shape is None else tuple(input_shape)
     if shape is None:
         raise ValueError(
             "the input shape is unknown: give input_shape, or call the network once before"
         )
-    if not shape or min(shape) < 1:
+    shapes = tuple(tuple(int(n) for n in each) for each in shapes_of(shape))
+    if not all(each and min(each) >= 1 for each in shapes):
         raise ValueError(f"input_shape should hold positive sizes, got {shape}")
-    return shape
+    return shapes
 
 
 def _check_trained(net: nn.Module) -> None:

@@ -82,16 +82,24 @@ class GraphBuilder:
         return name
 
     def finish(
-        self, source: ir.Value, result: ir.Value, output: str, shape: Sequence[int | str], name: str
+        self,
+        sources: Sequence[ir.Value],
+        results: Sequence[ir.Value],
+        outputs: Sequence[str],
+        shapes: Sequence[Sequence[int | str]],
+        name: str,
     ) -> ir.Graph:
-        """Close the graph: ``result`` leaves under the name ``output``."""
-        if result is source:  # an empty network is an Identity
-            result = self.node("Identity", [source], "Identity")
-        result.name = output
-        result.shape = ir.Shape(shape)
+        """Close the graph: the results leave under the names `outputs`."""
+        ends: list[ir.Value] = []
+        for value, output, shape in zip(results, outputs, shapes, strict=True):
+            taken = any(value is other for other in (*sources, *ends))
+            end = self.node("Identity", [value], "Identity") if taken else value
+            end.name = output
+            end.shape = ir.Shape(shape)
+            ends.append(end)
         return ir.Graph(
-            [source],
-            [result],
+            list(sources),
+            ends,
             nodes=self._nodes,
             initializers=list(self._weights.values()),
             opset_imports={"": self.opset},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class PredictionReport(Report):
 def compare_predictions(
     net: nn.Module,
     model: str | os.PathLike[str] | onnx.ModelProto,
-    x: NDArray[np.float32],
+    x: NDArray[np.float32] | tuple[NDArray[np.float32], ...],
     *,
     input_layout: str = "NCHW",
     normalization: Normalization | None = None,
@@ -62,7 +62,7 @@ def compare_predictions(
     model : path or onnx.ModelProto
         What :func:`fastbn.export.to_onnx` wrote of it.
     x : ndarray of float32, shape (N, *input_shape)
-        Samples as the file takes them, but channels last.
+        Samples as the file takes them, but channels last; a tuple where there are several inputs.
     input_layout : {"NCHW", "NHWC"}
     normalization : (mean, std), optional
     softmax : bool
@@ -73,42 +73,38 @@ def compare_predictions(
     Returns
     -------
     PredictionReport
+        Of several outputs, that of the output with the largest `max_rel`.
     """
     built = Wrapping(input_layout, normalization, softmax)
-    return compare_built(net, model, built, x.astype(np.float32, copy=False), batch_size)
+    xs = x if isinstance(x, tuple) else (x,)
+    xs = tuple(each.astype(np.float32, copy=False) for each in xs)
+    return max(compare_outputs(net, model, built, xs, batch_size), key=lambda found: found.max_rel)
 
 
-def compare_built(
+def compare_outputs(
     net: nn.Module,
     model: str | os.PathLike[str] | onnx.ModelProto,
     built: Wrapping,
-    x: NDArray[np.float32],
+    xs: Sequence[NDArray[np.float32]],
     batch_size: int = 256,
-) -> PredictionReport:
-    """:func:`compare_predictions` with all that was built into the file around the network."""
-    expected = built.net_output(net, x, batch_size)
-    channels_first = built.input_layout == "NCHW"
-    return _compare(expected, model, x, built.file_input, channels_first, batch_size)
-
-
-def _compare(
-    expected: NDArray[Any],
-    model: str | os.PathLike[str] | onnx.ModelProto,
-    x: NDArray[np.float32],
-    as_input: Callable[[NDArray[Any]], NDArray[Any]],
-    channels_first: bool,
-    batch_size: int,
-) -> PredictionReport:
-    """Compare expected outputs, channels last, with what the file makes of x."""
+) -> list[PredictionReport]:
+    """Compare every output, with all that was built into the file around the network."""
+    expected = built.net_outputs(net, xs, batch_size)
     sessions = [Session(model, level) for level in ("lowest", "highest")]
-    name = sessions[0].input_names[0]
-    found: list[NDArray[Any]] = []
+    found: list[list[NDArray[Any]]] = []
     for session in sessions:
         parts = []
-        for start in range(0, len(x), batch_size):
-            (y,) = session.run({name: as_input(x[start : start + batch_size])})
-            parts.append(np.moveaxis(y, 1, -1) if channels_first and y.ndim > 2 else y)
-        found.append(np.concatenate(parts))
+        for start in range(0, len(xs[0]), batch_size):
+            rows = [built.file_input(x[start : start + batch_size]) for x in xs]
+            parts.append(session.run(dict(zip(session.input_names, rows, strict=True))))
+        found.append([np.concatenate(of_output) for of_output in zip(*parts, strict=True)])
+    if built.input_layout == "NCHW":
+        found = [[np.moveaxis(y, 1, -1) if y.ndim > 2 else y for y in ys] for ys in found]
+    return [_compare(y, ys) for y, *ys in zip(expected, *found, strict=True)]
+
+
+def _compare(expected: NDArray[Any], found: Sequence[NDArray[Any]]) -> PredictionReport:
+    """Compare an expected output, channels last, with what the sessions make of it."""
     differences = [y.astype(np.float64) - expected for y in found]
     classes = expected.shape[-1]
     rows = expected.reshape(-1, classes).argmax(axis=1)
@@ -116,7 +112,7 @@ def _compare(
     worst = max(float(np.abs(d).max(initial=0.0)) for d in differences)
     largest = float(np.abs(expected).max(initial=0.0))
     return PredictionReport(
-        samples=len(x),
+        samples=len(expected),
         max_abs=worst,
         max_rel=worst / largest if largest > 0 else 0.0,
         rms=max(float(np.sqrt(np.mean(d * d))) if d.size else 0.0 for d in differences),

@@ -496,3 +496,32 @@ def test_precision_arguments(tmp_path):
     with pytest.raises(ValueError, match="one each"):
         to_onnx(net, path, input_shape=(3,), labels=np.zeros(3))
     assert not path.exists()
+
+
+def two_by_two():
+    image, row = nn.Input(IMAGE), nn.Input((5,))
+    h = nn.ReLU()(nn.BatchNorm(4)(nn.Conv2d(3, 4, 3, padding=1)(image)))
+    gate = nn.Sigmoid()(nn.BatchNorm(4)(nn.Linear(5, 4)(row)))
+    gated = nn.multiply(h, gate)
+    return nn.Graph([image, row], [nn.Linear(4, 3)(nn.GlobalAvgPool2d()(gated)), gated, row])
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_several_inputs_and_outputs(layout, tmp_path, rng):
+    net = two_by_two()
+    for _ in range(3):
+        net(data(IMAGE, 9), rng.standard_normal((9, 5)).astype(np.float32))
+        net.discard()
+    path = tmp_path / "net.onnx"
+    report = to_onnx(net, path, input_layout=layout)
+    assert report.bn_after == 0
+    assert report.max_rel_ort < 1e-5
+    model = onnx.load(path)
+    assert [value.name for value in model.graph.input] == ["input_0", "input_1"]
+    assert [value.name for value in model.graph.output] == ["output_0", "output_1", "output_2"]
+    xs = (data(IMAGE, 5, 7), rng.standard_normal((5, 5)).astype(np.float32))
+    assert compare_predictions(net, path, xs, input_layout=layout).max_rel < 1e-5
+    with pytest.raises(ValueError, match="normalization is for networks of one input"):
+        to_onnx(net, path, normalization=(0.5, 0.5))
+    with pytest.raises(ValueError, match="is for networks of one input and one output"):
+        to_onnx(net, path, precision="float16")

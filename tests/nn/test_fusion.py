@@ -118,8 +118,8 @@ def test_neighbours_are_found_across_nested_sequentials() -> None:
     first, second = plan.steps
     assert isinstance(first, Normalised)
     assert isinstance(second, Normalised)
-    assert (first.weighted, first.norm, first.activation) == (conv, norm, act)
-    assert (second.weighted, second.norm, second.activation) == (None, last, None)
+    assert (first.weighted, first.norm, first.inside) == (conv, norm, [act])
+    assert (second.weighted, second.norm, second.inside) == (None, last, [])
     plan, join = plan_and_sum(layers, act, "relu", 0.01)
     assert len(plan.steps) == 1
     assert isinstance(join, Normalised)

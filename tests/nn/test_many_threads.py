@@ -128,7 +128,7 @@ def test_memory_of_threads_goes_with_them() -> None:
     x = np.ones((8, 6), dtype=np.float32)
 
     def pools() -> int:
-        return sum(isinstance(each, Pool) for each in gc.get_objects())
+        return sum(type(each) is Pool for each in gc.get_objects())
 
     before = pools()
     for _ in range(20):

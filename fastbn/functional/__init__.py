@@ -23,8 +23,8 @@ from fastbn.functional.batchnorm import batch_norm_backward as batch_norm_backwa
 from fastbn.functional.concat import concat as concat
 from fastbn.functional.concat import concat_backward as concat_backward
 from fastbn.functional.conv import conv2d as conv2d
+from fastbn.functional.conv import conv2d_algorithm as conv2d_algorithm
 from fastbn.functional.conv import conv2d_backward as conv2d_backward
-from fastbn.functional.conv import conv2d_way as conv2d_way
 from fastbn.functional.conv_transpose import conv_transpose2d as conv_transpose2d
 from fastbn.functional.conv_transpose import (
     conv_transpose2d_backward as conv_transpose2d_backward,

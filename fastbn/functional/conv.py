@@ -78,7 +78,7 @@ def conv2d(
     return _kernels.forward(x, weight, dense(bias), stride, padding, dilation, groups, out, moments)
 
 
-def conv2d_way(
+def conv2d_algorithm(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     *,
@@ -100,18 +100,18 @@ def conv2d_way(
 
     Returns
     -------
-    way : {"direct", "minimal filtering", "depthwise", "narrow groups"}
-        "minimal filtering" is Winograd's F(2×2, 3×3), with 16 multiplications for four outputs
+    algorithm : {"direct", "Winograd", "depthwise", "narrow groups"}
+        "Winograd" is Winograd's F(2×2, 3×3), with 16 multiplications for four outputs
         instead of 36 (Lavin & Gray 2016): 3×3 filters of stride 1 between 16 channels or more.
 
     Examples
     --------
-    >>> conv2d_way((64, 28, 28, 32), (64, 32, 3, 3), padding=1)
-    'minimal filtering'
-    >>> conv2d_way((64, 28, 28, 32), (64, 32, 1, 1))
+    >>> conv2d_algorithm((64, 28, 28, 32), (64, 32, 3, 3), padding=1)
+    'Winograd'
+    >>> conv2d_algorithm((64, 28, 28, 32), (64, 32, 1, 1))
     'direct'
     """
-    return _kernels.way(x_shape, weight_shape, stride, padding, dilation, groups)
+    return _kernels.algorithm(x_shape, weight_shape, stride, padding, dilation, groups)
 
 
 def conv2d_backward(

@@ -1,4 +1,4 @@
-# What every kernel asks of its arguments, so that no loop ever has to.
+# Argument checks: what every operation does first, so that no loop has to.
 cimport numpy as cnp
 
 # The element type (runtime.Element) of an array; TypeError for any other than floats.

@@ -1,4 +1,4 @@
-"""Checks of arguments at the border of the compiled core."""
+"""Argument checks: what every operation does first, so that no loop has to."""
 
 import numpy as np
 cimport numpy as cnp
@@ -69,7 +69,6 @@ cdef object dense_vector(object p, str what, Py_ssize_t n, int typenum):
 
 
 cdef cnp.ndarray output(object out, cnp.ndarray like, str what):
-    cdef int i
     if out is None:
         return PyArray_NewLikeArray(like, cnp.NPY_CORDER, NULL, 0)
     if not isinstance(out, cnp.ndarray):

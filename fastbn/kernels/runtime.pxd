@@ -31,8 +31,8 @@ ctypedef void (*task_t)(const void *job, int64_t task) noexcept nogil
 # All tasks of a job on at most so many threads, neighbouring ones on the same (see tasks.h).
 cdef void run_tasks(task_t work, const void *job, int64_t tasks, int most) noexcept nogil
 
-# Whether so many arrays of this many bytes are more than caches are sure to hold until they are read
-# again: the next rows are asked for in advance then.
+# Whether so many arrays of this many bytes are more than caches are sure to hold until they are
+# read again: the next rows are prefetched then.
 cdef bint is_far(double nbytes, int arrays) noexcept nogil
 
 # Whether a call that reads and writes so many arrays of this many bytes writes past the caches, and

@@ -37,7 +37,7 @@ cdef double far_above = 0            # bytes: more than caches hold for certain
 cdef double copy_above = 0           # the same of a copy that several threads share
 cdef double own_above = 0            # the same of each thread, where L3 is slow; else 0
 cdef double forced_above = -1        # see stream_from
-cdef int way_to_stream = STREAM_TURNS
+cdef int how_to_stream = STREAM_TURNS
 
 LEVELS = ("baseline", "avx2", "avx512")
 has_openmp = bool(FASTBN_OPENMP)
@@ -65,7 +65,7 @@ cdef int streams(double nbytes, int arrays, bint twice=False) noexcept nogil:
         above = own_above * threads
     if forced_above >= 0:
         above = forced_above
-    return way_to_stream if nbytes * arrays >= above else 0
+    return how_to_stream if nbytes * arrays >= above else 0
 
 
 cdef int this_thread() noexcept nogil:
@@ -155,14 +155,14 @@ def _choose_level():
 
 
 def stream_from(nbytes, line_by_line=None):
-    """For tests: calls that move at least so many bytes bypass the caches with their stores and prefetch
-    memory ahead; with ``None``, from where on it is faster. The same for how stores bypass the
+    """For tests: calls that move at least so many bytes bypass the caches with their stores and
+    prefetch; with ``None``, from where on it is faster. The same for how stores bypass the
     caches. Changes no result."""
-    global forced_above, way_to_stream
+    global forced_above, how_to_stream
     forced_above = -1.0 if nbytes is None else nbytes
     if line_by_line is None:
         line_by_line = own_above > 0
-    way_to_stream = STREAM_LINES if line_by_line else STREAM_TURNS
+    how_to_stream = STREAM_LINES if line_by_line else STREAM_TURNS
 
 
 def _choose_threads():

@@ -156,9 +156,9 @@ class Conv2d(Windowed):
             )
         return (*counts, self.out_channels)
 
-    def way(self, input_shape: Shape) -> str:
-        """Return what `fastbn.functional.conv2d_way` says of a batch of such images."""
-        return F.conv2d_way((BATCH, *input_shape), self.weight.shape, **self.arguments)
+    def algorithm(self, input_shape: Shape) -> str:
+        """Return what `fastbn.functional.conv2d_algorithm` says of a batch of such images."""
+        return F.conv2d_algorithm((BATCH, *input_shape), self.weight.shape, **self.arguments)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Conv; "same" puts an odd row or column of padding behind."""

@@ -156,11 +156,11 @@ class ConvTranspose2d(Windowed):
             )
         return (*sizes, self.out_channels)
 
-    def way(self, input_shape: Shape) -> str:
-        """Return the way of the convolution that this one is the transpose of."""
+    def algorithm(self, input_shape: Shape) -> str:
+        """Return the algorithm of the convolution that this one is the transpose of."""
         options = {key: self.arguments[key] for key in ("stride", "padding", "dilation", "groups")}
         shape = (BATCH, *self.output_shape(input_shape))
-        return F.conv2d_way(shape, self.weight.shape, **options)
+        return F.conv2d_algorithm(shape, self.weight.shape, **options)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add ConvTranspose, whose weight has PyTorch's shape, too."""

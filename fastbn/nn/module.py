@@ -368,7 +368,7 @@ class Module(Called):
         """Return a table of the layers: output shape, parameters, and what runs fused with what.
 
         The last column tells how a convolution of a batch of images is computed; see
-        :func:`fastbn.functional.conv2d_way`.
+        :func:`fastbn.functional.conv2d_algorithm`.
 
         Parameters
         ----------
@@ -385,7 +385,7 @@ class Module(Called):
         """Return which layers run inside another one's operation, and what to call that."""
         return {}
 
-    def way(self, input_shape: Shape) -> str:
+    def algorithm(self, input_shape: Shape) -> str:
         """Return how a convolution of images of this shape is computed; "" for other layers."""
         return ""
 

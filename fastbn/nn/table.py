@@ -31,11 +31,11 @@ def summary(net: Module, input_shape: tuple[int, ...] | None) -> str:
             continue
         own = sum(parameter.size for _, parameter in module.own_parameters())
         layer = f"{type(module).__name__}({module.extra_repr()})"
-        output, way = "?", ""
+        output, algorithm = "?", ""
         if module in traced:
             seen, made = traced[module]
-            output, way = str(made), module.way(seen)
-        rows.append((name, layer, output, f"{own:,}", fused.get(module, ""), way))
+            output, algorithm = str(made), module.algorithm(seen)
+        rows.append((name, layer, output, f"{own:,}", fused.get(module, ""), algorithm))
     if not any(row[-1] for row in rows[1:]):
         rows = [row[:-1] for row in rows]
 

@@ -12,7 +12,7 @@ from fastbn import functional as F
 from fastbn import reference
 
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
-    ((4, 14, 14, 32), (64, 32, 3, 3), {"padding": 1}),  # minimal filtering
+    ((4, 14, 14, 32), (64, 32, 3, 3), {"padding": 1}),  # Winograd
     ((5, 15, 13, 24), (40, 24, 3, 3), {"padding": (0, 2)}),
     ((3, 9, 9, 3), (5, 3, 3, 3), {"stride": 2}),
     ((3, 9, 8, 8), (2, 8, 1, 1), {}),  # so few columns that sums run along rows

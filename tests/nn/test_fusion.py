@@ -191,11 +191,11 @@ def test_summary_shows_how_convolutions_are_computed() -> None:
     lines = net.summary((8, 8, 3)).splitlines()
     assert lines[0].split()[-1] == "Convolution"
     assert lines[2].endswith("direct")
-    assert lines[3].endswith("minimal filtering")
+    assert lines[3].endswith("Winograd")
     assert lines[4].split()[-1] == "0"
     transposed = nn.Sequential(
         nn.ConvTranspose2d(32, 16, 3, padding=1), nn.ConvTranspose2d(16, 8, 4, stride=2)
     )
     lines = transposed.summary((8, 8, 32)).splitlines()
-    assert lines[2].endswith("minimal filtering")
+    assert lines[2].endswith("Winograd")
     assert lines[3].endswith("direct")

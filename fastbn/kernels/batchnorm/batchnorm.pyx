@@ -5,14 +5,14 @@ NCHW (nchw.pxi)
     of channels, a few at a time, and reads the next ones for their statistics while it writes those
     whose statistics are known: their values are still in its caches, and memory is busy both ways.
 NHWC and (N, C) (nhwc.pxi)
-    Channels lie side by side, so that a row of pixels holds some of every channel. Rows are cut into
-    chunks; a thread takes the statistics of its chunks, all are merged in one order, and the thread
-    goes back over its chunks, the last one first, because that is what its caches still hold.
+    Channels lie side by side, so that a row of pixels holds some of every channel. Rows are cut
+    into chunks; a thread takes the statistics of its chunks, all are merged in one order, and the
+    thread goes back over its chunks, the last one first: that is what its caches still hold.
 
 The cuts depend on the shape alone, never on the number of threads: results are the same to the bit
-for every number of threads. Statistics are merged in float64, and x is taken about the rounded mean,
-so that offsets cost no digits (shared.h). Loops over numbers are in the headers beside this file,
-one function for each layout and direction; table.h lists them.
+for every number of threads. Statistics are merged in float64, and x is taken about the rounded
+mean, so that offsets cost no digits (shared.h). Loops over numbers are in the headers beside this
+file, one function for each layout and direction; table.h lists them.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -43,7 +43,7 @@ cdef enum:
     GROUP_BYTES = 8192       # NCHW: what the planes of a group are together, at most;
     PIECE_BYTES = 65536      # the same in inference, which takes so much of a sample at a time
     SMALL_BYTES = 128        # planes up to this size are taken in tiles of channels;
-    MOMENT_SMALL_BYTES = 192 # the same where moments are taken, for a plane has costs of its own then
+    MOMENT_SMALL_BYTES = 192  # the same where moments are taken: a plane has costs of its own then
     SMALL_TILE_BYTES = 131072
     MOST_BIAS = 1024         # times the weight, for a y from which x can be found
     BLOCK_BYTES = 65536      # NHWC: rows that are written together
@@ -64,7 +64,7 @@ cdef struct layout_t:
     int64_t tile       # NCHW: channels of a tile where the spatial size is small, else 0
     int64_t group      # NCHW: channels of a sweep
     int64_t repeat     # NHWC: rows that are taken as one
-    bint prefetch      # no cache may hold the data: memory is asked ahead
+    bint prefetch      # no cache may hold the data: it is fetched ahead
     int64_t count      # values of one channel
     int element
     int itemsize
@@ -118,7 +118,8 @@ cdef layout_t layout_of(cnp.ndarray x, int axis, int element, int arrays,
                         int64_t most_small=SMALL_BYTES, int64_t most_group=GROUP_BYTES) noexcept:
     """The layout of a contiguous x; `arrays` of its size are read and written by the call.
 
-    Planes of up to `most_small` bytes are taken in tiles, others in groups of about `most_group`."""
+    Planes of up to `most_small` bytes are taken in tiles, others in groups of about `most_group`.
+    """
     cdef layout_t l
     cdef int ndim = cnp.PyArray_NDIM(x), i
     cdef int64_t total = cnp.PyArray_SIZE(x), chunks
@@ -205,27 +206,30 @@ cdef void move_running(const call_t *k, int64_t first, int64_t n) noexcept nogil
     cdef int64_t at = first * (8 if k.l.element == F64 else 4)
     if k.running_mean != NULL:
         simd.move_running(n, k.factor, 1.0, k.mean + first, <char *>k.running_mean + at)
-        simd.move_running(n, k.factor, k.l.count / (k.l.count - 1.0), k.var + first, <char *>k.running_var + at)
+        simd.move_running(n, k.factor, k.l.count / (k.l.count - 1.0), k.var + first,
+                          <char *>k.running_var + at)
 
 
 cdef void settle_moments(const call_t *k, int64_t first, int64_t n) noexcept nogil:
     """From the sums of squares of n channels: var, invstd, and the running statistics."""
     batchnorm_simd(k.l.element).find_invstd(n, <double>k.l.count, k.eps, k.var + first,
-                                        k.invstd + first)
+                                            k.invstd + first)
     move_running(k, first, n)
 
 
 cdef double *own_statistics(const call_t *k, int64_t thread, int64_t room) noexcept nogil:
-    """Mean and invstd of inference in the thread's scratch, with so many bytes behind them: a thread
-    finds them sooner than it gets what another one's cache holds. NULL where k.mean and k.invstd
-    will do: in the calling thread, and where there is no memory."""
+    """Mean and invstd of inference in the thread's scratch, with so many bytes behind them.
+
+    A thread finds them sooner than it gets what another one's cache holds. NULL where k.mean and
+    k.invstd will do: in the calling thread, and where there is no memory.
+    """
     cdef int64_t C = k.l.C
     cdef double *mean = NULL
     if thread and k.inference:
         mean = <double *>scratch(1, 2 * C * sizeof(double) + room)
     if mean != NULL:
         batchnorm_simd(k.l.element).read_running(C, k.eps, k.running_mean, k.running_var, mean,
-                                             mean + C)
+                                                 mean + C)
     return mean
 
 
@@ -246,7 +250,7 @@ include "nhwc.pxi"
 include "moments.pxi"
 
 
-# ---- arrays in, arrays out ----
+# ---- arguments are checked, arrays go in and out ----
 
 cdef class BatchNormSaved:
     """What backward needs: x, residual, weight and bias themselves, and C numbers twice."""

@@ -10,7 +10,8 @@ static void find_invstd(int64_t n, double count, double eps, double *var, double
 }
 
 /* running = (1 - momentum) * running + momentum * (scale * batch) */
-static void move_running(int64_t n, double momentum, double scale, const double *batch, void *running_)
+static void move_running(int64_t n, double momentum, double scale, const double *batch,
+                         void *running_)
 {
     T *running = running_;
     for (int64_t j = 0; j < n; j++)
@@ -19,7 +20,7 @@ static void move_running(int64_t n, double momentum, double scale, const double 
 
 /* The statistics of inference: running ones, in float64. */
 static void read_running(int64_t n, double eps, const void *running_mean, const void *running_var,
-                        double *mean, double *invstd)
+                         double *mean, double *invstd)
 {
     const T *from = running_mean, *var = running_var;
     for (int64_t j = 0; j < n; j++)
@@ -29,9 +30,9 @@ static void read_running(int64_t n, double eps, const void *running_mean, const 
 }
 
 /* y = (x - mean) * invstd * weight + bias about the rounded mean; weight and bias may be NULL.
- * What does not change in a loop is asked before it, so that every loop is one of vectors. */
+ * What does not change in a loop is tested before it, so that every loop is one of vectors. */
 static void find_affine(int64_t n, const double *mean, const double *invstd, const void *weight_,
-                       const void *bias_, const affines_t *f)
+                        const void *bias_, const affines_t *f)
 {
     const T *weight = weight_, *bias = bias_;
     T *centre = (T *)f->centre, *a = (T *)f->a, *b = (T *)f->b;
@@ -55,8 +56,8 @@ static void find_affine(int64_t n, const double *mean, const double *invstd, con
 /* The terms of dx = a * (d - mean(d) - xhat * mean(d * xhat)), with the sums of d and of
  * d * (x - centre), and the gradients of weight and bias where they are not NULL. */
 static void gradient_terms(int64_t n, double count, const double *mean, const double *invstd,
-                      const double *sum_d, double *sum_dx, const affines_t *f, void *dweight_,
-                      void *dbias_, int frozen)
+                           const double *sum_d, double *sum_dx, const affines_t *f, void *dweight_,
+                           void *dbias_, int frozen)
 {
     T *dweight = dweight_, *dbias = dbias_;
     const T *centre = f->centre, *a = f->a;
@@ -102,10 +103,10 @@ static void order_parts(int64_t n, const affines_t *f, int back)
     }
 }
 
-/* The coefficients of small, one for every value. */
-static void small_spread(const affine_t *f, int64_t small, int64_t length, const affines_t *to)
+/* NCHW of small spatial size: the coefficients of channels, one for every value. */
+static void small_spread(const affine_t *f, int64_t channels, int64_t length, const affines_t *to)
 {
-    for (int64_t k = 0; k < small; k++) {
+    for (int64_t k = 0; k < channels; k++) {
         const int64_t at = k * length;
         fill((T *)to->centre + at, length, (T)f[k].centre);
         fill((T *)to->a + at, length, (T)f[k].a);
@@ -115,5 +116,5 @@ static void small_spread(const affine_t *f, int64_t small, int64_t length, const
             fill((T *)to->k1 + at, length, (T)f[k].k1);
         }
     }
-    order_parts(small * length, to, 0);
+    order_parts(channels * length, to, 0);
 }

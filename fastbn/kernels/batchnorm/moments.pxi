@@ -21,7 +21,7 @@ cdef void step_moments(const void *job, int64_t task) noexcept nogil:
     cdef planes_t planes = planes_of(l)
     if l.tile:
         simd.small_moments(k.t.x + first * l.inner * l.itemsize, l.outer, count, l.inner,
-                          l.C * l.inner, k.mean + first, k.var + first)
+                           l.C * l.inner, k.mean + first, k.var + first)
     else:
         simd.nchw_forward(&k.t, &planes, first, 0, NULL, count, k.mean + first, k.var + first,
                           &k.act, l.prefetch, k.stream)

@@ -1,9 +1,9 @@
 # NCHW, planes of contiguous numbers: included by batchnorm.pyx.
 #
 # A thread takes a range of channels, group by group: while a group is written, the next one is read
-# for its sums, so that memory is busy both ways all the time (nchw_forward.h). Without statistics to
-# take, the array is walked as it lies. Where the spatial size is small (4 x 4), a tile of neighbouring
-# channels is taken at a time, as NHWC whose coefficients repeat.
+# for its sums, so that memory is busy both ways all the time (nchw_forward.h). Without statistics
+# to take, the array is walked as it lies. Where the spatial size is small (4 x 4), a tile of
+# neighbouring channels is taken at a time, as NHWC whose coefficients repeat.
 
 cdef inline planes_t planes_of(const layout_t *l) noexcept nogil:
     cdef planes_t planes
@@ -139,14 +139,15 @@ cdef void forward_small(const void *job, int64_t task) noexcept nogil:
     cdef affine_t f[TILE]
     cdef affines_t columns = tile_affines(k.t.y + at)
     if k.batch:
-        simd.small_moments(k.t.x + at, l.outer, channels, l.inner, ld, k.mean + first, k.var + first)
+        simd.small_moments(k.t.x + at, l.outer, channels, l.inner, ld, k.mean + first,
+                           k.var + first)
         settle_moments(k, first, channels)
     for c in range(channels):
         f[c] = channel_affine(k, first + c)
     columns.k0 = columns.k1 = NULL
     simd.small_spread(f, channels, l.inner, &columns)
-    simd.nhwc_forward(k.t.x + at, moved(k.t.residual, at), k.t.y + at, l.outer, channels * l.inner, ld,
-                    &columns, &k.act, k.stream)
+    simd.nhwc_forward(k.t.x + at, moved(k.t.residual, at), k.t.y + at, l.outer,
+                      channels * l.inner, ld, &columns, &k.act, k.stream)
     store_fence()
 
 
@@ -221,8 +222,8 @@ cdef void backward_small(const void *job, int64_t task) noexcept nogil:
         while row < l.outer:
             here = at + row * ld * l.itemsize
             simd.nhwc_sums(k.t.x + here, k.t.dy + here, moved(k.t.residual, here),
-                                min(<int64_t>SUM_ROWS, l.outer - row), width, ld, False, &columns,
-                                &k.act, d_sums, dx_sums)
+                           min(<int64_t>SUM_ROWS, l.outer - row), width, ld, False, &columns,
+                           &k.act, d_sums, dx_sums)
             row = row + SUM_ROWS
         for c in range(channels):
             sum_d = sum_dx = 0.0
@@ -233,6 +234,6 @@ cdef void backward_small(const void *job, int64_t task) noexcept nogil:
         simd.small_spread(f, channels, l.inner, &columns)
     if k.t.dx != NULL or k.t.dresidual != NULL:
         simd.nhwc_backward(k.t.x + at, k.t.dy + at, moved(k.t.residual, at), moved(k.t.dx, at),
-                             moved(k.t.dresidual, at), l.outer, width, ld, &columns, &k.act,
-                             k.frozen, False, k.stream)
+                           moved(k.t.dresidual, at), l.outer, width, ld, &columns, &k.act,
+                           k.frozen, False, k.stream)
     store_fence()

@@ -1,12 +1,12 @@
-/* The moments of channels whose values lie in runs (see batchnorm_runs.h). What comes first is used
+/* NCHW: the moments of channels (see nchw_forward.h). What comes first is used
  * by backward, too.
  *
- * A run's values are taken in units: those of a channel alone begin with the run, those of a group
- * where the units of its row do, so that they are aligned in memory, and some belong to two runs.
- * Row i of STREAMS neighbouring rows goes into the i-th sums.
+ * A plane's values are taken in units: those of a channel alone begin with the plane, those of a
+ * group where the units of its row do, so that they are aligned in memory, and some belong to two
+ * planes. Row i of STREAMS neighbouring rows goes into the i-th sums.
  */
 
-enum { AHEAD = 1024 / sizeof(io_t) };     /* how far ahead is asked for what no cache holds */
+enum { AHEAD = 1024 / sizeof(io_t) }; /* how far ahead is prefetched what no cache holds */
 
 /* Two partial sums for each of STREAMS lines: of values and of products. */
 typedef struct {
@@ -24,11 +24,12 @@ INLINE V sum_b(const sums_t *s) { return (s->b[0] + s->b[1]) + (s->b[2] + s->b[3
 INLINE unit_t about(const io_t *x, V centre, int part)
 {
     unit_t u = u_load(x, part);
-    EACH_PART(p) u.p[p] -= centre;
+    EACH_PART(p)
+        u.p[p] -= centre;
     return u;
 }
 
-/* Add a unit, but for what belongs to other runs (see EACH_OF_GROUP), to two sums. */
+/* Add a unit, but for what belongs to other planes (see EACH_OF_GROUP), to two sums. */
 INLINE void add_unit(const io_t *x, V shift, int head, int part, V *a, V *b)
 {
     unit_t d = about(x, shift, part);
@@ -46,14 +47,14 @@ INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t
                        sums_t *m, const int rows, const int prefetch)
 {
     sums_t s = *m;
-#define TAKE(k, row, j, part, begins)                                                         \
-    do {                                                                                      \
+#define TAKE(k, row, j, part, begins)                                                              \
+    do {                                                                                           \
         if (prefetch && (begins)) {                                                                \
-            PREFETCH_NEAR(x + (row) * far + (j) + AHEAD);                                     \
-            if (residual)                                                                     \
-                PREFETCH(residual + (row) * far + (j));                                       \
-        }                                                                                     \
-        add_unit(x + (row) * far + (j), shift, 0, part, &s.a[k], &s.b[k]);                    \
+            PREFETCH_NEAR(x + (row) * far + (j) + AHEAD);                                          \
+            if (residual)                                                                          \
+                PREFETCH(residual + (row) * far + (j));                                            \
+        }                                                                                          \
+        add_unit(x + (row) * far + (j), shift, 0, part, &s.a[k], &s.b[k]);                         \
     } while (0)
     EACH_LINE(n, rows, TAKE);
 #undef TAKE
@@ -67,14 +68,14 @@ INLINE void group_moments(const io_t *x, const io_t *residual, int64_t far, int6
     for (int64_t k = 0; k < channels; k++) {
         const V c = v_set(shift[k]);
         sums_t s = m[k];
-#define TAKE(row, j, head, part)                                                              \
-    do {                                                                                      \
+#define TAKE(row, j, head, part)                                                                   \
+    do {                                                                                           \
         if (prefetch) {                                                                            \
-            PREFETCH_NEAR(x + (row) * far + (j) + AHEAD);                                     \
-            if (residual)                                                                     \
-                PREFETCH(residual + (row) * far + (j));                                       \
-        }                                                                                     \
-        add_unit(x + (row) * far + (j), c, head, part, &s.a[row], &s.b[row]);                 \
+            PREFETCH_NEAR(x + (row) * far + (j) + AHEAD);                                          \
+            if (residual)                                                                          \
+                PREFETCH(residual + (row) * far + (j));                                            \
+        }                                                                                          \
+        add_unit(x + (row) * far + (j), c, head, part, &s.a[row], &s.b[row]);                      \
     } while (0)
         EACH_OF_GROUP(k, length, rows, TAKE);
 #undef TAKE
@@ -83,16 +84,16 @@ INLINE void group_moments(const io_t *x, const io_t *residual, int64_t far, int6
 }
 
 /* Add n values of every channel of a group, in `rows` rows (STREAMS, or 1), `far` apart, to their
- * moments about `shift`. With `prefetch`, memory is asked for what comes next, and for what the next
+ * moments about `shift`. With `prefetch`, what comes next is fetched ahead, and what the next
  * sweep will read of the residual. */
 static NOINLINE void take_moments(const io_t *x, const io_t *residual, int64_t far, int64_t n,
                                   int64_t channels, const T *shift, sums_t *m, int64_t rows,
                                   int prefetch)
 {
-#define CALL(ROWS, FETCH)                                                                       \
-    if (channels == 1)                                                                        \
-        moments_of(x, residual, far, n, v_set(*shift), m, ROWS, FETCH);                         \
-    else                                                                                      \
+#define CALL(ROWS, FETCH)                                                                          \
+    if (channels == 1)                                                                             \
+        moments_of(x, residual, far, n, v_set(*shift), m, ROWS, FETCH);                            \
+    else                                                                                           \
         group_moments(x, residual, far, n, channels, shift, m, ROWS, FETCH)
     if (rows != STREAMS)
         CALL(1, 0);
@@ -103,15 +104,15 @@ static NOINLINE void take_moments(const io_t *x, const io_t *residual, int64_t f
 #undef CALL
 }
 
-/* The mean of the first eighth of a block of runs. */
+/* The mean of the first eighth of a block of planes. */
 INLINE T sample_mean(const io_t *x, const planes_t *block)
 {
-    const int64_t runs = (block->planes + 7) / 8;
+    const int64_t planes = (block->planes + 7) / 8;
     const int64_t n = block->planes > 1 ? block->length : (block->length + 7) / 8;
     V sum = v_set(0);
-    for (int64_t i = 0; i < runs; i++)
+    for (int64_t i = 0; i < planes; i++)
         sum += first_sum(x + i * block->stride, n);
-    return (T)(v_sum(sum) / (double)(runs * n));
+    return (T)(v_sum(sum) / (double)(planes * n));
 }
 
 /* The sums of a block about shift in float64. */
@@ -124,7 +125,8 @@ static void wide_sums(const io_t *x, const planes_t *block, T shift, double *sum
             unit_t v = u_load(x + i * block->stride + j, part);
             if (part)
                 v = u_where_first(part, v, u_set(shift));
-            EACH_PART(p) v_add_squares(s, q, v.p[p], shift);
+            EACH_PART(p)
+                v_add_squares(s, q, v.p[p], shift);
         }
     *sum = sum_lanes(s);
     *square = sum_lanes(q);
@@ -134,8 +136,8 @@ static void wide_sums(const io_t *x, const planes_t *block, T shift, double *sum
  *
  * A value far from all others has a square that swallows digits of those added to it, in the same
  * way again and again. It shows in its lane; such a block is taken in float64. */
-INLINE void merge_block(const io_t *x, const planes_t *block, const sums_t *m, T shift, double count,
-                        double *mean, double *m2)
+INLINE void merge_block(const io_t *x, const planes_t *block, const sums_t *m, T shift,
+                        double count, double *mean, double *m2)
 {
     const double n = (double)(block->planes * block->length);
     double s = v_sum(sum_a(m)), q = v_sum(sum_b(m));

@@ -1,4 +1,4 @@
-/* Backward of batchnorm_runs_moments.h: sums of d and of d * (x - centre). */
+/* NCHW, backward of nchw_moments.h: sums of d and of d * (x - centre). */
 
 typedef struct {
     T c, a, b, k0, k1;
@@ -28,13 +28,13 @@ INLINE unit_t gradient_unit(unit_t xc, const io_t *dy, const io_t *residual, con
     unit_t d = u_load(dy, part), r;
     if (has_residual)
         r = u_load(residual, part);
-    EACH_PART(p) d.p[p] = gradient(xc.p[p], d.p[p], f->a, has_residual ? f->b + r.p[p] : f->b,
-                                   slope, act);
+    EACH_PART(p)
+        d.p[p] = gradient(xc.p[p], d.p[p], f->a, has_residual ? f->b + r.p[p] : f->b, slope, act);
     return d;
 }
 
-/* Add a unit at `at`, but for what belongs to other runs (see EACH_OF_GROUP), to two sums; in those
- * lanes d and x - centre are 0. */
+/* Add a unit at `at`, but for what belongs to other planes (see EACH_OF_GROUP), to two sums; in
+ * those lanes d and x - centre are 0. */
 INLINE void add_gradient_unit(const tensors_t *t, int64_t at, int head, int part, const terms_t *f,
                               V slope, V *a, V *b, const int act, const int has_residual)
 {
@@ -42,8 +42,8 @@ INLINE void add_gradient_unit(const tensors_t *t, int64_t at, int head, int part
     unit_t xc = about((const io_t *)t->x + at, f->c, part);
     if (part)
         xc = u_where_first(part, xc, u_set(0));
-    unit_t d = gradient_unit(xc, (const io_t *)t->dy + at, residual, f, slope, part, act,
-                             has_residual);
+    unit_t d =
+        gradient_unit(xc, (const io_t *)t->dy + at, residual, f, slope, part, act, has_residual);
     if (head) {
         xc = u_where_first(head, u_set(0), xc);
         d = u_where_first(head, u_set(0), d);
@@ -60,16 +60,16 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
 {
     const terms_t f = terms_of(f_);
     sums_t s = *sums;
-#define TAKE(k, row, j, part, begins)                                                         \
-    do {                                                                                      \
-        const int64_t i = at + (row) * far + (j);                                             \
+#define TAKE(k, row, j, part, begins)                                                              \
+    do {                                                                                           \
+        const int64_t i = at + (row) * far + (j);                                                  \
         if (prefetch && (begins)) {                                                                \
-            PREFETCH_NEAR((const io_t *)t->x + i + AHEAD);                                    \
-            PREFETCH_NEAR((const io_t *)t->dy + i + AHEAD);                                   \
-            if (has_residual)                                                                 \
-                PREFETCH_NEAR((const io_t *)t->residual + i + AHEAD);                         \
-        }                                                                                     \
-        add_gradient_unit(t, i, 0, part, &f, slope, &s.a[k], &s.b[k], act, has_residual);     \
+            PREFETCH_NEAR((const io_t *)t->x + i + AHEAD);                                         \
+            PREFETCH_NEAR((const io_t *)t->dy + i + AHEAD);                                        \
+            if (has_residual)                                                                      \
+                PREFETCH_NEAR((const io_t *)t->residual + i + AHEAD);                              \
+        }                                                                                          \
+        add_gradient_unit(t, i, 0, part, &f, slope, &s.a[k], &s.b[k], act, has_residual);          \
     } while (0)
     EACH_LINE(n, rows, TAKE);
 #undef TAKE
@@ -78,23 +78,22 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
 
 INLINE void group_gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t length,
                                 int64_t channels, const gradient_numbers_t *f_, V slope,
-                                sums_t *sums, const int act, const int has_residual,
-                                const int rows, const int prefetch)
+                                sums_t *sums, const int act, const int has_residual, const int rows,
+                                const int prefetch)
 {
     for (int64_t k = 0; k < channels; k++) {
         const terms_t f = terms_of(&f_[k]);
         sums_t s = sums[k];
-#define TAKE(row, j, head, part)                                                              \
-    do {                                                                                      \
-        const int64_t i = at + (row) * far + (j);                                             \
+#define TAKE(row, j, head, part)                                                                   \
+    do {                                                                                           \
+        const int64_t i = at + (row) * far + (j);                                                  \
         if (prefetch) {                                                                            \
-            PREFETCH_NEAR((const io_t *)t->x + i + AHEAD);                                    \
-            PREFETCH_NEAR((const io_t *)t->dy + i + AHEAD);                                   \
-            if (has_residual)                                                                 \
-                PREFETCH_NEAR((const io_t *)t->residual + i + AHEAD);                         \
-        }                                                                                     \
-        add_gradient_unit(t, i, head, part, &f, slope, &s.a[row], &s.b[row], act,             \
-                          has_residual);                                                      \
+            PREFETCH_NEAR((const io_t *)t->x + i + AHEAD);                                         \
+            PREFETCH_NEAR((const io_t *)t->dy + i + AHEAD);                                        \
+            if (has_residual)                                                                      \
+                PREFETCH_NEAR((const io_t *)t->residual + i + AHEAD);                              \
+        }                                                                                          \
+        add_gradient_unit(t, i, head, part, &f, slope, &s.a[row], &s.b[row], act, has_residual);   \
     } while (0)
         EACH_OF_GROUP(k, length, rows, TAKE);
 #undef TAKE
@@ -103,25 +102,25 @@ INLINE void group_gradient_sums(const tensors_t *t, int64_t at, int64_t far, int
 }
 
 /* Add n values of every channel of a group, in `rows` rows (STREAMS, or 1), `far` apart, to their
- * sums. With `prefetch`, memory is asked for what comes next. */
+ * sums. With `prefetch`, what comes next is prefetched. */
 static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far, int64_t n,
-                                    int64_t channels, const gradient_numbers_t *f,
-                                    const act_t *act, sums_t *sums, int64_t rows, int prefetch)
+                                    int64_t channels, const gradient_numbers_t *f, const act_t *act,
+                                    sums_t *sums, int64_t rows, int prefetch)
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
-#define SOME(A, R, ROWS, FETCH)                                                                 \
-    if (channels == 1)                                                                        \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, ROWS, FETCH);                        \
-    else                                                                                      \
+#define SOME(A, R, ROWS, FETCH)                                                                    \
+    if (channels == 1)                                                                             \
+        gradient_sums(t, at, far, n, f, slope, sums, A, R, ROWS, FETCH);                           \
+    else                                                                                           \
         group_gradient_sums(t, at, far, n, channels, f, slope, sums, A, R, ROWS, FETCH)
-#define CALL(A, R)                                                                            \
-    if (rows != STREAMS) {                                                                    \
-        SOME(A, R, 1, 0);                                                                     \
+#define CALL(A, R)                                                                                 \
+    if (rows != STREAMS) {                                                                         \
+        SOME(A, R, 1, 0);                                                                          \
     } else if (prefetch) {                                                                         \
-        SOME(A, R, STREAMS, 1);                                                               \
-    } else {                                                                                  \
-        SOME(A, R, STREAMS, 0);                                                               \
+        SOME(A, R, STREAMS, 1);                                                                    \
+    } else {                                                                                       \
+        SOME(A, R, STREAMS, 0);                                                                    \
     }
     DISPATCH(CALL)
 #undef CALL

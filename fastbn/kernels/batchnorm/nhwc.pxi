@@ -98,7 +98,7 @@ cdef void take_moments(const call_t *k, int64_t chunk) noexcept nogil:
     while j < ld:
         columns = min(TILE, ld - j)
         batchnorm_simd(l.element).nhwc_moments(k.t.x + (first * ld + j) * l.itemsize, last - first,
-                                           columns, ld, l.prefetch, mean + j, mean + ld + j)
+                                               columns, ld, l.prefetch, mean + j, mean + ld + j)
         j = j + columns
 
 
@@ -107,8 +107,8 @@ cdef void join_moments(const call_t *k, int64_t first, int64_t middle, int64_t l
     cdef int64_t ld = width_of(l), cut = first_row(l, middle)
     cdef double *mean = part_of(k, first)
     cdef const double *other = part_of(k, middle)
-    batchnorm_simd(l.element).merge_moments(cut - first_row(l, first), first_row(l, last) - cut, other,
-                                     other + ld, ld, mean, mean + ld)
+    batchnorm_simd(l.element).merge_moments(cut - first_row(l, first), first_row(l, last) - cut,
+                                            other, other + ld, ld, mean, mean + ld)
 
 
 cdef void moments_task(const void *job, int64_t task) noexcept nogil:
@@ -126,8 +126,9 @@ cdef void find_moments(const call_t *k) noexcept nogil:
     memcpy(k.mean, mean, l.C * sizeof(double))
     memcpy(k.var, mean + ld, l.C * sizeof(double))
     for r in range(1, l.repeat):  # the rows that were taken as one
-        batchnorm_simd(l.element).merge_moments(<double>(r * l.outer), <double>l.outer, mean + r * l.C,
-                                         mean + ld + r * l.C, l.C, k.mean, k.var)
+        batchnorm_simd(l.element).merge_moments(<double>(r * l.outer), <double>l.outer,
+                                                mean + r * l.C, mean + ld + r * l.C, l.C, k.mean,
+                                                k.var)
 
 
 cdef void find_coefficients(const call_t *k, const double *mean, const double *invstd,
@@ -167,7 +168,7 @@ cdef void apply_task(const void *job, int64_t task) noexcept nogil:
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, coefficients, j)
             simd.nhwc_forward(k.t.x + at, moved(k.t.residual, at), k.t.y + at, last - row, columns,
-                            ld, &f, &k.act, k.stream)
+                              ld, &f, &k.act, k.stream)
             j = j + columns
         last = row
     store_fence()
@@ -208,8 +209,8 @@ cdef void take_sums(const call_t *k, int64_t chunk) noexcept nogil:
         at = (first * ld + j) * l.itemsize
         f = affines_at(l, k.coefficients, j)
         batchnorm_simd(l.element).nhwc_sums(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
-                                             last - first, columns, ld, l.prefetch, &f, &k.act,
-                                             sum_d + j, sum_d + ld + j)
+                                            last - first, columns, ld, l.prefetch, &f, &k.act,
+                                            sum_d + j, sum_d + ld + j)
         j = j + columns
 
 
@@ -255,8 +256,8 @@ cdef void grad_task(const void *job, int64_t task) noexcept nogil:
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, k.coefficients, j)
             simd.nhwc_backward(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
-                                 moved(k.t.dx, at), moved(k.t.dresidual, at), last - row, columns,
-                                 ld, &f, &k.act, k.frozen, l.prefetch, k.stream)
+                               moved(k.t.dx, at), moved(k.t.dresidual, at), last - row, columns,
+                               ld, &f, &k.act, k.frozen, l.prefetch, k.stream)
             j = j + columns
         last = row
     store_fence()
@@ -275,7 +276,7 @@ cdef int backward_nhwc(call_t *k) noexcept nogil:
         f = affines_at(l, k.coefficients, 0)
         simd.order_parts(ld, &f, True)
         simd.gradient_terms(l.C, <double>l.count, k.mean, k.invstd, k.parts, k.parts + ld, &f,
-                        k.dweight, k.dbias, k.frozen)
+                            k.dweight, k.dbias, k.frozen)
         lay_out(l, k.coefficients)
     if k.t.dx != NULL or k.t.dresidual != NULL:
         run_tasks(grad_task, k, l.threads, l.threads)

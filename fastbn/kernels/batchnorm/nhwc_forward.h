@@ -1,5 +1,5 @@
-/* Batch normalisation of columns: normalise rows, once their statistics are known
- * (batchnorm_columns_moments.h). Coefficients are arrays of T in the order of the parts (unit.h),
+/* NHWC, forward: normalise rows, once their statistics are known
+ * (nhwc_moments.h). Coefficients are arrays of T in the order of the parts (unit.h),
  * with room for whole units.
  */
 
@@ -8,10 +8,12 @@
  * whose address differs by a multiple of 4096, as that of rows often does. Whole lines are stored
  * together, as those that bypass the cache must be. A set of the first cache has room for eight
  * lines that are a page apart: backward, with three arrays, takes two rows, and so does what does
- * not bypass the cache. Backward from memory takes one (see batchnorm_columns_backward.h). */
+ * not bypass the cache. Backward from memory takes one (see nhwc_backward.h). */
 enum {
     LINE_UNITS = LINE > U ? LINE / U : 1,
-    STREAM_ROWS = LINE_UNITS > 8 ? 1 : 8 / LINE_UNITS < STREAMS ? 8 / LINE_UNITS : STREAMS,
+    STREAM_ROWS = LINE_UNITS > 8 ? 1
+    : 8 / LINE_UNITS < STREAMS   ? 8 / LINE_UNITS
+                                 : STREAMS,
     ROWS = STREAM_ROWS < 2 ? STREAM_ROWS : 2
 };
 
@@ -20,25 +22,25 @@ INLINE void apply_rows(const io_t *x, const io_t *residual, io_t *y, int64_t far
                        const int has_residual, const int K)
 {
     int64_t j = 0;
-#define APPLY(units, part)                                                                    \
-    do {                                                                                      \
-        M m[STREAM_ROWS][LINE_UNITS];                                                         \
-        UNROLL for (int u = 0; u < units; u++) {                                              \
-            const int64_t at = j + u * U;                                                     \
-            const unit_t c = u_loadt(c_ + at), a = u_loadt(a_ + at), b = u_loadt(b_ + at);    \
-            UNROLL for (int k = 0; k < K; k++) {                                              \
-                unit_t z = u_load(x + k * far + at, part), r;                                 \
-                if (has_residual)                                                             \
-                    r = u_load(residual + k * far + at, part);                                \
-                EACH_PART(p) z.p[p] = normal(z.p[p], c.p[p], a.p[p],                          \
-                                             has_residual ? b.p[p] + r.p[p] : b.p[p], slope,  \
-                                             act);                                            \
-                m[k][u] = pack(z);                                                            \
-            }                                                                                 \
-        }                                                                                     \
-        UNROLL for (int k = 0; k < K; k++)                                                    \
-            UNROLL for (int u = 0; u < units; u++)                                            \
-                put(y + k * far + j + u * U, m[k][u], part, stream);                          \
+#define APPLY(units, part)                                                                         \
+    do {                                                                                           \
+        M m[STREAM_ROWS][LINE_UNITS];                                                              \
+        UNROLL_FOR(int u = 0; u < units; u++) {                                                    \
+            const int64_t at = j + u * U;                                                          \
+            const unit_t c = u_loadt(c_ + at), a = u_loadt(a_ + at), b = u_loadt(b_ + at);         \
+            UNROLL_FOR(int k = 0; k < K; k++) {                                                    \
+                unit_t z = u_load(x + k * far + at, part), r;                                      \
+                if (has_residual)                                                                  \
+                    r = u_load(residual + k * far + at, part);                                     \
+                EACH_PART(p)                                                                       \
+                    z.p[p] = normal(z.p[p], c.p[p], a.p[p],                                        \
+                                    has_residual ? b.p[p] + r.p[p] : b.p[p], slope, act);          \
+                m[k][u] = pack(z);                                                                 \
+            }                                                                                      \
+        }                                                                                          \
+        UNROLL_FOR(int k = 0; k < K; k++)                                                          \
+            UNROLL_FOR(int u = 0; u < units; u++)                                                  \
+                put(y + k * far + j + u * U, m[k][u], part, stream);                               \
     } while (0)
     for (; j + LINE <= columns; j += LINE)
         APPLY(LINE_UNITS, 0);
@@ -57,8 +59,8 @@ INLINE int rows_stream(const void *y, int64_t columns, int64_t ld)
 }
 
 static void nhwc_forward(const void *x_, const void *residual, void *y_, int64_t rows,
-                      int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
-                      int stream)
+                         int64_t columns, int64_t ld, const affines_t *f, const act_t *act,
+                         int stream)
 {
     const io_t *x = x_, *res = residual;
     io_t *y = y_;
@@ -66,16 +68,16 @@ static void nhwc_forward(const void *x_, const void *residual, void *y_, int64_t
     const V slope = set_of(act->slope);
     stream = stream && rows_stream(y, columns, ld);
     int64_t i = 0;
-#define SOME(A, R, K)                                                                         \
-    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, rows / (K) * ld, columns, c,    \
-               a, b, slope, stream, A, R, K)
-#define CALL(A, R)                                                                            \
-    for (; stream && i < rows / STREAM_ROWS; i++)                                             \
-        SOME(A, R, STREAM_ROWS);                                                              \
-    for (; !stream && i < rows / ROWS; i++)                                                   \
-        SOME(A, R, ROWS);                                                                     \
-    for (i *= stream ? STREAM_ROWS : ROWS; i < rows; i++)                                     \
-        SOME(A, R, 1)
+#define SOME(A, R, K)                                                                              \
+    apply_rows(x + i * ld, R ? res + i * ld : NULL, y + i * ld, rows / (K) * ld, columns, c, a, b, \
+               slope, stream, A, R, K)
+#define CALL(A, R)                                                                                 \
+    for (; stream && i < rows / STREAM_ROWS; i++)                                                  \
+        SOME(A, R, STREAM_ROWS);                                                                   \
+    for (; !stream && i < rows / ROWS; i++)                                                        \
+        SOME(A, R, ROWS);                                                                          \
+    for (i *= stream ? STREAM_ROWS : ROWS; i < rows; i++)                                          \
+    SOME(A, R, 1)
     DISPATCH(CALL)
 #undef CALL
 #undef SOME

@@ -1,17 +1,17 @@
-/* Batch normalisation where channels lie side by side (channels-last, (N, C)), and of tiles of very
- * short small, which are taken as columns too: their moments. Numbers of a column are arrays of T in
- * the order of the parts (unit.h), padded to whole units; sums are added to float64 every SUM_ROWS
- * rows.
+/* NHWC and (N, C): moments of the channels, which are the columns of rows of pixels; also those of
+ * NCHW of small spatial size, where each value of a row is a column. Numbers of a column are arrays
+ * of T in the order of the parts (unit.h), padded to whole units; sums are added to float64 every
+ * SUM_ROWS rows.
  */
 
 /* For moments, rows are taken STREAMS at a time, `far` values apart: all rows are cut into so many
- * parts. What belongs to a column, its shift and its sums, is loaded once for all of them. Rows left
- * over come by one. */
+ * parts. What belongs to a column, its shift and its sums, is loaded once for all of them. Rows
+ * left over come by one. */
 enum { SUM_STEPS = SUM_ROWS / STREAMS };
 
 /* From one array of a number for every column of a tile to the next, and room for whole units. A
- * load waits for a store shortly before it whose address differs by a multiple of 4096: arrays one
- * unit more than that apart would make every load of one wait for the last store to another. */
+ * load waits for a store shortly before it whose address differs by a multiple of a page: arrays
+ * one unit more than that apart would make every load of one wait for the last store to another. */
 enum { APART = TILE + STAGGER_BYTES / sizeof(T) };
 
 INLINE void fill(T *to, int64_t n, T value)
@@ -26,9 +26,10 @@ INLINE void add_rows(const io_t *x, int64_t far, int64_t columns, T *sum, const 
     for (int64_t j = 0; j < columns; j += U) {
         const int part = part_of(columns - j);
         unit_t s = u_loadt(sum + j);
-        UNROLL for (int k = 0; k < K; k++) {
+        UNROLL_FOR(int k = 0; k < K; k++) {
             const unit_t v = u_load(x + k * far + j, part);
-            EACH_PART(p) s.p[p] += v.p[p];
+            EACH_PART(p)
+                s.p[p] += v.p[p];
         }
         u_storet(sum + j, s);
     }
@@ -49,29 +50,29 @@ INLINE void sample_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns
         shift[j] *= share;
 }
 
-/* Add K rows to the sums and sums of squares about shift, and prefetch for what lies `prefetch` further on,
- * if that is not 0. In a unit that is there in part, the lanes beyond gather numbers that nobody
- * reads. */
-INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, int64_t prefetch, const T *shift,
-                        T *sum, T *square, const int K)
+/* Add K rows to the sums and sums of squares about shift, and prefetch for what lies `prefetch`
+ * further on, if that is not 0. In a unit that is there in part, the lanes beyond gather numbers
+ * that nobody reads. */
+INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, int64_t prefetch,
+                        const T *shift, T *sum, T *square, const int K)
 {
     int64_t j = 0;
-#define ADD(part)                                                                             \
-    do {                                                                                      \
-        const unit_t c = u_loadt(shift + j);                                                  \
-        unit_t s = u_loadt(sum + j), q = u_loadt(square + j);                                 \
-        UNROLL for (int k = 0; k < K; k++) {                                                  \
-            const unit_t v = u_load(x + k * far + j, part);                                   \
+#define ADD(part)                                                                                  \
+    do {                                                                                           \
+        const unit_t c = u_loadt(shift + j);                                                       \
+        unit_t s = u_loadt(sum + j), q = u_loadt(square + j);                                      \
+        UNROLL_FOR(int k = 0; k < K; k++) {                                                        \
+            const unit_t v = u_load(x + k * far + j, part);                                        \
             if (prefetch)                                                                          \
                 PREFETCH_NEAR(x + k * far + j + prefetch);                                         \
-            EACH_PART(p) {                                                                    \
-                const V d = v.p[p] - c.p[p];                                                  \
-                s.p[p] += d;                                                                  \
-                q.p[p] = v_fma(d, d, q.p[p]);                                                 \
-            }                                                                                 \
-        }                                                                                     \
-        u_storet(sum + j, s);                                                                 \
-        u_storet(square + j, q);                                                              \
+            EACH_PART(p) {                                                                         \
+                const V d = v.p[p] - c.p[p];                                                       \
+                s.p[p] += d;                                                                       \
+                q.p[p] = v_fma(d, d, q.p[p]);                                                      \
+            }                                                                                      \
+        }                                                                                          \
+        u_storet(sum + j, s);                                                                      \
+        u_storet(square + j, q);                                                                   \
     } while (0)
     for (; j + U <= columns; j += U)
         ADD(0);
@@ -88,11 +89,11 @@ INLINE void add_to_doubles(double *to, T *from, int64_t n)
         to[j] += (double)from[j];
 }
 
-/* Mean and sum of squares of every column. columns <= TILE. With `prefetch`, and where rows are longer
- * than that, memory is asked for the same columns of the rows behind: no prefetcher follows pieces
- * of rows. */
+/* Mean and sum of squares of every column. columns <= TILE. With `prefetch`, and where rows are
+ * longer than that, the same columns of the rows behind are prefetched: no prefetcher follows
+ * pieces of rows. */
 static void nhwc_moments(const void *x_, int64_t rows, int64_t columns, int64_t ld, int prefetch,
-                        double *mean, double *m2)
+                         double *mean, double *m2)
 {
     const io_t *x = x_;
     ON_LINE T room[3 * APART];
@@ -109,7 +110,8 @@ static void nhwc_moments(const void *x_, int64_t rows, int64_t columns, int64_t 
         fill(s, padded, 0);
         fill(q, padded, 0);
         for (; i < last; i++)
-            add_moments(x + i * ld, far, columns, prefetch && ld > TILE ? ld : 0, shift, s, q, STREAMS);
+            add_moments(x + i * ld, far, columns, prefetch && ld > TILE ? ld : 0, shift, s, q,
+                        STREAMS);
         for (int64_t row = STREAMS * steps; i == steps && row < rows; row++)
             add_moments(x + row * ld, 0, columns, 0, shift, s, q, 1);
         add_to_doubles(mean, s, columns);
@@ -133,7 +135,7 @@ static void nhwc_moments(const void *x_, int64_t rows, int64_t columns, int64_t 
 
 /* Merge the moments of n further values of every column into those of the `count` before. */
 static void merge_moments(double count, double n, const double *part_mean, const double *part_m2,
-                      int64_t columns, double *mean, double *m2)
+                          int64_t columns, double *mean, double *m2)
 {
     const double weight = n / (count + n), both = count * weight;
     for (int64_t j = 0; j < columns; j++) {
@@ -143,7 +145,7 @@ static void merge_moments(double count, double n, const double *part_mean, const
     }
 }
 
-/* A run of T summed in float64 where the lanes meet. The array is padded with zeros. */
+/* An array of T summed in float64 where the lanes meet. The array is padded with zeros. */
 INLINE double sum_of(const T *p, int64_t n)
 {
     V s0 = v_set(0), s1 = s0;
@@ -159,13 +161,14 @@ INLINE double sum_of(const T *p, int64_t n)
     return v_sum(s0 + s1);
 }
 
-/* Moments of `small` channels, whose values lie `length` together. small * length <= TILE. */
-static void small_moments(const void *x_, int64_t rows, int64_t small, int64_t length, int64_t ld,
-                        double *mean, double *m2)
+/* NCHW of small spatial size: moments of `channels` channels, whose values lie `length` together.
+ * channels * length <= TILE. */
+static void small_moments(const void *x_, int64_t rows, int64_t channels, int64_t length,
+                          int64_t ld, double *mean, double *m2)
 {
     ON_LINE T room[3 * APART];
     T *shift = room, *s = room + APART, *q = room + 2 * APART;
-    const int64_t columns = small * length, padded = whole_units(columns);
+    const int64_t columns = channels * length, padded = whole_units(columns);
     double before = 0.0;
     for (int64_t first = 0; first < rows; first += SUM_ROWS) {
         const io_t *x = (const io_t *)x_ + first * ld;
@@ -175,9 +178,8 @@ static void small_moments(const void *x_, int64_t rows, int64_t small, int64_t l
         sample_rows(x, ld, count, columns, s);
         from_parts(s, padded);
         fill(s + columns, padded - columns, 0);
-        for (int64_t k = 0; k < small; k++)
-            fill(shift + k * length, length,
-                 (T)(sum_of(s + k * length, length) / (double)length));
+        for (int64_t k = 0; k < channels; k++)
+            fill(shift + k * length, length, (T)(sum_of(s + k * length, length) / (double)length));
         fill(shift + columns, padded - columns, 0);
         to_parts(shift, padded);
         fill(s, padded, 0);
@@ -189,13 +191,13 @@ static void small_moments(const void *x_, int64_t rows, int64_t small, int64_t l
         from_parts(shift, padded);
         from_parts(s, padded);
         from_parts(q, padded);
-        for (int64_t k = 0; k < small; k++) {
+        for (int64_t k = 0; k < channels; k++) {
             const double sk = sum_of(s + k * length, length), qk = sum_of(q + k * length, length);
             double total = before, block_mean = (double)shift[k * length] + sk / n;
             double block_m2 = qk - sk * (sk / n);
             if (!squares_are_safe((T)qk) && !(qk == 0 && sk == 0)) {
-                const planes_t map = {count, length, ld};
-                careful_moments(x + k * length, &map, &block_mean, &block_m2);
+                const planes_t plane = {count, length, ld};
+                careful_moments(x + k * length, &plane, &block_mean, &block_m2);
             }
             if (first == 0)
                 mean[k] = m2[k] = 0.0;

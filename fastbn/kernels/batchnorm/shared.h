@@ -1,11 +1,10 @@
-/* What all kernels of batch normalisation share; batchnorm_runs.h, batchnorm_columns.h and the files
- * named after them go on.
+/* What all kernels of batch normalisation share: moments, gradients, and how variants are made.
  *
  * Moments are taken block by block: the sum and the sum of squares about a shift. The first shift
  * of a channel is the mean of an eighth of what it is used for. However values are
  * distributed, the mean of a share f of them is off the mean of all by at most sqrt((1 - f) / f)
  * standard deviations (Cauchy-Schwarz), here 2.6: so q - s * s / n loses three bits at worst,
- * whatever the offset and wherever outliers stand. Later blocks of a run take the mean of all
+ * whatever the offset and wherever outliers stand. Later blocks of a plane take the mean of all
  * before, which is at least half of the values. Blocks are merged in float64 (Chan, Golub & LeVeque
  * 1979). One whose squares leave T's range is redone in float64.
  *
@@ -24,14 +23,14 @@ enum { LINE = LINE_BYTES / sizeof(io_t) }; /* values in a cache line */
  * one place after another. */
 enum { STREAMS = 4 };
 
-#define DISPATCH(CALL)                                         \
-    switch (act->kind * 2 + (residual != NULL)) {              \
-    case ACT_NONE * 2: CALL(ACT_NONE, 0); break;               \
-    case ACT_NONE * 2 + 1: CALL(ACT_NONE, 1); break;           \
-    case ACT_RELU * 2: CALL(ACT_RELU, 0); break;               \
-    case ACT_RELU * 2 + 1: CALL(ACT_RELU, 1); break;           \
-    case ACT_LEAKY * 2: CALL(ACT_LEAKY, 0); break;             \
-    default: CALL(ACT_LEAKY, 1); break;                        \
+#define DISPATCH(CALL)                                                                             \
+    switch (act->kind * 2 + (residual != NULL)) {                                                  \
+    case ACT_NONE * 2: CALL(ACT_NONE, 0); break;                                                   \
+    case ACT_NONE * 2 + 1: CALL(ACT_NONE, 1); break;                                               \
+    case ACT_RELU * 2: CALL(ACT_RELU, 0); break;                                                   \
+    case ACT_RELU * 2 + 1: CALL(ACT_RELU, 1); break;                                               \
+    case ACT_LEAKY * 2: CALL(ACT_LEAKY, 0); break;                                                 \
+    default: CALL(ACT_LEAKY, 1); break;                                                            \
     }
 
 INLINE V activate(V z, const int act, V slope)
@@ -92,13 +91,14 @@ static void careful_moments(const io_t *x, const planes_t *r, double *mean, doub
     *m2 = squares - rest * (rest / n);
 }
 
-/* Sums, lane by lane, of the first n values of the run at p. */
+/* Sums, lane by lane, of the first n values of the plane at p. */
 INLINE V first_sum(const io_t *p, int64_t n)
 {
     V s[2] = {v_set(0), v_set(0)};
     for (int64_t j = 0; j < n; j += U) {
         const unit_t v = u_load(p + j, part_of(n - j));
-        EACH_PART(k) s[PARTS > 1 ? k : j / U & 1] += v.p[k];
+        EACH_PART(k)
+            s[PARTS > 1 ? k : j / U & 1] += v.p[k];
     }
     return s[0] + s[1];
 }

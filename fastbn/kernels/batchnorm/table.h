@@ -43,7 +43,7 @@ typedef struct {
     double slope;
 } act_t;
 
-/* `prefetch` says that arrays come from memory, which is asked for some of them ahead. */
+/* `prefetch`: arrays come from memory, and some of it is fetched ahead. */
 typedef struct {
     /* NCHW. What f says is done to channels first to first + now - 1, and the moments (or sums) of
      * the `coming` channels after these are taken. */
@@ -54,12 +54,11 @@ typedef struct {
                           const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                           double *sum_dx, const act_t *act, int frozen, int prefetch, int stream);
     /* NCHW of small spatial size (4 x 4): `channels` of them, each `length` values, in rows `ld`
-     * apart. Their coefficients are spread to one for every value, so that the functions for NHWC do
-     * the rest. */
+     * apart. Their coefficients are spread to one for every value, so that the functions for NHWC
+     * do the rest. */
     void (*small_moments)(const void *x, int64_t rows, int64_t channels, int64_t length, int64_t ld,
                           double *mean, double *m2);
-    void (*small_spread)(const affine_t *f, int64_t channels, int64_t length,
-                         const affines_t *to);
+    void (*small_spread)(const affine_t *f, int64_t channels, int64_t length, const affines_t *to);
     /* NHWC: rows of pixels, `ld` apart; a channel is a column. */
     void (*nhwc_moments)(const void *x, int64_t rows, int64_t columns, int64_t ld, int prefetch,
                          double *mean, double *m2);

@@ -2,12 +2,14 @@
 #ifndef FASTBN_CACHE_H
 #define FASTBN_CACHE_H
 
-enum { LINE_BYTES = 64 };   /* of a line of the cache */
-enum { PAGE_BYTES = 4096 }; /* a load waits for a store shortly before it whose address differs by a
-                               multiple of that */
+/* Of a line of the cache. */
+enum { LINE_BYTES = 64 };
 
-/* How stores bypass the cache: in turns with what is read for the next group of channels, or line by
- * line with it, where both groups are alike. 0: they do not. */
+/* A load waits for a store shortly before it whose address differs by a multiple of that. */
+enum { PAGE_BYTES = 4096 };
+
+/* How stores bypass the cache: in turns with what is read for the next group of channels, or line
+ * by line with it, where both groups are alike. 0: they do not. */
 enum { STREAM_TURNS = 1, STREAM_LINES = 2 };
 
 #endif

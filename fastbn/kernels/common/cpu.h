@@ -8,12 +8,12 @@ enum { LEVEL_BASELINE = 0, LEVEL_AVX2 = 1, LEVEL_AVX512 = 2 };
 static inline int fastbn_cpu_level(void)
 {
     __builtin_cpu_init();
-    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-          && __builtin_cpu_supports("bmi2")))
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+          __builtin_cpu_supports("bmi2")))
         return LEVEL_BASELINE;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
         return LEVEL_AVX512;
     return LEVEL_AVX2;
 }
@@ -37,8 +37,8 @@ static inline int fastbn_cpu_level(void)
     if ((state & 0x6) != 0x6 || !(leaf7[1] & (1 << 5)))
         return LEVEL_BASELINE;
     /* F, DQ, CD, BW, VL */
-    if ((state & 0xe6) == 0xe6 && (leaf7[1] & (1 << 16)) && (leaf7[1] & (1 << 17))
-        && (leaf7[1] & (1 << 28)) && (leaf7[1] & (1 << 30)) && (leaf7[1] & (1u << 31)))
+    if ((state & 0xe6) == 0xe6 && (leaf7[1] & (1 << 16)) && (leaf7[1] & (1 << 17)) &&
+        (leaf7[1] & (1 << 28)) && (leaf7[1] & (1 << 30)) && (leaf7[1] & (1u << 31)))
         return LEVEL_AVX512;
     return LEVEL_AVX2;
 }

@@ -21,10 +21,10 @@
 #define EXP_LEAST -0x1.6232bdd7abcd2p9 /* log(DBL_MIN) */
 #define TANH_MOST 20.0                 /* from here on tanh is 1 */
 #define LOG1P_TERMS 17
-static const T exp_q[] = {
-    2.500003302057428e-08, 2.7630278254378116e-07, 2.755758661511817e-06, 2.4801493021889778e-05,
-    0.0001984126950614389, 0.0013888888943697061, 0.008333333333494735, 0.04166666666652993,
-    0.16666666666666413, 0.5000000000000011};
+static const T exp_q[] = {2.500003302057428e-08,  2.7630278254378116e-07, 2.755758661511817e-06,
+                          2.4801493021889778e-05, 0.0001984126950614389,  0.0013888888943697061,
+                          0.008333333333494735,   0.04166666666652993,    0.16666666666666413,
+                          0.5000000000000011};
 #else
 #define MANTISSA 23
 #define EXPONENT_BIAS 127
@@ -53,10 +53,7 @@ INLINE V exp_parts(V x, V *n)
 }
 
 /* 2^n of an integer n for which that is a normal number */
-INLINE V pow2(V n)
-{
-    return (V)((VI)(n + v_set(ROUNDER + EXPONENT_BIAS)) << MANTISSA);
-}
+INLINE V pow2(V n) { return (V)((VI)(n + v_set(ROUNDER + EXPONENT_BIAS)) << MANTISSA); }
 
 /* exp(x) of an x <= 0. Below the smallest normal number it is 0; NaN stays NaN. */
 INLINE V v_exp_down(V x)

@@ -1,9 +1,9 @@
 /* How a team shares the tasks of a job.
  *
- * Every thread has a part of its own, neighbouring tasks, which it works off in their order; then it
- * helps the others, from the end of their parts. Most kernels cut their work along the samples: what
- * a thread reads is then mostly what it wrote before, and lies in its caches. A thread that is held
- * up leaves what it has not begun to the others. Which thread does a task changes no result.
+ * Every thread has a part of its own, neighbouring tasks, which it works off in their order; then
+ * it helps the others, from the end of their parts. Most kernels cut their work along the samples:
+ * what a thread reads is then mostly what it wrote before, and lies in its caches. A thread that is
+ * held up leaves what it has not begun to the others. Which thread does a task changes no result.
  *
  * A team has always the same size, whatever the job: OpenMP would end threads that a smaller one
  * does without, and make them anew for the next.
@@ -24,8 +24,8 @@ typedef void (*task_t)(const void *job, int64_t task);
 static inline uint64_t ends_of(volatile uint64_t *p) { return *p; }
 static inline int exchange(volatile uint64_t *p, uint64_t *was, uint64_t now)
 {
-    const uint64_t found = (uint64_t)_InterlockedCompareExchange64((volatile int64_t *)p,
-                                                                   (int64_t)now, (int64_t)*was);
+    const uint64_t found =
+        (uint64_t)_InterlockedCompareExchange64((volatile int64_t *)p, (int64_t)now, (int64_t)*was);
     const int done = found == *was;
     *was = found;
     return done;

@@ -19,7 +19,7 @@
 #define PARTS 1
 #endif
 #define U (PARTS * W)
-#define EACH_PART(p) UNROLL for (int p = 0; p < PARTS; p++)
+#define EACH_PART(p) UNROLL_FOR(int p = 0; p < PARTS; p++)
 
 typedef struct {
     V p[PARTS];
@@ -127,8 +127,18 @@ INLINE T plain_nan(T value) { return value; }
 typedef io_t M;
 INLINE M m_load(const io_t *p) { return *p; }
 INLINE void m_store(io_t *p, M m) { *p = m; }
-INLINE M m_load_part(const io_t *p, int k) { (void)p; (void)k; return 0; }
-INLINE void m_store_part(io_t *p, M m, int k) { (void)p; (void)m; (void)k; }
+INLINE M m_load_part(const io_t *p, int k)
+{
+    (void)p;
+    (void)k;
+    return 0;
+}
+INLINE void m_store_part(io_t *p, M m, int k)
+{
+    (void)p;
+    (void)m;
+    (void)k;
+}
 INLINE unit_t unpack(M m) { return (unit_t){{s_load(&m)}}; }
 INLINE M pack(unit_t u)
 {
@@ -164,22 +174,29 @@ INLINE void put(io_t *p, M m, int part, int stream)
 INLINE unit_t u_loadt(const T *p)
 {
     unit_t u;
-    EACH_PART(k) u.p[k] = v_loadt(p + k * W);
+    EACH_PART(k)
+        u.p[k] = v_loadt(p + k * W);
     return u;
 }
-INLINE void u_storet(T *p, unit_t u) { EACH_PART(k) v_storet(p + k * W, u.p[k]); }
+INLINE void u_storet(T *p, unit_t u)
+{
+    EACH_PART(k)
+        v_storet(p + k * W, u.p[k]);
+}
 
 /* Of the values k to U - 1 (from index k on), what q holds; of those before, p. */
 INLINE unit_t u_where_first(int k, unit_t p, unit_t q)
 {
-    EACH_PART(i) p.p[i] = v_where(v_first((k + PARTS - 1 - i) / PARTS), p.p[i], q.p[i]);
+    EACH_PART(i)
+        p.p[i] = v_where(v_first((k + PARTS - 1 - i) / PARTS), p.p[i], q.p[i]);
     return p;
 }
 
 INLINE unit_t u_set(T value)
 {
     unit_t u;
-    EACH_PART(k) u.p[k] = v_set(value);
+    EACH_PART(k)
+        u.p[k] = v_set(value);
     return u;
 }
 

@@ -317,9 +317,24 @@ INLINE void v_add_squares(double *sums, double *squares, V v, T shift)
     sums[0] += d;
     squares[0] += d * d;
 }
-INLINE V v_loadt_or(const T *p, int k, T fill) { (void)k; (void)p; return fill; }
-INLINE V v_loadt_part(const T *p, int k) { (void)k; (void)p; return 0; }
-INLINE void v_storet_part(T *p, V v, int k) { (void)p; (void)v; (void)k; }
+INLINE V v_loadt_or(const T *p, int k, T fill)
+{
+    (void)k;
+    (void)p;
+    return fill;
+}
+INLINE V v_loadt_part(const T *p, int k)
+{
+    (void)k;
+    (void)p;
+    return 0;
+}
+INLINE void v_storet_part(T *p, V v, int k)
+{
+    (void)p;
+    (void)v;
+    (void)k;
+}
 #endif
 
 /* ---- stores that bypass the cache ---- */
@@ -343,16 +358,16 @@ INLINE void v_stream(T *p, V v) { v_storet(p, v); }
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define UNROLL4 _Pragma("GCC unroll 4")
-#define UNROLL _Pragma("GCC unroll 16")
-#define UNROLL24 _Pragma("GCC unroll 24")
+#define UNROLL4_FOR(...) _Pragma("GCC unroll 4") for (__VA_ARGS__)
+#define UNROLL_FOR(...) _Pragma("GCC unroll 16") for (__VA_ARGS__)
+#define UNROLL24_FOR(...) _Pragma("GCC unroll 24") for (__VA_ARGS__)
 #define PREFETCH(p) __builtin_prefetch((p), 0, 2)      /* into the second-level cache */
 #define PREFETCH_NEAR(p) __builtin_prefetch((p), 0, 3) /* into the first-level cache */
 #define PREFETCH_WRITE(p) __builtin_prefetch((p), 1, 2)
 #else
-#define UNROLL4
-#define UNROLL
-#define UNROLL24
+#define UNROLL4_FOR(...) for (__VA_ARGS__)
+#define UNROLL_FOR(...) for (__VA_ARGS__)
+#define UNROLL24_FOR(...) for (__VA_ARGS__)
 #define PREFETCH(p) ((void)(p))
 #define PREFETCH_NEAR(p) ((void)(p))
 #define PREFETCH_WRITE(p) ((void)(p))

@@ -57,7 +57,7 @@ def transpose_backward(
     dweight: NDArray[Any] | None,
     dbias: NDArray[Any] | None,
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]: ...
-def way(
+def algorithm(
     x_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
     stride: int | tuple[int, int],

@@ -1,4 +1,4 @@
-# Which way a convolution goes: its shape alone decides (see conv.pyx).
+# Which algorithm a convolution takes: its shape alone decides (see conv.pyx).
 
 cdef int run_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
                      const char *bias, char *y, double *moments) noexcept nogil:
@@ -35,9 +35,9 @@ cdef int run_weights(const conv_t *v, const char *x, const char *dy, char *dweig
     return backward_weights(v, x, dy, dweight)
 
 
-def way(tuple x_shape, tuple weight_shape, object stride, object padding, object dilation,
-        int64_t groups):
-    """See ``functional.conv2d_way``."""
+def algorithm(tuple x_shape, tuple weight_shape, object stride, object padding, object dilation,
+              int64_t groups):
+    """See ``functional.conv2d_algorithm``."""
     cdef conv_t v
     v.N, v.H, v.W, v.C = x_shape
     v.K, _, v.kh, v.kw = weight_shape
@@ -47,4 +47,4 @@ def way(tuple x_shape, tuple weight_shape, object stride, object padding, object
     pads(&v, padding)
     if is_depthwise(&v):
         return "depthwise" if v.groups == v.C else "narrow groups"
-    return "minimal filtering" if is_winograd(&v) else "direct"
+    return "Winograd" if is_winograd(&v) else "direct"

@@ -1,7 +1,8 @@
 # dx: rows are input pixels, those of each phase of the stride by themselves (see conv.pyx).
 
 cdef int64_t phase_axis(int64_t size, int64_t phase, int64_t stride, int64_t dilation,
-                        int64_t padding, int64_t kernel, axis_t *a, int64_t *between) noexcept nogil:
+                        int64_t padding, int64_t kernel, axis_t *a,
+                        int64_t *between) noexcept nogil:
     """What the input positions phase, phase + stride, ... see of dy along one axis.
 
     Position h sees row (h + padding - r * dilation) / stride under tap r of the filter, where that

@@ -44,7 +44,7 @@ cdef enum:
     PIXELS = 224         # output pixels that dweight's tiles run through at a time, at most
     GROUP = 16           # tiles that run through the same pixels for one panel after the other
     FEW_TILES = 4        # of dweight's rows, for which several panels of dy need not be copied
-    AHEAD_BYTES = 196608 # of a block of dweight at most, if the next one is fetched meanwhile
+    AHEAD_BYTES = 196608  # of a block of dweight at most, if the next one is fetched meanwhile
     CHUNK_PIXELS = 384   # of a chunk of dweight, at least
     MOST_CHUNKS = 16
     FEWEST_TASKS = 8     # of dweight: fewer chunks are cut into pieces of its rows
@@ -73,7 +73,7 @@ include "winograd.pxi"
 include "depthwise.pxi"
 
 
-# ---- the border ----
+# ---- arguments are checked, arrays go in and out ----
 
 cdef class Saved:
     """What backward needs: x, weight and bias themselves, and the geometry."""

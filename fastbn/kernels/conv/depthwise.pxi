@@ -112,7 +112,7 @@ cdef void depth_row(const depth_t *p, const turned_t *t, int64_t row, char *sums
         count = taps_of(p, t, image, i, j, p.weights if sums == NULL else sums, x, w)
         if sums == NULL:
             simd.depth_rows(count, x, w, run, p.w.step * p.C, to, p.skip_w * p.C, p.C, p.bias,
-                             p.prefetch and count > 0)
+                            p.prefetch and count > 0)
         else:
             simd.depth_sums(count, x, to, run, p.w.step * p.C, p.C, p.C, <void *const *>w)
         to += run * p.skip_w * p.C * p.itemsize

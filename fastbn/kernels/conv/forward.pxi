@@ -2,7 +2,7 @@
 
 cdef struct packing_t:
     const char *w                         # element (tap, k, n) of group g at
-    int64_t taps, depth, n, groups        #   g * sg + off[tap] + k * sk + n * sn
+    int64_t taps, depth, n, groups        # g * sg + off[tap] + k * sk + n * sn
     int64_t sg, sk, sn
     const int64_t *off
     char *packed
@@ -29,8 +29,8 @@ cdef void pack_task(const void *job, int64_t task) noexcept nogil:
         return
     for tap in range(p.taps):
         simd.pack_panel(w + (p.off[tap] + column * p.sn) * p.itemsize, p.depth,
-                         min(<int64_t>simd.nr, p.n - column), p.sk, p.sn,
-                         p.packed + (task * p.taps + tap) * bytes_)
+                        min(<int64_t>simd.nr, p.n - column), p.sk, p.sn,
+                        p.packed + (task * p.taps + tap) * bytes_)
 
 
 cdef void run_packing(const packing_t *p) noexcept nogil:

@@ -30,16 +30,16 @@ cdef void take_part(const parts_t *m, int64_t task, const char *y, int64_t pixel
     cdef double *mean = m.parts + task * 2 * m.K
     while k < first + n:
         count = min(<int64_t>TILE, first + n - k)
-        batchnorm_simd(m.element).nhwc_moments(y + k * m.itemsize, pixels, count, m.K, False, mean + k,
-                                           mean + m.K + k)
+        batchnorm_simd(m.element).nhwc_moments(y + k * m.itemsize, pixels, count, m.K, False,
+                                               mean + k, mean + m.K + k)
         k = k + count
 
 
 cdef void add_part(parts_t *m, int64_t task, int64_t pixels) noexcept nogil:
     """Merge a task's moments into those of the tasks before."""
     cdef const double *part = m.parts + task * 2 * m.K
-    batchnorm_simd(m.element).merge_moments(m.count, <double>pixels, part, part + m.K, m.K, m.moments,
-                                     m.moments + m.K)
+    batchnorm_simd(m.element).merge_moments(m.count, <double>pixels, part, part + m.K, m.K,
+                                            m.moments, m.moments + m.K)
     m.count += <double>pixels
 
 

@@ -25,7 +25,7 @@ cdef struct rows_t:
     const char *bias
     parts_t moments                # of dst, where it is the output
     bint gather, dots
-    bint prefetch                       # rows see one pixel each, where it lies: it is fetched ahead
+    bint prefetch                  # rows see one pixel each, where it lies: it is fetched ahead
     int64_t block                  # rows of a task
     int64_t pixel, pitch           # elements from a pixel, and a row of them, to the next
     int64_t chunks                 # of the window
@@ -144,8 +144,8 @@ cdef void rows_task(const void *job, int64_t task) noexcept nogil:
         if p.bias != NULL:
             bias = p.bias + group * p.n * p.itemsize
         simd.dot_rows(p.chunk_segments[1], p.start, p.length, rows,
-                       p.packed + group * p.n * window * p.itemsize, window, c, group * p.n, count,
-                       <int>p.n, bias, 0)
+                      p.packed + group * p.n * window * p.itemsize, window, c, group * p.n, count,
+                      <int>p.n, bias, 0)
         take_rows(p, task)
         return
     for chunk in range(p.chunks):
@@ -160,10 +160,10 @@ cdef void rows_task(const void *job, int64_t task) noexcept nogil:
                 ahead = p.packed + group * panels * window * row_bytes + begin * row_bytes + bytes_
             bias = p.bias + column * p.itemsize if p.bias != NULL and chunk == 0 else NULL
             simd.product_rows(p.chunk_segments[chunk + 1] - segment, p.start + segment,
-                               p.length + segment, rows, b, simd.nr, c, column, count,
-                               min(<int64_t>simd.nr, p.n - panel * simd.nr), bias, chunk > 0,
-                               p.prefetch and panel == 0, ahead,
-                               bytes_ if p.chunks > 1 else 0)
+                              p.length + segment, rows, b, simd.nr, c, column, count,
+                              min(<int64_t>simd.nr, p.n - panel * simd.nr), bias, chunk > 0,
+                              p.prefetch and panel == 0, ahead,
+                              bytes_ if p.chunks > 1 else 0)
     take_rows(p, task)
 
 

@@ -16,8 +16,8 @@ typedef struct {
     void (*winograd_filters)(const void *g, int64_t n, void *to, int64_t pitch);
     int (*winograd_gradients)(const void *p, int64_t n, int64_t pitch, void *to, int64_t apart);
     void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
-                       int64_t x_step, void *y, int64_t y_step, int64_t channels,
-                       const void *bias, int prefetch);
+                       int64_t x_step, void *y, int64_t y_step, int64_t channels, const void *bias,
+                       int prefetch);
     void (*depth_sums)(int64_t taps, const void *const *x, const void *dy, int64_t count,
                        int64_t x_step, int64_t y_step, int64_t channels, void *const *dw);
 } conv_simd_t;

@@ -1,6 +1,6 @@
-# The transpose of a convolution: its forward is conv2d's dx, its dx is conv2d's forward, and dweight
-# is conv2d's with x and dy exchanged. Geometry is that of the convolution from y to x: v.C channels
-# of y, v.K of x.
+# The transpose of a convolution: its forward is conv2d's dx, its dx is conv2d's forward, and
+# dweight is conv2d's with x and dy exchanged. Geometry is that of the convolution from y to x: v.C
+# channels of y, v.K of x.
 
 cdef class ConvTransposeSaved(Saved):
     """Of `transpose_forward`."""

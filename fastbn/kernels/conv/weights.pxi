@@ -1,10 +1,10 @@
 # dweight: its rows are (tap, input channel), its columns output channels (see conv.pyx).
 #
 # A block of output pixels at a time, x and dy are copied together: dy into panels of columns, where
-# there are several, x into runs of channels with zeros for the padding. With a stride, the columns
-# of x are sorted by their place in a step, so that neighbouring windows see neighbours. What windows
-# of one pixel see is read where it lies. A tile of dweight stays in registers while the block passes
-# by; the rows of a tile may lie under different taps.
+# there are several, x into blocks of channels with zeros for the padding. With a stride, the
+# columns of x are sorted by their place in a step, so that neighbouring windows see neighbours.
+# What windows of one pixel see is read where it lies. A tile of dweight stays in registers while
+# the block passes by; the rows of a tile may lie under different taps.
 
 cdef struct weights_t:
     const conv_t *v
@@ -145,7 +145,7 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
                 size, ldb = simd.nr * v.itemsize, v.K
             else:
                 simd.split_pixels(p.dy + (start * v.K + group * n) * v.itemsize, count, v.K, n,
-                                   simd.nr, dy, PIXELS * simd.nr)
+                                  simd.nr, dy, PIXELS * simd.nr)
                 size = PIXELS * simd.nr * v.itemsize
             # what the next block's windows see begins, about, at its first pixel's row
             seen = count * v.sh * v.sw * v.C
@@ -167,9 +167,9 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
                         ahead[k].p = next_block[k].p
                         next_block[k].p = <const char *>next_block[k].p + ahead[k].bytes
                     simd.outer_rows(count, at, off + row, dy + panel * size, ldb,
-                                     part + (row * v.K + column) * v.itemsize, v.K, rows,
-                                     min(<int64_t>simd.nr, n - panel * simd.nr), block > 0, ahead,
-                                     behind if panel == 0 else 0)
+                                    part + (row * v.K + column) * v.itemsize, v.K, rows,
+                                    min(<int64_t>simd.nr, n - panel * simd.nr), block > 0, ahead,
+                                    behind if panel == 0 else 0)
                 row += rows
 
 
@@ -193,7 +193,7 @@ cdef void add_task(const void *job, int64_t task) noexcept nogil:
             k += 1
             chunk += 1
         add_simd(s.v.element).sum_terms(terms, <int>k, total,
-                                                   min(<int64_t>SLICE, s.count - first), False)
+                                        min(<int64_t>SLICE, s.count - first), False)
 
 
 cdef void add_parts(const conv_t *v, char *parts, int64_t chunks, int64_t count,

@@ -1,5 +1,5 @@
-# 3x3 convolutions of stride 1 by minimal filtering: 16 products for four outputs, where the direct
-# way needs 36 (see conv.pyx and winograd.h).
+# 3x3 convolutions of stride 1 by Winograd: 16 products for four outputs, where the direct
+# algorithm needs 36 (see conv.pyx and winograd.h).
 #
 # forward and dx   A task takes some rows of tiles through all three steps: windows, 16 products
 #                  with the filters, outputs. What is between them stays in cache.
@@ -9,7 +9,7 @@
 #                  tiles for that, all threads share every block: its rows, then its 16 products.
 #
 # A number that is not finite would reach all outputs of its tiles: where one comes out, the direct
-# way is gone after all.
+# algorithm is taken after all.
 
 cdef enum:
     FEWEST_CHANNELS = 16   # below, what the products save goes into the steps around them
@@ -82,7 +82,7 @@ cdef void windows_row(const conv_t *v, const char *x, int64_t image, int64_t i, 
         if 0 <= h < v.H:
             seen[r] = x + (image * v.H + h) * v.W * v.C * v.itemsize
     conv_simd(v.element).winograd_windows(seen, v.W, -v.pw, v.C, tiles, zeros, to, step, apart,
-                                         pitch)
+                                          pitch)
 
 
 cdef void filter_task(const void *job, int64_t panel) noexcept nogil:
@@ -95,10 +95,10 @@ cdef void filter_task(const void *job, int64_t panel) noexcept nogil:
     cdef char *taps = <char *>scratch(1, 9 * size * v.itemsize)
     for tap in range(9):
         simd.pack_panel(k.w + (k.off[tap] + panel * simd.nr * k.sn) * v.itemsize, v.C,
-                         min(<int64_t>simd.nr, v.K - panel * simd.nr), k.sk, k.sn,
-                         taps + tap * size * v.itemsize)
+                        min(<int64_t>simd.nr, v.K - panel * simd.nr), k.sk, k.sn,
+                        taps + tap * size * v.itemsize)
     conv_simd(v.element).winograd_filters(taps, size, p.filters + panel * size * v.itemsize,
-                                         p.filter_pitch)
+                                          p.filter_pitch)
 
 
 cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
@@ -129,11 +129,11 @@ cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
             length = min(v.C, C // width * (chunk + 1) // chunks * width) - begin
             for panel in range(panels):
                 b = p.filters + (i * p.filter_pitch + (panel * v.C + begin) * simd.nr) * v.itemsize
-                simd.product_runs(windows + (i * pitch + begin * tiles) * v.itemsize, tiles * width,
-                                   length, b,
-                                   products + (i * product_pitch + panel * simd.nr) * v.itemsize, K,
-                                   tiles, min(<int64_t>simd.nr, v.K - panel * simd.nr), chunk > 0,
-                                   b + v.C * simd.nr * v.itemsize, ahead)
+                simd.product_blocked(
+                    windows + (i * pitch + begin * tiles) * v.itemsize, tiles * width, length, b,
+                    products + (i * product_pitch + panel * simd.nr) * v.itemsize, K, tiles,
+                    min(<int64_t>simd.nr, v.K - panel * simd.nr), chunk > 0,
+                    b + v.C * simd.nr * v.itemsize, ahead)
     for row in range(count):
         y = p.y + pixels_before(p, first + row) * v.K * v.itemsize
         if not winograd.winograd_outputs(
@@ -183,7 +183,7 @@ cdef int run_winograd(const conv_t *v, const char *x, const packing_t *k, const 
 
 cdef int winograd_forward(const conv_t *v, const char *x, const char *w, const int64_t *sw,
                           const char *bias, char *y, double *moments) noexcept nogil:
-    """As forward_rows; 1 where it should be done that way."""
+    """As forward_rows; 1 where that should be done instead."""
     cdef packing_t k
     cdef int64_t off[9]
     cdef int64_t tap
@@ -239,15 +239,16 @@ cdef void spread_task(const void *job, int64_t row) noexcept nogil:
     cdef const block_t *b = <const block_t *>job
     cdef const outer_t *p = b.p
     cdef const conv_t *v = p.v
-    cdef const conv_simd_t *winograd = conv_simd(v.element)
+    cdef const conv_simd_t *simd = conv_simd(v.element)
     cdef int64_t width = matmul_simd(v.element).width, nr = matmul_simd(v.element).nr
     cdef int64_t image = (b.first + row) // p.TH, i = (b.first + row) % p.TH
     cdef int64_t tiles = p.rows * p.TW
     cdef const char *dy = p.dy + (image * v.OH + 2 * i) * v.OW * v.K * v.itemsize
     windows_row(v, p.x, image, i, p.TW, p.zeros, b.windows + row * p.TW * width * v.itemsize,
                 width, tiles * width, p.window_pitch)
-    winograd.winograd_spread(dy, dy + v.OW * v.K * v.itemsize if 2 * i + 1 < v.OH else NULL, v.OW, v.K,
-                    p.TW, b.spread + row * p.TW * nr * v.itemsize, tiles * nr, p.spread_pitch)
+    simd.winograd_spread(dy, dy + v.OW * v.K * v.itemsize if 2 * i + 1 < v.OH else NULL, v.OW,
+                         v.K, p.TW, b.spread + row * p.TW * nr * v.itemsize, tiles * nr,
+                         p.spread_pitch)
 
 
 cdef void outer_task(const void *job, int64_t task) noexcept nogil:
@@ -264,10 +265,10 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     cdef const char *spread = b.spread + i * p.spread_pitch * v.itemsize
     cdef char *sums = b.sums + (i * p.sum_pitch + begin * v.K) * v.itemsize
     for panel in range(panels):
-        simd.outer_runs(b.count * p.TW, windows, tiles * width,
-                         spread + panel * tiles * simd.nr * v.itemsize,
-                         sums + panel * simd.nr * v.itemsize, v.K, end - begin,
-                         min(<int64_t>simd.nr, v.K - panel * simd.nr), b.add)
+        simd.outer_blocked(b.count * p.TW, windows, tiles * width,
+                           spread + panel * tiles * simd.nr * v.itemsize,
+                           sums + panel * simd.nr * v.itemsize, v.K, end - begin,
+                           min(<int64_t>simd.nr, v.K - panel * simd.nr), b.add)
 
 
 cdef void add_blocks(outer_t *p, int64_t chunk, int threads) noexcept nogil:
@@ -307,7 +308,7 @@ cdef void gradients_task(const void *job, int64_t task) noexcept nogil:
 
 cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
                           char *dweight) noexcept nogil:
-    """As backward_weights; 1 where it should be done that way."""
+    """As backward_weights; 1 where that should be done instead."""
     cdef const matmul_simd_t *simd = matmul_simd(v.element)
     cdef int64_t C = ceil_to(v.C, matmul_simd(v.element).width), K = ceil_to(v.K, simd.nr)
     cdef int64_t size = v.C * v.K, tiles, total, sums

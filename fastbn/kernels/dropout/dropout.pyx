@@ -44,7 +44,7 @@ cdef void run_chunk(const void *job, int64_t k) noexcept nogil:
     cdef const work_t *w = <const work_t *>job
     cdef int64_t first = k * CHUNK, at = first * w.itemsize
     w.simd.dropout(w.x + at, w.y + at, first, min(<int64_t>CHUNK, w.size - first), w.seed,
-                    w.threshold, w.scale, w.stream)
+                   w.threshold, w.scale, w.stream)
     if w.stream:
         store_fence()
 

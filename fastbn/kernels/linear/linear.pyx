@@ -18,6 +18,8 @@ from fastbn.kernels.matmul cimport (
 )
 from fastbn.kernels.runtime cimport run_tasks, scratch, team
 
+import numpy as np
+
 cnp.import_array()
 
 cdef enum:
@@ -71,9 +73,9 @@ cdef void product_task(const void *job, int64_t task) noexcept nogil:
             b = panel
         start = k
         simd.product_rows(1, &start, &depth, rows, b, p.sk if as_it_lies else simd.nr, c, 0,
-                           count, n,
-                           p.bias + column * size if p.bias != NULL and k == 0 else NULL, k > 0,
-                           False, NULL, 0)
+                          count, n,
+                          p.bias + column * size if p.bias != NULL and k == 0 else NULL, k > 0,
+                          False, NULL, 0)
         k = k + DEPTH
 
 
@@ -105,8 +107,8 @@ cdef void split_task(const void *job, int64_t task) noexcept nogil:
     cdef const matmul_simd_t *simd = matmul_simd(p.element)
     cdef int64_t start = task * COUNT, count = min(p.count - start, <int64_t>COUNT)
     simd.split_pixels(p.b + start * p.n * p.itemsize, count, p.n, p.n, simd.nr,
-                       p.panels + start * panels_of(p.n, simd) * simd.nr * p.itemsize,
-                       count * simd.nr)
+                      p.panels + start * panels_of(p.n, simd) * simd.nr * p.itemsize,
+                      count * simd.nr)
 
 
 cdef void outer_task(const void *job, int64_t task) noexcept nogil:
@@ -150,8 +152,8 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
             else:
                 b = p.b + (start * p.n + panel * simd.nr) * size
             simd.outer_rows(count, a, off, b, ldb,
-                             p.c + (first * p.ldc + panel * simd.nr) * size, p.ldc, rows, n,
-                             start > 0 or p.add, nothing, 0)
+                            p.c + (first * p.ldc + panel * simd.nr) * size, p.ldc, rows, n,
+                            start > 0 or p.add, nothing, 0)
         start = start + count
 
 
@@ -173,7 +175,7 @@ cdef void outer(outer_t *p) noexcept nogil:
         left, p.add = left - p.count, True
 
 
-# ---- the border ----
+# ---- arguments are checked, arrays go in and out ----
 
 cdef class LinearSaved:
     """What backward needs: x as rows, the weight, and the shape of x."""
@@ -279,9 +281,8 @@ cdef cnp.ndarray gradient_like(object destination, cnp.ndarray w, str what):
     """The destination of a weight's gradient: dense, with the weight's order of axes."""
     cdef cnp.ndarray g
     if destination is None:
-        order = "F" if cnp.PyArray_IS_F_CONTIGUOUS(w) and not cnp.PyArray_IS_C_CONTIGUOUS(w) else "C"
-        import numpy
-        return numpy.empty((<object>w).shape, dtype=w.dtype, order=order)
+        turned = cnp.PyArray_IS_F_CONTIGUOUS(w) and not cnp.PyArray_IS_C_CONTIGUOUS(w)
+        return np.empty((<object>w).shape, dtype=w.dtype, order="F" if turned else "C")
     if not isinstance(destination, cnp.ndarray):
         raise TypeError(f"{what}: expected a numpy.ndarray, got {type(destination).__name__}")
     g = <cnp.ndarray>destination

@@ -36,14 +36,14 @@ static double pair(double x, double t, int op, double delta)
 }
 
 /* s += LOSS over a block */
-#define SUM_LOOP(LOSS)                                                        \
-    do {                                                                      \
-        for (; j + W <= end; j += W)                                          \
-            s += LOSS(ALL_OF(x), ALL_OF(t));                                  \
-        if (j < end) {                                                        \
-            const int k = (int)(end - j);                                     \
-            s += v_where(v_first(k), LOSS(REST_OF(x), REST_OF(t)), v_set(0)); \
-        }                                                                     \
+#define SUM_LOOP(LOSS)                                                                             \
+    do {                                                                                           \
+        for (; j + W <= end; j += W)                                                               \
+            s += LOSS(ALL_OF(x), ALL_OF(t));                                                       \
+        if (j < end) {                                                                             \
+            const int k = (int)(end - j);                                                          \
+            s += v_where(v_first(k), LOSS(REST_OF(x), REST_OF(t)), v_set(0));                      \
+        }                                                                                          \
     } while (0)
 
 /* The sum over n pairs; of a block whose sum leaves what T holds exactly, in float64. */

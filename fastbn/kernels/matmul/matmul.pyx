@@ -35,7 +35,7 @@ cdef void sums_task(const void *job, int64_t task) noexcept nogil:
         total[j] = 0.0
     while row < p.rows:
         simd.col_sums(p.x + (row * p.columns + first) * p.itemsize,
-                       min(<int64_t>SUM_ROWS, p.rows - row), n, p.columns, total)
+                      min(<int64_t>SUM_ROWS, p.rows - row), n, p.columns, total)
         row = row + SUM_ROWS
     for j in range(n):
         if p.itemsize == 8:
@@ -48,6 +48,7 @@ cdef void column_sums(const char *x, int64_t rows, int64_t columns, int element,
                       void *sums) noexcept nogil:
     """The sums of the columns of a (rows, columns) array: the gradient of a bias."""
     cdef columns_t p
-    p.x, p.rows, p.columns, p.sums, p.element, p.itemsize = x, rows, columns, sums, element, itemsize
+    p.x, p.rows, p.columns, p.sums = x, rows, columns, sums
+    p.element, p.itemsize = element, itemsize
     run_tasks(sums_task, &p, (columns + SUMS - 1) // SUMS,
               team(<double>rows * columns * itemsize))

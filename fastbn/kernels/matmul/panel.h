@@ -7,8 +7,9 @@
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define MR 12
-#define ROW_CASES(CALL) \
-    CALL(1) CALL(2) CALL(3) CALL(4) CALL(5) CALL(6) CALL(7) CALL(8) CALL(9) CALL(10) CALL(11) CALL(12)
+#define ROW_CASES(CALL)                                                                            \
+    CALL(1)                                                                                        \
+    CALL(2) CALL(3) CALL(4) CALL(5) CALL(6) CALL(7) CALL(8) CALL(9) CALL(10) CALL(11) CALL(12)
 #else
 #define MR 6
 #define ROW_CASES(CALL) CALL(1) CALL(2) CALL(3) CALL(4) CALL(5) CALL(6)

@@ -1,14 +1,15 @@
 /* Matrix products, a tile at a time: what Linear and Conv2d share.
  *
  * product_rows   c[i][j] = sum over segments s and k of rows[i][start[s] + k] * b[s][k][j]
- *     A row of a is read where it lies, in segments that stand at the same places in every row: what
- *     a convolution's window sees of its input. Linear has one segment. b is packed into panels, NR
- *     columns wide and zero beyond the last column; NR whole columns may be read where they lie.
+ *     A row of a is read where it lies, in segments that stand at the same places in every row:
+ *     what a convolution's window sees of its input. Linear has one segment. b is packed into
+ *     panels, NR columns wide and zero beyond the last column; NR whole columns may be read where
+ *     they lie.
  * dot_rows       the same with b[j][s][k], for one to three columns: the sums run through vectors
  * outer_rows     c[i][j] = sum over p of a[p][off[i]] * b[p][j]
  *     The gradient of the weights: a[p] is where what pixel (or row) p sees begins.
  *
- * product_runs and outer_runs, the same for rows in runs, stand in matmul_runs.h.
+ * product_blocked and outer_blocked, the same for rows in blocks, stand in blocked.h.
  *
  * MR rows by NV vectors of c stay in registers: 12 of 16, or 24 of 32. The bodies are written
  * once, with the number of rows and vectors as constants.
@@ -20,7 +21,7 @@ enum { TLINE = LINE_BYTES / sizeof(T) }; /* numbers in a line of the cache */
 /* Store nv vectors of a row of c, of which n columns count; add to what is there, or to bias. */
 INLINE void store_row(const V *acc, T *c, const int nv, int64_t n, const T *bias, int add)
 {
-    UNROLL for (int v = 0; v < nv; v++) {
+    UNROLL_FOR(int v = 0; v < nv; v++) {
         T *p = c + v * W;
         const int64_t left = n - v * W;
         V value = acc[v];
@@ -46,43 +47,44 @@ INLINE void prefetch_write(const T *c, int64_t at)
 
 INLINE void product_body(int64_t segments, const int64_t *start, const int64_t *length,
                          const T *const *rows, const T *b, int64_t ldb, T *const *c, int64_t at,
-                         const int m, const int nv, const int full, int64_t n, const T *bias, int add,
-                         const int prefetch)
+                         const int m, const int nv, const int full, int64_t n, const T *bias,
+                         int add, const int prefetch)
 {
     V acc[MR][NV];
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int v = 0; v < nv; v++)
+    UNROLL_FOR(int i = 0; i < m; i++)
+        UNROLL_FOR(int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
     for (int64_t s = 0; s < segments; s++) {
         const int64_t depth = length[s];
         const T *a[MR];
-        UNROLL for (int i = 0; i < m; i++)
+        UNROLL_FOR(int i = 0; i < m; i++)
             a[i] = rows[i] + start[s] + depth;
         for (int64_t k = -depth; k < 0; k++, b += ldb) { /* no register for where it ends */
             V row[NV];
-            UNROLL for (int v = 0; v < nv; v++)
+            UNROLL_FOR(int v = 0; v < nv; v++)
                 row[v] = v_loadt(b + v * W);
             if (prefetch) /* a line of one of the next rows */
                 PREFETCH(rows[m + (k & (TLINE - 1))] + start[0] + depth + (k & -TLINE));
-            UNROLL for (int i = 0; i < m; i++) {
+            UNROLL_FOR(int i = 0; i < m; i++) {
                 const V x = v_set(a[i][k]);
-                UNROLL for (int v = 0; v < nv; v++)
+                UNROLL_FOR(int v = 0; v < nv; v++)
                     acc[i][v] = v_fma(x, row[v], acc[i][v]);
             }
         }
     }
-    UNROLL for (int i = 0; i < m; i++)
+    UNROLL_FOR(int i = 0; i < m; i++)
         store_row(acc[i], c[i] + at, nv, full ? NR : n, bias, add);
 }
 
 /* count rows, a tile at a time; c[i] + at: n <= NR columns. b's rows are ldb apart: NR in a panel.
- * Meanwhile ahead_bytes from `ahead`, which a later call will read, are fetched into the second-level
- * cache. With `prefetch`, rows are one segment each and not in cache: a tile fetches the TLINE rows behind
- * it, a line in each step; where MR are more, the processor finds the others. */
+ * Meanwhile ahead_bytes from `ahead`, which a later call will read, are fetched into the
+ * second-level cache. With `prefetch`, rows are one segment each and not in cache: a tile fetches
+ * the TLINE rows behind it, a line in each step; where MR are more, the processor finds the others.
+ * */
 static void product_rows(int64_t segments, const int64_t *start, const int64_t *length,
                          const void *const *rows_, const void *b, int64_t ldb, void *const *c_,
-                         int64_t at, int64_t count, int64_t n, const void *bias, int add, int prefetch,
-                         const void *ahead_, int64_t ahead_bytes)
+                         int64_t at, int64_t count, int64_t n, const void *bias, int add,
+                         int prefetch, const void *ahead_, int64_t ahead_bytes)
 {
     const T *const *rows = (const T *const *)rows_;
     T *const *c = (T *const *)c_;
@@ -95,7 +97,7 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
             prefetch_write(c[i + (count >= 2 * MR ? MR : 0)], at);
         for (const char *end = ahead + share; ahead < end; ahead += 64)
             PREFETCH(ahead);
-#define BODY(M, NV, FULL, FETCH, LDB)                                                           \
+#define BODY(M, NV, FULL, FETCH, LDB)                                                              \
     product_body(segments, start, length, rows, b, LDB, c, at, M, NV, FULL, n, bias, add, FETCH)
         if (prefetch && count >= MR + TLINE && ldb == NR) {
             if (kind == 2)
@@ -109,10 +111,10 @@ static void product_rows(int64_t segments, const int64_t *start, const int64_t *
             continue;
         }
         switch (ldb == NR ? m * 4 + kind : m * 4 + 3) {
-#define CALL(M)                                                                               \
-    case M * 4: BODY(M, NV, 1, 0, NR); break;                                                 \
-    case M * 4 + 1: BODY(M, NV, 0, 0, NR); break;                                             \
-    case M * 4 + 2: BODY(M, 1, 0, 0, NR); break;                                              \
+#define CALL(M)                                                                                    \
+    case M * 4: BODY(M, NV, 1, 0, NR); break;                                                      \
+    case M * 4 + 1: BODY(M, NV, 0, 0, NR); break;                                                  \
+    case M * 4 + 2: BODY(M, 1, 0, 0, NR); break;                                                   \
     case M * 4 + 3: BODY(M, NV, 1, 0, ldb); break;
             ROW_CASES(CALL)
 #undef CALL
@@ -128,37 +130,37 @@ INLINE void dot_body(int64_t segments, const int64_t *start, const int64_t *leng
                      const int m, const int n, const T *bias, int add)
 {
     V acc[DOT_ROWS][DOT_COLUMNS];
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int j = 0; j < n; j++)
+    UNROLL_FOR(int i = 0; i < m; i++)
+        UNROLL_FOR(int j = 0; j < n; j++)
             acc[i][j] = v_set(0);
     for (int64_t s = 0; s < segments; s++) {
         const int64_t depth = length[s];
         int64_t k = 0;
         const T *a[DOT_ROWS];
-        UNROLL for (int i = 0; i < m; i++)
+        UNROLL_FOR(int i = 0; i < m; i++)
             a[i] = rows[i] + start[s];
         for (; k + W <= depth; k += W) {
             V column[DOT_COLUMNS];
-            UNROLL for (int j = 0; j < n; j++)
+            UNROLL_FOR(int j = 0; j < n; j++)
                 column[j] = v_loadt(b + j * ldb + k);
-            UNROLL for (int i = 0; i < m; i++) {
+            UNROLL_FOR(int i = 0; i < m; i++) {
                 const V x = v_loadt(a[i] + k);
-                UNROLL for (int j = 0; j < n; j++)
+                UNROLL_FOR(int j = 0; j < n; j++)
                     acc[i][j] = v_fma(x, column[j], acc[i][j]);
             }
         }
         if (k < depth) {
             const int left = (int)(depth - k);
-            UNROLL for (int j = 0; j < n; j++) {
+            UNROLL_FOR(int j = 0; j < n; j++) {
                 const V column = v_loadt_part(b + j * ldb + k, left);
-                UNROLL for (int i = 0; i < m; i++)
+                UNROLL_FOR(int i = 0; i < m; i++)
                     acc[i][j] = v_fma(v_loadt_part(a[i] + k, left), column, acc[i][j]);
             }
         }
         b += depth;
     }
-    UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int j = 0; j < n; j++) {
+    UNROLL_FOR(int i = 0; i < m; i++)
+        UNROLL_FOR(int j = 0; j < n; j++) {
             T *p = c[i] + at + j;
             const T value = (T)v_sum(acc[i][j]) + (bias ? bias[j] : 0);
             *p = add ? *p + value : value;
@@ -174,7 +176,7 @@ static void dot_rows(int64_t segments, const int64_t *start, const int64_t *leng
     T *const *c = (T *const *)c_;
     while (m > 0) { /* sums do not depend on the tile's rows */
         int taken = 1;
-#define DOT(M, N)                                                                        \
+#define DOT(M, N)                                                                                  \
     (taken = M, dot_body(segments, start, length, rows, b, ldb, c, at, M, N, bias, add))
         if (n == 1 && m >= DOT_ROWS)
             DOT(DOT_ROWS, 1);
@@ -195,11 +197,11 @@ static void dot_rows(int64_t segments, const int64_t *start, const int64_t *leng
     }
 }
 
-/* Rows of c that are taken at once where W values of a lie side by side: whole runs, if that makes sums
- * enough to keep the units busy. */
+/* Rows of c that are taken at once where W values of a lie side by side: whole blocks, if that
+ * makes sums enough to keep the units busy. */
 #define WHOLE_ROWS (MR / W * W)
-#define RUN_ROWS (NV * WHOLE_ROWS > 8 ? WHOLE_ROWS : MR)
-#define NARROW_ROWS (W > MR ? W : RUN_ROWS) /* with one vector of columns */
+#define BLOCK_ROWS (NV * WHOLE_ROWS > 8 ? WHOLE_ROWS : MR)
+#define NARROW_ROWS (W > MR ? W : BLOCK_ROWS) /* with one vector of columns */
 #define MOST_ROWS (NARROW_ROWS > MR ? NARROW_ROWS : MR)
 
 INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, const T *b,
@@ -208,9 +210,9 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
 {
     V acc[MOST_ROWS][NV];
     int64_t o[MOST_ROWS];
-    UNROLL for (int i = 0; i < m; i++) {
+    UNROLL_FOR(int i = 0; i < m; i++) {
         o[i] = lie ? i : off[i] - off[0];
-        UNROLL for (int v = 0; v < nv; v++)
+        UNROLL_FOR(int v = 0; v < nv; v++)
             acc[i][v] = v_set(0);
     }
     a += count;
@@ -219,16 +221,16 @@ INLINE void outer_body(int64_t count, const T *const *a, const int64_t *off, con
         if (lie)
             PREFETCH((const char *)x + next);
         V row[NV];
-        UNROLL for (int v = 0; v < nv; v++)
+        UNROLL_FOR(int v = 0; v < nv; v++)
             row[v] = part && v == nv - 1 ? v_loadt_part(b + v * W, (int)(n - v * W))
                                          : v_loadt(b + v * W);
-        UNROLL for (int i = 0; i < m; i++) {
+        UNROLL_FOR(int i = 0; i < m; i++) {
             const V value = v_set(x[o[i]]);
-            UNROLL for (int v = 0; v < nv; v++)
+            UNROLL_FOR(int v = 0; v < nv; v++)
                 acc[i][v] = v_fma(value, row[v], acc[i][v]);
         }
     }
-    UNROLL for (int i = 0; i < m; i++)
+    UNROLL_FOR(int i = 0; i < m; i++)
         store_row(acc[i], c + i * ldc, nv, part ? n : nv * W, NULL, add);
 }
 
@@ -241,13 +243,13 @@ INLINE int lie_together(const int64_t *off, int64_t m)
     return 1;
 }
 
-/* Do rows stand in runs of W whose values lie side by side? */
-INLINE int stand_in_runs(const int64_t *off, int64_t rows)
+/* Do rows stand in blocks of W whose values lie side by side? */
+INLINE int stand_in_blocks(const int64_t *off, int64_t rows)
 {
-    int runs = rows % W == 0;
-    for (int64_t i = 0; runs && i < rows; i += W)
-        runs = lie_together(off + i, W);
-    return runs;
+    int whole = rows % W == 0;
+    for (int64_t i = 0; whole && i < rows; i += W)
+        whole = lie_together(off + i, W);
+    return whole;
 }
 
 /* `rows` rows in tiles of nearly the same size; b + p * ldb: n <= NR values. Meanwhile what the
@@ -260,7 +262,7 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
     const T *const *a = (const T *const *)a_;
     T *c = c_;
     const int kind = n == NR ? 0 : n > W ? 1 : n == W ? 2 : 3;
-    const int64_t most = n <= W && stand_in_runs(off, rows) ? NARROW_ROWS : MR;
+    const int64_t most = n <= W && stand_in_blocks(off, rows) ? NARROW_ROWS : MR;
     const int64_t tiles = (rows + most - 1) / most;
     int64_t row = 0;
     for (int64_t tile = 0; tile < tiles; tile++) {
@@ -273,50 +275,51 @@ static void outer_rows(int64_t count, const void *const *a_, const int64_t *off,
             for (; p < end; p += 64)
                 PREFETCH(p);
         }
-#define BODY(M, NV, PART, LIE)                                                               \
+#define BODY(M, NV, PART, LIE)                                                                     \
     outer_body(count, a, off + row, b, ldb, c + row * ldc, ldc, M, NV, PART, n, add, LIE, next)
         const int lie = lie_together(off + row, end_row - row);
         if (NARROW_ROWS > MR && end_row - row == NARROW_ROWS && lie && n <= W)
             BODY(NARROW_ROWS, 1, 1, 1);
-        else switch ((end_row - row) * 8 + kind + 4 * lie) {
-#define CALL(M)                                                                              \
-    case M * 8: BODY(M, NV, 0, 0); break;                                                    \
-    case M * 8 + 1: BODY(M, NV, 1, 0); break;                                                \
-    case M * 8 + 2: BODY(M, 1, 0, 0); break;                                                 \
-    case M * 8 + 3: BODY(M, 1, 1, 0); break;                                                 \
-    case M * 8 + 4: BODY(M, NV, 0, 1); break;                                                \
-    case M * 8 + 5: BODY(M, NV, 1, 1); break;                                                \
-    case M * 8 + 6: BODY(M, 1, 0, 1); break;                                                 \
+        else
+            switch ((end_row - row) * 8 + kind + 4 * lie) {
+#define CALL(M)                                                                                    \
+    case M * 8: BODY(M, NV, 0, 0); break;                                                          \
+    case M * 8 + 1: BODY(M, NV, 1, 0); break;                                                      \
+    case M * 8 + 2: BODY(M, 1, 0, 0); break;                                                       \
+    case M * 8 + 3: BODY(M, 1, 1, 0); break;                                                       \
+    case M * 8 + 4: BODY(M, NV, 0, 1); break;                                                      \
+    case M * 8 + 5: BODY(M, NV, 1, 1); break;                                                      \
+    case M * 8 + 6: BODY(M, 1, 0, 1); break;                                                       \
     case M * 8 + 7: BODY(M, 1, 1, 1); break;
-            ROW_CASES(CALL)
+                ROW_CASES(CALL)
 #undef CALL
 #undef BODY
-        }
+            }
         row = end_row;
     }
 }
 
-/* Pixels ld apart, cut into runs of channels: to[channel / run][pixel][channel % run], runs of the
- * same pixel `apart`; zeros fill the last one. run is a multiple of W, or less than W where it holds
- * all channels. */
-static void split_pixels(const void *x_, int64_t pixels, int64_t ld, int64_t channels, int64_t run,
-                         void *to_, int64_t apart)
+/* Pixels ld apart, cut into blocks of channels: to[channel / block][pixel][channel % block], blocks
+ * of the same pixel `apart`; zeros fill the last one. block is a multiple of W, or less than W
+ * where it holds all channels. */
+static void split_pixels(const void *x_, int64_t pixels, int64_t ld, int64_t channels,
+                         int64_t block, void *to_, int64_t apart)
 {
     const T *x = x_;
     T *to = to_;
-    const int64_t whole = run % W ? 0 : channels / run * run;
-    if (run == channels && run == ld) {
-        memcpy(to, x, (size_t)(pixels * run) * sizeof(T));
+    const int64_t whole = block % W ? 0 : channels / block * block;
+    if (block == channels && block == ld) {
+        memcpy(to, x, (size_t)(pixels * block) * sizeof(T));
         return;
     }
-    for (int64_t p = 0; p < pixels; p++, x += ld, to += run) {
+    for (int64_t p = 0; p < pixels; p++, x += ld, to += block) {
         T *out = to;
         int64_t c = 0;
-        for (; c < whole; c += run, out += apart)
-            for (int64_t i = 0; i < run; i += W)
+        for (; c < whole; c += block, out += apart)
+            for (int64_t i = 0; i < block; i += W)
                 v_storet(out + i, v_loadt(x + c + i));
         if (c < channels)
-            for (int64_t i = 0; i < run; i++)
+            for (int64_t i = 0; i < block; i++)
                 out[i] = c + i < channels ? x[c + i] : 0;
     }
 }

@@ -15,13 +15,13 @@
 #endif
 
 /* p, g and so on are addresses or, in the tail, their first k values. */
-#define OPTIM_LOOP(BODY)                                       \
-    int64_t j = 0;                                             \
-    for (; j + W <= n; j += W)                                 \
-        BODY(v_loadt, v_storet);                               \
-    if (j < n) {                                               \
-        const int k = (int)(n - j);                            \
-        BODY(LOAD_REST, STORE_REST);                           \
+#define OPTIM_LOOP(BODY)                                                                           \
+    int64_t j = 0;                                                                                 \
+    for (; j + W <= n; j += W)                                                                     \
+        BODY(v_loadt, v_storet);                                                                   \
+    if (j < n) {                                                                                   \
+        const int k = (int)(n - j);                                                                \
+        BODY(LOAD_REST, STORE_REST);                                                               \
     }
 #define LOAD_REST(p) v_loadt_part(p, k)
 #define STORE_REST(p, v) v_storet_part(p, v, k)
@@ -30,19 +30,19 @@ INLINE void sgd_run(T *p, const T *g, T *b, int64_t n, V lr, V momentum, V decay
                     const int has_momentum, const int has_decay, const int nesterov)
 {
     const V tiny = v_set(SMALLEST_NORMAL);
-#define BODY(LOAD, STORE)                                      \
-    do {                                                       \
-        const V value = LOAD(p + j);                           \
-        V d = LOAD(g + j);                                     \
-        if (has_decay)                                         \
-            d = v_fma(decay, value, d);                        \
-        if (has_momentum) {                                    \
-            V moved = v_fma(momentum, LOAD(b + j), d);         \
-            moved = v_flush(moved, tiny);                      \
-            STORE(b + j, moved);                               \
-            d = nesterov ? v_fma(momentum, moved, d) : moved;  \
-        }                                                      \
-        STORE(p + j, v_fma(lr, d, value));                     \
+#define BODY(LOAD, STORE)                                                                          \
+    do {                                                                                           \
+        const V value = LOAD(p + j);                                                               \
+        V d = LOAD(g + j);                                                                         \
+        if (has_decay)                                                                             \
+            d = v_fma(decay, value, d);                                                            \
+        if (has_momentum) {                                                                        \
+            V moved = v_fma(momentum, LOAD(b + j), d);                                             \
+            moved = v_flush(moved, tiny);                                                          \
+            STORE(b + j, moved);                                                                   \
+            d = nesterov ? v_fma(momentum, moved, d) : moved;                                      \
+        }                                                                                          \
+        STORE(p + j, v_fma(lr, d, value));                                                         \
     } while (0)
     OPTIM_LOOP(BODY)
 #undef BODY
@@ -52,10 +52,10 @@ static void sgd(void *p, const void *g, void *momentum, int64_t n, const sgd_t *
 {
     const V lr = v_set((T)-s->lr), mu = v_set((T)s->momentum), decay = v_set((T)s->decay);
     T *b = momentum;
-#define RUN(M, N)                                                   \
-    if (s->decay != 0)                                              \
-        sgd_run(p, g, b, n, lr, mu, decay, M, 1, N);                \
-    else                                                            \
+#define RUN(M, N)                                                                                  \
+    if (s->decay != 0)                                                                             \
+        sgd_run(p, g, b, n, lr, mu, decay, M, 1, N);                                               \
+    else                                                                                           \
         sgd_run(p, g, b, n, lr, mu, decay, M, 0, N)
     if (!b) {
         RUN(0, 0);
@@ -67,8 +67,8 @@ static void sgd(void *p, const void *g, void *momentum, int64_t n, const sgd_t *
 #undef RUN
 }
 
-INLINE void adam_run(T *p, const T *g, T *m, T *v, int64_t n, const adam_t *s,
-                     const int has_decay, const int decoupled)
+INLINE void adam_run(T *p, const T *g, T *m, T *v, int64_t n, const adam_t *s, const int has_decay,
+                     const int decoupled)
 {
     /* sqrt(v) may be flushed where eps + sqrt(v) == eps: everywhere, unless eps is tiny, too. */
     const double unseen = s->eps * (EPSILON / 8);
@@ -78,19 +78,19 @@ INLINE void adam_run(T *p, const T *g, T *m, T *v, int64_t n, const adam_t *s,
     const V rest2 = v_set((T)(1.0 - s->beta2)), correction = v_set((T)s->correction);
     const V step = v_set((T)-s->step), eps = v_set((T)s->eps), decay = v_set((T)s->decay);
     const V keep = v_set((T)s->keep);
-#define BODY(LOAD, STORE)                                                           \
-    do {                                                                            \
-        V value = LOAD(p + j), d = LOAD(g + j), first = LOAD(m + j);                \
-        if (has_decay)                                                              \
-            d = v_fma(decay, value, d);                                             \
-        if (decoupled)                                                              \
-            value = value * keep;                                                   \
-        first = v_flush(v_fma(d - first, rest1, first), tiny_m);                    \
-        const V second = v_flush(v_fma(d * d, rest2, LOAD(v + j) * beta2), tiny_v); \
-        STORE(m + j, first);                                                        \
-        STORE(v + j, second);                                                       \
-        const V size = v_fma(v_sqrt(second), correction, eps);                      \
-        STORE(p + j, v_fma(step, first / size, value));                             \
+#define BODY(LOAD, STORE)                                                                          \
+    do {                                                                                           \
+        V value = LOAD(p + j), d = LOAD(g + j), first = LOAD(m + j);                               \
+        if (has_decay)                                                                             \
+            d = v_fma(decay, value, d);                                                            \
+        if (decoupled)                                                                             \
+            value = value * keep;                                                                  \
+        first = v_flush(v_fma(d - first, rest1, first), tiny_m);                                   \
+        const V second = v_flush(v_fma(d * d, rest2, LOAD(v + j) * beta2), tiny_v);                \
+        STORE(m + j, first);                                                                       \
+        STORE(v + j, second);                                                                      \
+        const V size = v_fma(v_sqrt(second), correction, eps);                                     \
+        STORE(p + j, v_fma(step, first / size, value));                                            \
     } while (0)
     OPTIM_LOOP(BODY)
 #undef BODY

@@ -366,8 +366,8 @@ cdef void sgd_chunk(const void *job, int64_t k) noexcept nogil:
         if e.g != NULL:
             at = w.pieces[i].first * e.itemsize
             optim_simd(e.element).sgd(e.p + at, e.g + at,
-                                          e.state[0] + at if s.momentum != 0 else NULL,
-                                          w.pieces[i].size, s)
+                                      e.state[0] + at if s.momentum != 0 else NULL,
+                                      w.pieces[i].size, s)
 
 
 cdef void adam_chunk(const void *job, int64_t k) noexcept nogil:
@@ -381,4 +381,4 @@ cdef void adam_chunk(const void *job, int64_t k) noexcept nogil:
             at = w.pieces[i].first * e.itemsize
             own.step, own.correction = e.step, e.correction
             optim_simd(e.element).adam(e.p + at, e.g + at, e.state[0] + at, e.state[1] + at,
-                                           w.pieces[i].size, &own)
+                                       w.pieces[i].size, &own)

@@ -11,11 +11,11 @@ typedef struct {
 } sgd_t;
 
 typedef struct {
-    double step;         /* lr / (1 - beta1^t) */
+    double step; /* lr / (1 - beta1^t) */
     double beta1, beta2;
-    double correction;   /* 1 / sqrt(1 - beta2^t) */
+    double correction; /* 1 / sqrt(1 - beta2^t) */
     double eps, decay;
-    double keep;         /* decoupled decay: what is left of p, 1 - lr * decay; else 1 */
+    double keep; /* decoupled decay: what is left of p, 1 - lr * decay; else 1 */
 } adam_t;
 
 typedef struct {

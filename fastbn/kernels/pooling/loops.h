@@ -1,29 +1,29 @@
 /* Pooling, channels-last: a row of pixels at a time, vectors of channels.
  *
- * Both ways walk over the windows: forward over those of a row of y, backward over those that see
- * a row of dx, which add to it in one order while it is in the cache.
- * The maximum's place is kept as the number of its tap, a byte where there are fewer than 255.
+ * Forward and backward walk over the windows: forward over those of a row of y, backward over those
+ * that see a row of dx, which add to it in one order while it is in the cache. The maximum's place
+ * is kept as the number of its tap, a byte where there are fewer than 255.
  */
 #include "common/loops.h"
 
 /* Channels are taken four vectors at a time, then one, then the rest of k. */
-#define CHANNEL_GROUPS(channels, CALL)                             \
-    do {                                                           \
-        int64_t c = 0;                                             \
-        for (; c + 4 * W <= (channels); c += 4 * W)                \
-            CALL(4, 0);                                            \
-        for (; c + W <= (channels); c += W)                        \
-            CALL(1, 0);                                            \
-        if (c < (channels))                                        \
-            CALL(1, (int)((channels) - c));                        \
+#define CHANNEL_GROUPS(channels, CALL)                                                             \
+    do {                                                                                           \
+        int64_t c = 0;                                                                             \
+        for (; c + 4 * W <= (channels); c += 4 * W)                                                \
+            CALL(4, 0);                                                                            \
+        for (; c + W <= (channels); c += W)                                                        \
+            CALL(1, 0);                                                                            \
+        if (c < (channels))                                                                        \
+            CALL(1, (int)((channels) - c));                                                        \
     } while (0)
 #define GROUP_LOAD(p, v) (part ? v_loadt_part((p), part) : v_loadt((p) + (v) * W))
-#define GROUP_STORE(p, v, value)                                   \
-    do {                                                           \
-        if (part)                                                  \
-            v_storet_part((p), (value), part);                     \
-        else                                                       \
-            v_storet((p) + (v) * W, (value));                      \
+#define GROUP_STORE(p, v, value)                                                                   \
+    do {                                                                                           \
+        if (part)                                                                                  \
+            v_storet_part((p), (value), part);                                                     \
+        else                                                                                       \
+            v_storet((p) + (v) * W, (value));                                                      \
     } while (0)
 
 /* ---- numbers of taps, a vector of them ---- */
@@ -156,8 +156,8 @@ typedef struct {
     int64_t first, end, at; /* at: what the first one sees */
 } taps_t;
 
-INLINE taps_t taps_inside(int64_t out, int64_t size, int64_t taps, int64_t stride,
-                          int64_t padding, int64_t dilation)
+INLINE taps_t taps_inside(int64_t out, int64_t size, int64_t taps, int64_t stride, int64_t padding,
+                          int64_t dilation)
 {
     const int64_t start = out * stride - padding;
     taps_t t = {0, taps, start};
@@ -178,7 +178,7 @@ INLINE void max_group(const T *x, int64_t rows, int64_t row_step, int64_t column
 {
     V best[4];
     VI which[4];
-    UNROLL4 for (int v = 0; v < vectors; v++) {
+    UNROLL4_FOR(int v = 0; v < vectors; v++) {
         best[v] = GROUP_LOAD(x, v);
         which[v] = tap_set(tap);
     }
@@ -186,14 +186,14 @@ INLINE void max_group(const T *x, int64_t rows, int64_t row_step, int64_t column
         for (int64_t j = i == 0; j < columns; j++) {
             const T *p = x + i * row_step + j * column_step;
             const VI here = tap_set(tap + i * row_taps + j);
-            UNROLL4 for (int v = 0; v < vectors; v++) {
+            UNROLL4_FOR(int v = 0; v < vectors; v++) {
                 const V value = GROUP_LOAD(p, v);
                 const VI test = wins(value, best[v]);
                 best[v] = pick(test, value, best[v]);
                 which[v] = tap_pick(test, here, which[v]);
             }
         }
-    UNROLL4 for (int v = 0; v < vectors; v++) {
+    UNROLL4_FOR(int v = 0; v < vectors; v++) {
         GROUP_STORE(y, v, best[v]);
         taps_store(winners, at + v * W, which[v], wide, part);
     }
@@ -222,16 +222,14 @@ static void max_row(const pool_t *g_, const void *x_, void *y_, void *winners, i
             continue;
         }
         const T *p = x + (i.at * g->in_w + j.at) * g->channels;
-#define CALL(VECTORS, PART)                                                                   \
-    do {                                                                                      \
-        if (g->wide)                                                                          \
-            max_group(p + c, rows, g->dh * g->in_w * g->channels, columns,                    \
-                      g->dw * g->channels, i.first * g->kw + j.first, g->kw, y + c, winners,  \
-                      at + c, 1, VECTORS, PART);                                              \
-        else                                                                                  \
-            max_group(p + c, rows, g->dh * g->in_w * g->channels, columns,                    \
-                      g->dw * g->channels, i.first * g->kw + j.first, g->kw, y + c, winners,  \
-                      at + c, 0, VECTORS, PART);                                              \
+#define CALL(VECTORS, PART)                                                                        \
+    do {                                                                                           \
+        if (g->wide)                                                                               \
+            max_group(p + c, rows, g->dh * g->in_w * g->channels, columns, g->dw * g->channels,    \
+                      i.first * g->kw + j.first, g->kw, y + c, winners, at + c, 1, VECTORS, PART); \
+        else                                                                                       \
+            max_group(p + c, rows, g->dh * g->in_w * g->channels, columns, g->dw * g->channels,    \
+                      i.first * g->kw + j.first, g->kw, y + c, winners, at + c, 0, VECTORS, PART); \
     } while (0)
         CHANNEL_GROUPS(g->channels, CALL);
 #undef CALL
@@ -240,19 +238,19 @@ static void max_row(const pool_t *g_, const void *x_, void *y_, void *winners, i
 
 /* Add a window's dy, where tap `tap` + j won, to pixel j of the `columns` it sees. */
 INLINE void max_grad_group(const T *dy, const void *winners, int64_t at, int64_t tap, T *dx,
-                           int64_t columns, int64_t column_step, const int wide,
-                           const int vectors, const int part)
+                           int64_t columns, int64_t column_step, const int wide, const int vectors,
+                           const int part)
 {
     V d[4];
     VI which[4];
-    UNROLL4 for (int v = 0; v < vectors; v++) {
+    UNROLL4_FOR(int v = 0; v < vectors; v++) {
         d[v] = GROUP_LOAD(dy + at, v);
         which[v] = taps_load(winners, at + v * W, wide, part);
     }
     for (int64_t j = 0; j < columns; j++) {
         T *p = dx + j * column_step;
         const VI here = tap_set(tap + j);
-        UNROLL4 for (int v = 0; v < vectors; v++)
+        UNROLL4_FOR(int v = 0; v < vectors; v++)
             GROUP_STORE(p, v, GROUP_LOAD(p, v) + value_where(which[v] == here, d[v]));
     }
 }
@@ -269,14 +267,14 @@ static void max_grad_row(const pool_t *g_, const void *dy, const void *winners, 
             const taps_t j = taps_inside(column, g->in_w, g->kw, g->sw, g->pw, g->dw);
             const int64_t tap = g->tap[i] * g->kw + j.first, columns = j.end - j.first;
             T *p = dx + j.at * g->channels;
-#define CALL(VECTORS, PART)                                                                   \
-    do {                                                                                      \
-        if (g->wide)                                                                          \
-            max_grad_group(dy, winners, at + c, tap, p + c, columns, g->dw * g->channels, 1,  \
-                           VECTORS, PART);                                                    \
-        else                                                                                  \
-            max_grad_group(dy, winners, at + c, tap, p + c, columns, g->dw * g->channels, 0,  \
-                           VECTORS, PART);                                                    \
+#define CALL(VECTORS, PART)                                                                        \
+    do {                                                                                           \
+        if (g->wide)                                                                               \
+            max_grad_group(dy, winners, at + c, tap, p + c, columns, g->dw * g->channels, 1,       \
+                           VECTORS, PART);                                                         \
+        else                                                                                       \
+            max_grad_group(dy, winners, at + c, tap, p + c, columns, g->dw * g->channels, 0,       \
+                           VECTORS, PART);                                                         \
     } while (0)
             CHANNEL_GROUPS(g->channels, CALL);
 #undef CALL
@@ -290,19 +288,19 @@ INLINE void avg_group(const T *x, int64_t rows, int64_t row_step, int64_t column
                       int64_t column_step, V divisor, T *y, const int vectors, const int part)
 {
     V sum[4];
-    UNROLL4 for (int v = 0; v < vectors; v++)
+    UNROLL4_FOR(int v = 0; v < vectors; v++)
         sum[v] = v_set(0);
     for (int64_t i = 0; i < rows; i++) {
         V line[4]; /* sums of sums: large windows lose fewer digits */
-        UNROLL4 for (int v = 0; v < vectors; v++)
+        UNROLL4_FOR(int v = 0; v < vectors; v++)
             line[v] = v_set(0);
         for (int64_t j = 0; j < columns; j++)
-            UNROLL4 for (int v = 0; v < vectors; v++)
+            UNROLL4_FOR(int v = 0; v < vectors; v++)
                 line[v] += GROUP_LOAD(x + i * row_step + j * column_step, v);
-        UNROLL4 for (int v = 0; v < vectors; v++)
+        UNROLL4_FOR(int v = 0; v < vectors; v++)
             sum[v] += line[v];
     }
-    UNROLL4 for (int v = 0; v < vectors; v++)
+    UNROLL4_FOR(int v = 0; v < vectors; v++)
         GROUP_STORE(y, v, sum[v] / divisor);
 }
 
@@ -317,9 +315,9 @@ static void avg_row(const pool_t *g_, const void *x_, void *y_, int64_t out)
         const int64_t rows = i.end - i.first, columns = j.end - j.first;
         const V divisor = v_set((T)((int64_t)g->row_count[out] * g->column_count[column]));
         const T *p = x + (i.at * g->in_w + j.at) * g->channels;
-#define CALL(VECTORS, PART)                                                                   \
-    avg_group(p + c, rows, g->in_w *g->channels, columns, g->channels, divisor, y + c,        \
-              VECTORS, PART)
+#define CALL(VECTORS, PART)                                                                        \
+    avg_group(p + c, rows, g->in_w * g->channels, columns, g->channels, divisor, y + c, VECTORS,   \
+              PART)
         CHANNEL_GROUPS(g->channels, CALL);
 #undef CALL
     }
@@ -329,11 +327,11 @@ INLINE void avg_grad_group(const T *dy, V share, T *dx, int64_t columns, int64_t
                            const int vectors, const int part)
 {
     V d[4];
-    UNROLL4 for (int v = 0; v < vectors; v++)
+    UNROLL4_FOR(int v = 0; v < vectors; v++)
         d[v] = GROUP_LOAD(dy, v) * share;
     for (int64_t j = 0; j < columns; j++) {
         T *p = dx + j * channels;
-        UNROLL4 for (int v = 0; v < vectors; v++)
+        UNROLL4_FOR(int v = 0; v < vectors; v++)
             GROUP_STORE(p, v, GROUP_LOAD(p, v) + d[v]);
     }
 }
@@ -356,7 +354,7 @@ static void avg_grad_row(const pool_t *g_, const void *dy, void *dx_, int64_t ro
                 count = places;
                 share = v_set((T)(1.0 / (double)count));
             }
-#define CALL(VECTORS, PART)                                                                   \
+#define CALL(VECTORS, PART)                                                                        \
     avg_grad_group(p + c, share, to + c, j.end - j.first, g->channels, VECTORS, PART)
             CHANNEL_GROUPS(g->channels, CALL);
 #undef CALL
@@ -376,12 +374,12 @@ INLINE void mean_group(const T *x, T *y, int64_t pixels, int64_t ld, const int v
     for (int64_t first = 0; first < pixels; first += PIXEL_BLOCK) {
         const int64_t end = pixels - first < PIXEL_BLOCK ? pixels : first + PIXEL_BLOCK;
         V sum[4];
-        UNROLL4 for (int v = 0; v < vectors; v++)
+        UNROLL4_FOR(int v = 0; v < vectors; v++)
             sum[v] = v_set(0);
         for (int64_t i = first; i < end; i++)
-            UNROLL4 for (int v = 0; v < vectors; v++)
+            UNROLL4_FOR(int v = 0; v < vectors; v++)
                 sum[v] += GROUP_LOAD(x + i * ld, v);
-        UNROLL4 for (int v = 0; v < vectors; v++)
+        UNROLL4_FOR(int v = 0; v < vectors; v++)
             v_storet(lanes + v * W, sum[v]);
         for (int k = 0; k < vectors * W; k++)
             sums[k] += (double)lanes[k];

@@ -330,8 +330,8 @@ cdef void means_piece(const void *job, int64_t k) noexcept nogil:
     cdef int64_t n = k // w.pieces
     cdef int64_t c = (k - n * w.pieces) * w.piece
     w.simd.pixel_means(w.x + (n * w.pixels * w.channels + c) * w.itemsize,
-                        w.y + (n * w.channels + c) * w.itemsize, w.pixels,
-                        min(w.piece, w.channels - c), w.channels)
+                       w.y + (n * w.channels + c) * w.itemsize, w.pixels,
+                       min(w.piece, w.channels - c), w.channels)
 
 
 cdef void shares_piece(const void *job, int64_t k) noexcept nogil:
@@ -339,8 +339,8 @@ cdef void shares_piece(const void *job, int64_t k) noexcept nogil:
     cdef int64_t n = k // w.pieces
     cdef int64_t pixel = (k - n * w.pieces) * w.piece
     w.simd.pixel_shares(w.x + n * w.channels * w.itemsize,
-                         w.y + (n * w.pixels + pixel) * w.channels * w.itemsize,
-                         min(w.piece, w.pixels - pixel), w.channels, w.pixels, w.stream)
+                        w.y + (n * w.pixels + pixel) * w.channels * w.itemsize,
+                        min(w.piece, w.pixels - pixel), w.channels, w.pixels, w.stream)
     if w.stream:
         store_fence()
 

@@ -13,7 +13,8 @@ typedef struct {
     /* Backward: row i of x is seen by the rows of y out[first[i]] ... out[first[i + 1] - 1], at
      * the rows of their windows tap[...]. */
     const int32_t *first, *out, *tap;
-    /* Means: how many rows and columns of a window are divided by, for every row and column of y. */
+    /* Means: how many rows and columns of a window are divided by, for every row and column of y.
+     * */
     const int32_t *row_count, *column_count;
     int wide; /* winners are int32, not uint8 */
 } pool_t;
@@ -25,8 +26,8 @@ typedef struct {
     void (*avg_row)(const pool_t *g, const void *x, void *y, int64_t out);
     void (*avg_grad_row)(const pool_t *g, const void *dy, void *dx, int64_t row);
     void (*pixel_means)(const void *x, void *y, int64_t pixels, int64_t channels, int64_t ld);
-    void (*pixel_shares)(const void *dy, void *dx, int64_t pixels, int64_t channels,
-                         int64_t total, int stream);
+    void (*pixel_shares)(const void *dy, void *dx, int64_t pixels, int64_t channels, int64_t total,
+                         int stream);
     void (*stream_copy)(const void *x, void *y, int64_t n); /* n bytes */
 } pooling_simd_t;
 FLOAT_TABLES(pooling)

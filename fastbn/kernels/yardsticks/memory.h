@@ -35,12 +35,12 @@ static void triad(const void *a_, const void *b_, void *y_, int64_t n, int strea
     for (; i < head; i++)
         y[i] = (char)(a[i] ^ b[i]);
 #if FASTBN_VECTORS
-#define TRIAD_LOOP(STORE)                                                              \
-    for (; i + 2 * VBYTES <= n; i += 2 * VBYTES) {                                     \
-        const T *p = (const T *)(a + i), *q = (const T *)(b + i);                      \
-        T *to = (T *)(y + i);                                                          \
-        STORE(to, (V)((VI)v_loadt(p) ^ (VI)v_loadt(q)));                               \
-        STORE(to + W, (V)((VI)v_loadt(p + W) ^ (VI)v_loadt(q + W)));                   \
+#define TRIAD_LOOP(STORE)                                                                          \
+    for (; i + 2 * VBYTES <= n; i += 2 * VBYTES) {                                                 \
+        const T *p = (const T *)(a + i), *q = (const T *)(b + i);                                  \
+        T *to = (T *)(y + i);                                                                      \
+        STORE(to, (V)((VI)v_loadt(p) ^ (VI)v_loadt(q)));                                           \
+        STORE(to + W, (V)((VI)v_loadt(p + W) ^ (VI)v_loadt(q + W)));                               \
     }
     if (stream && FASTBN_STREAMS) {
         TRIAD_LOOP(v_stream)

@@ -176,9 +176,9 @@ def passes(tuple reads not None, tuple moves not None, int64_t rows, int64_t sla
 def multiply_adds(int64_t rounds, bint float64=False):
     """Run `rounds` of independent multiply-adds on every thread; how many there were in all."""
     cdef int element = F64 if float64 else F32
-    cdef int threads = team(1e9), k
+    cdef int threads = team(1e9), _
     cdef double total = 0.0
-    for k in prange(threads, nogil=True, schedule="static", num_threads=threads):
+    for _ in prange(threads, nogil=True, schedule="static", num_threads=threads):
         total += yardsticks_simd(element).multiply_adds(rounds)
     if total != total:
         raise FloatingPointError("a sum of finite numbers is not a number")

@@ -1,4 +1,4 @@
-"""NCHW: every way in which samples are taken together, and runs are cut into pieces."""
+"""NCHW: samples are taken together, and planes cut into pieces, in every combination."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from fastbn import functional as F
 from fastbn import reference
 
 TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-14}
-WAY = "minimal filtering"
+WINOGRAD = "Winograd"
 
 
 @st.composite
@@ -41,7 +41,7 @@ def calls(draw: st.DrawFn) -> tuple[Any, ...]:
 @given(calls())
 def test_random_calls_equal_the_reference(call: tuple[Any, ...]) -> None:
     x, weight, bias, padding, layout, rng = call
-    assert F.conv2d_way(x.shape, weight.shape, padding=padding) == WAY
+    assert F.conv2d_algorithm(x.shape, weight.shape, padding=padding) == WINOGRAD
     y, saved = F.conv2d(x, weight, bias, padding=padding)
     y64, saved64 = reference.conv2d(x, weight, bias, padding=padding)
     assert error(y, y64) < TOLERANCE[x.dtype]
@@ -95,7 +95,7 @@ def test_what_is_not_finite_reaches_only_the_windows_that_see_it(value: float) -
     x = np.zeros((2, 9, 9, 16), np.float32)
     x[0, 3, 4, 1] = value
     weight = np.ones((16, 16, 3, 3), np.float32)
-    assert F.conv2d_way(x.shape, weight.shape, padding=1) == WAY
+    assert F.conv2d_algorithm(x.shape, weight.shape, padding=1) == WINOGRAD
     seen = np.zeros(x.shape, bool)
     seen[0, 2:5, 3:6] = True
     y, saved = F.conv2d(x, weight, padding=1, moments=True)
@@ -132,9 +132,9 @@ def test_the_same_bits_for_every_number_of_threads(rng: np.random.Generator) -> 
 
 
 @pytest.mark.parametrize(
-    ("way", "x_shape", "w_shape", "options"),
+    ("algorithm", "x_shape", "w_shape", "options"),
     [
-        (WAY, (64, 28, 28, 32), (64, 32, 3, 3), {"padding": "same"}),
+        (WINOGRAD, (64, 28, 28, 32), (64, 32, 3, 3), {"padding": "same"}),
         ("direct", (64, 28, 28, 3), (64, 3, 3, 3), {"padding": 1}),
         ("direct", (1, 4, 4, 32), (64, 32, 3, 3), {"padding": 1}),
         ("direct", (64, 28, 28, 32), (64, 32, 3, 3), {"stride": 2}),
@@ -145,5 +145,5 @@ def test_the_same_bits_for_every_number_of_threads(rng: np.random.Generator) -> 
         ("narrow groups", (64, 28, 28, 32), (32, 4, 3, 3), {"groups": 8}),
     ],
 )
-def test_the_shape_tells_the_way(way: str, x_shape: Any, w_shape: Any, options: Any) -> None:
-    assert F.conv2d_way(x_shape, w_shape, **options) == way
+def test_the_shape_decides(algorithm: str, x_shape: Any, w_shape: Any, options: Any) -> None:
+    assert F.conv2d_algorithm(x_shape, w_shape, **options) == algorithm

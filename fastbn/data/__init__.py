@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from fastbn.data import augment as augment
 from fastbn.data.batches import Batches
+from fastbn.data.columns import Columns
 from fastbn.data.dataset import Dataset
 from fastbn.data.download import fetch
+from fastbn.data.images import read_image
 from fastbn.data.normalization import Normalization
 from fastbn.data.prefetch import Prefetch
 from fastbn.data.rows import Rows
@@ -20,6 +22,7 @@ from fastbn.data.sources import NAMES, load
 __all__ = [
     "NAMES",
     "Batches",
+    "Columns",
     "Dataset",
     "Expected",
     "Normalization",
@@ -32,4 +35,5 @@ __all__ = [
     "augment",
     "fetch",
     "load",
+    "read_image",
 ]

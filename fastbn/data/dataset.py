@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from fastbn.data.batches import Augment, Batches, Rng
 from fastbn.data.normalization import Normalization
 from fastbn.data.rows import Rows, Samples
 from fastbn.data.split import split_rows
+
+if TYPE_CHECKING:
+    from fastbn.data.columns import Columns
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -36,6 +39,8 @@ class Dataset:
         What training is watched on: chosen by `split`, or brought along. None where there is none.
     normalization : Normalization, optional
         What was done to the samples; see `normalized`.
+    columns : Columns, optional
+        How rows of a table became numbers, for new rows.
 
     Raises
     ------
@@ -65,6 +70,7 @@ class Dataset:
     x_val: Samples | None = None
     y_val: NDArray[Any] | None = None
     normalization: Normalization | None = None
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         name = self.name or "Dataset"

@@ -11,8 +11,9 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any
 
+from fastbn.data.cache import cache_dir
 from fastbn.data.cifar import RECORD
-from fastbn.data.sources import FOLDERS, cache_dir
+from fastbn.data.sources import FOLDERS
 from fastbn.files import scratch_folder
 
 
@@ -76,7 +77,7 @@ def fetch(
         Which one.
     root : str or path, optional
         Folder that will hold ``mnist/`` or ``cifar10/cifar-10-batches-bin/``; the default is
-        ``~/.cache/fastbn``.
+        ``$FASTBN_CACHE`` or ``~/.cache/fastbn``.
     base_url : str, optional
         Address of a mirror: the folder that holds the files under their published names.
     progress : bool or progress bar, default False

@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.data.cache import cache_dir
 from fastbn.data.cifar import CLASSES as CIFAR_CLASSES
 from fastbn.data.cifar import read_cifar
 from fastbn.data.dataset import Dataset
+from fastbn.data.folder import is_image_folder, read_image_folder
 from fastbn.data.idx import read_idx
+from fastbn.data.split import as_split
+from fastbn.data.tables import SUFFIXES, is_table, read_table
 
 NAMES = ("digits", "mnist", "cifar10")
 FOLDERS = {"mnist": Path("mnist"), "cifar10": Path("cifar10", "cifar-10-batches-bin")}
@@ -24,37 +28,67 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    name_or_dir: str | os.PathLike[str], root: str | os.PathLike[str] | None = None
+    name_or_path: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    split: float | tuple[float, int] | None = None,
+    target: str | None = None,
+    missing: str = "impute",
 ) -> Dataset:
     """Read a data set.
 
     Parameters
     ----------
-    name_or_dir : str or path
-        ``"digits"`` (1,797 images of 8×8, part of scikit-learn), ``"mnist"``, ``"cifar10"``, or a
-        directory with four idx files (MNIST's names, plain or ``.gz``; Fashion-MNIST has them,
-        too) or with ``data_batch_*.bin`` and ``test_batch.bin`` of CIFAR-10's binary version.
-        Any number of training batches will do; how many images were found is logged, as a warning
-        where it is fewer than the complete set's.
+    name_or_path : str or path
+        One of
+
+        - ``"digits"`` (1,797 images of 8×8, part of scikit-learn), ``"mnist"``, ``"cifar10"``;
+        - a folder with four idx files (MNIST's names, plain or ``.gz``; Fashion-MNIST has them,
+          too) or with ``data_batch_*.bin`` and ``test_batch.bin`` of CIFAR-10's binary version.
+          Any number of training batches will do; how many images were found is logged, as a
+          warning where it is fewer than the complete set's;
+        - a folder of images (JPEG, PNG, BMP, WebP) with a subfolder for each class, or with
+          ``train/`` and, if there are such parts, ``val/`` and ``test/`` that have them;
+        - a table: a ``.csv``, ``.tsv`` (also ``.gz``) or ``.parquet`` file, its columns named.
     root : str or path, optional
-        Searched first for a named set, before ``$FASTBN_DATA`` and ``~/.cache/fastbn``; each of
-        them holds ``mnist/`` and ``cifar10/cifar-10-batches-bin/``.
+        Searched first for a named set, before ``$FASTBN_DATA`` and the cache (``$FASTBN_CACHE`` or
+        ``~/.cache/fastbn``); each of them holds ``mnist/`` and ``cifar10/cifar-10-batches-bin/``.
+    size : int or (int, int), optional
+        Height and width that image files are brought to: scaled until they cover it, and cut
+        around the middle. By default their own, which all must share.
+    channels : {1, 3}, optional
+        Whether image files are read as grey or RGB; by default grey if all are.
+    split : float, int or (float, int), optional
+        Of image files and tables without a test part: the share of every class that is kept as
+        one, the seed of the choice, or both; by default ``(0.2, 0)``.
+    target : str, optional
+        Of a table: the column to predict. Words and whole numbers of at most 20 values are
+        classes, other numbers are numbers.
+    missing : {"impute", "refuse"}
+        Of a table: fill missing values, and say so in the log, or refuse them. Rows without target
+        are dropped.
 
     Returns
     -------
     Dataset
-        Images channels-last float32 in [0, 1], labels int64. The test set of digits is the last
-        20 % after ``numpy.random.default_rng(0).permutation``.
+        Images channels-last float32 in [0, 1], labels int64. Image files that take more than a
+        quarter of the memory stay on the disk, as `Rows`. The test set of digits is the last 20 %
+        after ``numpy.random.default_rng(0).permutation``. A table gives ``x`` as its
+        `Dataset.columns` made it of the rows, fitted on the training part; `Dataset.normalized`
+        brings its columns to one scale.
 
     Raises
     ------
     FileNotFoundError
         If there is no such data; the message lists where it was looked for and how to get it.
     ValueError
-        If the name is unknown, or a file is truncated or of another kind; the message has file,
-        offset and what was expected there.
+        If the name is unknown, an argument is not for such data, or files are truncated, damaged
+        or of another kind; the message has file, offset and what was expected there.
     ImportError
-        If digits are asked for and scikit-learn is not installed.
+        If what reads the data is not installed: scikit-learn for digits, Pillow for images, pandas
+        for tables.
 
     Examples
     --------
@@ -62,23 +96,63 @@ def load(
     >>> data.x_train.shape, data.x_test.shape, data.classes[:3]
     ((1437, 8, 8, 1), (360, 8, 8, 1), ('0', '1', '2'))
     """
-    name = os.fspath(name_or_dir)
+    name = os.fspath(name_or_path)
+    options = {"size": size, "channels": channels, "split": split, "target": target}
+    given = [option for option, value in options.items() if value is not None]
     if name == "digits":
+        _allow(name, given)
         return _digits()
     if name in FOLDERS:
+        _allow(name, given)
         return _read_folder(locate(name, root), name)
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"No data set or directory {name!r}: expected one of {', '.join(NAMES)}, or a "
-            "directory with idx files or CIFAR-10 .bin files"
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if _kind(path) is None and is_image_folder(path):
+            _allow(name, given, "size", "channels", "split")
+            return read_image_folder(
+                path,
+                path.resolve().name,
+                size=_size(size),
+                channels=_channels(channels),
+                split=None if split is None else as_split(split),
+            )
+        _allow(name, given)
+        return _read_folder(path, path.resolve().name)
+    if is_table(path):
+        _allow(name, given, "target", "split")
+        return read_table(
+            path, target, split=None if split is None else as_split(split), missing=missing
         )
-    return _read_folder(folder, folder.resolve().name)
+    raise ValueError(
+        f"No data set, folder or table {name!r}: expected one of {', '.join(NAMES)}, or a folder "
+        "with a subfolder of images for each class, with idx files or with CIFAR-10 .bin files, "
+        f"or a table ({', '.join(SUFFIXES)})"
+    )
 
 
-def cache_dir() -> Path:
-    """Where downloads go unless told otherwise: ``~/.cache/fastbn``."""
-    return Path.home() / ".cache" / "fastbn"
+def _allow(name: str, given: Sequence[str], *allowed: str) -> None:
+    """Refuse arguments that are not for the kind of data."""
+    wrong = [option for option in given if option not in allowed]
+    if wrong:
+        raise ValueError(
+            f"{name}: does not take {', '.join(wrong)}: size and channels are for folders of "
+            "images, target is for tables, split for both"
+        )
+
+
+def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    pair = size if isinstance(size, tuple) else (size, size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f"size should be a positive number or (height, width), but got {size!r}")
+    return pair[0], pair[1]
+
+
+def _channels(channels: int | None) -> int | None:
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels should be 1 (grey) or 3 (RGB), but got {channels}")
+    return channels
 
 
 def search_path(root: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -92,7 +166,7 @@ def search_path(root: str | os.PathLike[str] | None = None) -> list[Path]:
     Returns
     -------
     list of pathlib.Path
-        `root`, ``$FASTBN_DATA``, ``~/.cache/fastbn``.
+        `root`, ``$FASTBN_DATA``, and ``$FASTBN_CACHE`` or ``~/.cache/fastbn``.
     """
     given = (root, os.environ.get("FASTBN_DATA"))
     return [*(Path(folder).expanduser() for folder in given if folder), cache_dir()]
@@ -144,8 +218,9 @@ def _read_folder(folder: Path, name: str) -> Dataset:
     if kind == "bin":
         return _read_cifar_folder(folder, name)
     raise FileNotFoundError(
-        f"{folder}: expected idx files ({IDX_PARTS[0]}-ubyte[.gz], …) or CIFAR-10 files "
-        "(data_batch_*.bin, test_batch.bin), found neither"
+        f"{folder}: expected a subfolder of images for each class, idx files "
+        f"({IDX_PARTS[0]}-ubyte[.gz], …) or CIFAR-10 files (data_batch_*.bin, test_batch.bin), "
+        "found none of them"
     )
 
 

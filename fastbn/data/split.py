@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 TEST_FRACTION = 0.2
+
+
+class Split(NamedTuple):
+    """Which share of the samples is kept for testing, and the seed of the choice."""
+
+    fraction: float = TEST_FRACTION
+    seed: int = 0
+
+
+def as_split(value: Any) -> Split:
+    """Return what ``split=`` of `fastbn.data.load` means: a fraction, a seed, or both.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    match value:
+        case bool():
+            pass
+        case int() if value >= 0:
+            return Split(seed=value)
+        case float() if 0.0 < value < 1.0:
+            return Split(value)
+        case (float() as fraction, int() as seed) if 0.0 < fraction < 1.0 and seed >= 0:
+            return Split(fraction, seed)
+    raise ValueError(
+        f"split should be the fraction that is kept for testing, such as 0.2, a seed, or "
+        f"(fraction, seed), but got {value!r}"
+    )
 
 
 def split_rows(

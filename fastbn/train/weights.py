@@ -50,6 +50,8 @@ class Metadata:
     input_normalization : dict
         What was done to the pixels: ``(x - mean) / std`` for every channel, lists "mean" and
         "std"; empty for pixels in [0, 1] as `fastbn.data` gives them.
+    columns : dict
+        How rows of a table became numbers, as of `fastbn.data.Columns.as_dict`; else empty.
     """
 
     format_version: int = FORMAT_VERSION
@@ -58,6 +60,7 @@ class Metadata:
     input_shape: list[int] | None = None
     classes: list[str] | None = None
     input_normalization: dict[str, list[float]] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 def save(
@@ -69,6 +72,7 @@ def save(
     input_shape: Sequence[int] | None = None,
     classes: Sequence[Any] | None = None,
     input_normalization: dict[str, list[float]] | None = None,
+    columns: dict[str, Any] | None = None,
 ) -> Metadata:
     """Write the state of a network, and how to build it, to a safetensors file.
 
@@ -89,6 +93,8 @@ def save(
         Names of the outputs, or their labels, as ``numpy.unique(y)`` gives them.
     input_normalization : dict, optional
         Lists "mean" and "std" of what was done to the pixels.
+    columns : dict, optional
+        How rows of a table became numbers: ``data.columns.as_dict()``.
 
     Returns
     -------
@@ -124,6 +130,7 @@ def save(
         input_shape=None if shape is None else [int(size) for size in shape],
         classes=None if classes is None else [str(name) for name in classes],
         input_normalization=input_normalization or {},
+        columns=columns or {},
     )
     text = json.dumps(asdict(metadata))
     content = tensors_to_bytes(net.state_dict(), metadata={KEY: text})
@@ -246,6 +253,7 @@ def _metadata(values: dict[str, Any], name: str) -> Metadata:
         "input_shape": list | None,
         "classes": list | None,
         "input_normalization": dict,
+        "columns": dict,
     }
     known = {key: value for key, value in values.items() if key in expected}
     wrong = {key for key, value in known.items() if not isinstance(value, expected[key])}

@@ -18,6 +18,7 @@ WriteIdx = Callable[[Path, bool], Path]
 def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test finds the user's own data."""
     monkeypatch.delenv("FASTBN_DATA", raising=False)
+    monkeypatch.delenv("FASTBN_CACHE", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
 
 
@@ -178,7 +179,7 @@ def test_unknown_name() -> None:
 
 
 def test_a_directory_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="found neither"):
+    with pytest.raises(FileNotFoundError, match="found none of them"):
         load(tmp_path)
 
 

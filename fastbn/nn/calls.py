@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import wraps
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastbn.nn.run import here
@@ -52,10 +53,10 @@ def as_called(backward: Callable[..., Any]) -> Callable[..., Any]:
         *,
         accumulate: bool = False,
     ) -> Any:
-        if type(saved) is bool and self._pending is not None:
-            saved, need_dx = PENDING, saved  # backward(dy, need_dx) of the last call
         if saved is PENDING:
             return self._backward_of_last_call(backward, dy, need_dx, accumulate)
+        if type(saved) is bool and self._pending is not None:  # backward(dy, need_dx)
+            return self._backward_of_last_call(backward, dy, saved, accumulate)
         return backward(self, dy, saved, True if need_dx is None else need_dx)
 
     of_last_call.plain = backward  # type: ignore[attr-defined]
@@ -82,6 +83,9 @@ class Called(Node):
     # Whether what forward saves may be its output itself. Callers get a copy then, so that they may
     # write into theirs.
     saves_output: bool = True
+
+    # Whether a backward gives dx by itself only inside another module; layers always do.
+    is_container: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class Called(Node):
             in such a call.
         """
         for x in inputs:
-            if type(x) is not np.ndarray:
+            if type(x) is not ndarray:
                 if isinstance(x, Symbol):
                     return drawn(cast("Module", self), inputs)
                 inputs = tuple(self._array(x) for x in inputs)
@@ -236,10 +240,10 @@ class Called(Node):
         if pending is None:
             raise self.no_forward_error()
         saved, outputs, inputs, _ = pending
-        if type(dy) is not np.ndarray or ((dy.shape, dy.dtype),) != outputs:
+        if type(dy) is not ndarray or ((dy.shape, dy.dtype),) != outputs:
             self._check_gradient(dy, outputs)
         if need_dx is None:
-            need_dx = self._returns_dx()
+            need_dx = not self.is_container or (self._owner is not None and self.owner is not None)
         if inputs != 1 and type(need_dx) is bool:
             need_dx = (need_dx,) * inputs
         self._pending = None
@@ -253,10 +257,6 @@ class Called(Node):
         finally:
             for parameter in adding:
                 parameter.finish_adding()
-
-    def _returns_dx(self) -> bool:
-        """Whether a backward returns dx if nobody says."""
-        return True
 
     def _check_gradient(self, dy: Any, outputs: Key) -> None:
         """Raise unless dy fits the outputs of the call."""

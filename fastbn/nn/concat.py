@@ -41,6 +41,7 @@ class Concat(Module):
     """
 
     saves_output = False
+    is_container = True
     transient = (*Module.transient, "_plans")
 
     def __init__(self, *branches: Module) -> None:
@@ -99,9 +100,6 @@ class Concat(Module):
             return gradients[0] if gradients else None
         shape, dtype = gradients[0].shape, gradients[0].dtype
         return F.add(*gradients, out=self._pool.take(shape, dtype))
-
-    def _returns_dx(self) -> bool:
-        return self.owner is not None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the branches' shape, with all their channels."""

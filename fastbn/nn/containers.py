@@ -46,6 +46,7 @@ class Sequential(Module):
     Input shape: (4,). Parameters: 74. Buffers: 17.
     """
 
+    is_container = True
     transient = (*Module.transient, "_plan", "_whole")
 
     def __init__(self, *layers: Module) -> None:
@@ -78,9 +79,6 @@ class Sequential(Module):
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write all gradients; return dx if asked, or if this is a part of another module."""
         return (self._plan or self._planned()).backward(dy, saved, need_dx)
-
-    def _returns_dx(self) -> bool:
-        return self.owner is not None
 
     def ends(self) -> tuple[Called, Called]:
         """Return the layers that a call and a backward come to first."""
@@ -217,6 +215,7 @@ class Residual(Module):
     (3, 4)
     """
 
+    is_container = True
     transient = (*Module.transient, "_plans")
 
     def __init__(
@@ -284,9 +283,6 @@ class Residual(Module):
         assert dx is not None
         assert dresidual is not None
         return F.add(dx, dresidual, out=self._pool.take(dx.shape, dx.dtype))
-
-    def _returns_dx(self) -> bool:
-        return self.owner is not None
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of both branches, which must agree."""

@@ -64,6 +64,7 @@ class Graph(Module):
     ['head.bias', 'head.weight']
     """
 
+    is_container = True
     transient = (*Module.transient, "_ops")
 
     def __init__(
@@ -194,9 +195,6 @@ class Graph(Module):
         total = F.add(*parts, out=self._pool.take(parts[0].shape, parts[0].dtype))
         parts.clear()
         return total
-
-    def _returns_dx(self) -> bool:
-        return self.owner is not None
 
     def invalidate(self) -> None:
         """Plan anew at the next call."""

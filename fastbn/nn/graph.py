@@ -14,18 +14,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastbn import functional as F
-from fastbn.nn.activation import LeakyReLU, ReLU
 from fastbn.nn.calls import as_called
-from fastbn.nn.fusion import Normalised, Plan, Single, Step, Sum, kind_of, steps_of
-from fastbn.nn.joins import Add
+from fastbn.nn.chains import Node, Op, planned
 from fastbn.nn.module import Module, Shape, Traced
 from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.order import Order, Orders
 from fastbn.nn.run import here
-from fastbn.nn.symbol import Symbol
+from fastbn.nn.symbol import Symbol, listed, ordered
 
 Array = NDArray[Any]
-Node = tuple[Module, tuple[int, ...]]  # a layer, and the numbers of the values it takes
 
 
 class Graph(Module):
@@ -71,8 +68,8 @@ class Graph(Module):
         self, inputs: Symbol | Sequence[Symbol], outputs: Symbol | Sequence[Symbol]
     ) -> None:
         super().__init__()
-        sources, ends = _listed(inputs, "inputs"), _listed(outputs, "outputs")
-        order = _ordered(sources, ends)
+        sources, ends = listed(inputs, "inputs"), listed(outputs, "outputs")
+        order = ordered(sources, ends)
         number = {id(value): index for index, value in enumerate([*sources, *order])}
         self.nodes: list[Node] = [
             (value.layer, tuple(number[id(x)] for x in value.inputs))
@@ -136,7 +133,7 @@ class Graph(Module):
     # --- forward and backward ---------------------------------------------------------------
 
     def _planned(self) -> list[Op]:
-        ops = planned(self)
+        ops = planned(self.nodes, self.input_count, self.outputs)
         consumed = {slot for op in ops for slot in op.inputs}
         makers = {op.output: op for op in ops}
         self.saves_output = any(
@@ -281,170 +278,3 @@ class Graph(Module):
             edges.append(f'o{index} [label="Output", shape=plaintext];')
         head = 'rankdir=TB; node [shape=box, fontname="sans-serif"];'
         return "\n".join(["digraph {", *(f"  {line}" for line in [head, *lines, *edges]), "}"])
-
-
-class Op:
-    """What runs as one between values: a chain, a sum with what is fused to it, another join."""
-
-    def __init__(
-        self, step: Plan | Single | Normalised | Sum, inputs: tuple[int, ...], output: int
-    ):
-        self.step = step
-        self.inputs = inputs
-        self.output = output
-        self.last_uses: tuple[int, ...] = ()
-        self.saves_output = step.saves_output
-        self.forward: Callable[..., tuple[Any, Any]] = step.forward
-
-    def is_trained(self) -> bool:
-        """Whether there is something to train."""
-        if isinstance(self.step, Plan):
-            return self.step.is_trained
-        return any(parameter.requires_grad for parameter in self.step.parameters)
-
-    def backward(self, dy: Array, saved: Any, needs: tuple[bool, ...]) -> tuple[Any, ...]:
-        """Return dx for every input."""
-        step = self.step
-        if isinstance(step, Plan):
-            return (step.backward(dy, saved, needs[0]),)
-        if isinstance(step, Single):
-            dxs: tuple[Any, ...] = step.backward(dy, saved, needs)
-            return dxs
-        return step.backward_sum(dy, saved, *needs)
-
-    def fused(self) -> dict[Module, str]:
-        """Return which layers run inside another one's operation."""
-        return self.step.fused()
-
-
-def _listed(values: Symbol | Sequence[Symbol], what: str) -> list[Symbol]:
-    found = [values] if isinstance(values, Symbol) else list(values)
-    if not found or not all(isinstance(value, Symbol) for value in found):
-        raise TypeError(f"Graph: {what} should be one symbolic value or several, got {values!r}")
-    if what == "inputs" and any(value.layer is not None for value in found):
-        raise ValueError("Graph: inputs should be what nn.Input returns")
-    return found
-
-
-def _ordered(sources: list[Symbol], ends: list[Symbol]) -> list[Symbol]:
-    """Return what layers make, each behind what it is made of."""
-    known = {id(value) for value in sources}
-    if len(known) < len(sources):
-        raise ValueError("Graph: an input is given twice")
-    order: list[Symbol] = []
-    used: set[int] = set()
-    stack = [(value, False) for value in reversed(ends)]
-    while stack:
-        value, ready = stack.pop()
-        if ready:
-            order.append(value)
-        elif value.layer is None:
-            used.add(id(value))
-            if id(value) not in known:
-                raise ValueError(f"Graph: an output depends on {value!r}, which is no input given")
-        elif id(value) not in known:
-            known.add(id(value))
-            stack.append((value, True))
-            stack.extend((x, False) for x in reversed(value.inputs))
-    if any(id(value) not in used for value in sources):
-        raise ValueError("Graph: no output depends on one of the inputs")
-    return order
-
-
-def planned(graph: Graph) -> list[Op]:
-    """Return what is run, in order, for a graph."""
-    nodes, first = graph.nodes, graph.input_count
-    uses = [0] * (first + len(nodes))
-    for _, inputs in nodes:
-        for slot in inputs:
-            uses[slot] += 1
-    for slot in graph.outputs:
-        uses[slot] += 2  # nothing may be fused over it
-    chain_of: dict[int, Chain] = {}  # by the value it ends in, so far
-    chains: list[Chain] = []
-    for index, (layer, inputs) in enumerate(nodes):
-        slot = first + index
-        chain = chain_of.pop(inputs[0], None) if len(inputs) == 1 and uses[inputs[0]] == 1 else None
-        if chain is None:
-            chain = Chain(inputs)
-            chains.append(chain)
-        chain.layers.append(layer)
-        chain.slots.append(slot)
-        chain_of[slot] = chain
-
-    for chain in chains:
-        chain.plan(chain_of, uses)
-    ops: list[Op] = []
-    for chain in chains:
-        ops += chain.ops()
-    seen = set(graph.outputs)
-    for op in reversed(ops):
-        op.last_uses = tuple(set(op.inputs) - seen)
-        seen |= set(op.inputs)
-    return ops
-
-
-class Chain:
-    """Layers one behind another; the first of them may join several values."""
-
-    def __init__(self, inputs: tuple[int, ...]) -> None:
-        self.inputs = inputs
-        self.layers: list[Module] = []
-        self.slots: list[int] = []  # the numbers of what they make
-        self.head: Single | Normalised | Sum | None = None  # what joins,
-        self.head_slot = -1  # and the number of what it makes
-        self.steps: list[Step] = []
-        self.lost = False  # its last step has gone into a sum
-
-    def plan(self, chain_of: dict[int, Chain], uses: list[int]) -> None:
-        """Find the steps; chains that are planned already may lose one to a sum."""
-        rest = [*self.layers]
-        if len(self.inputs) > 1:
-            join = rest.pop(0)
-            self.head = Single(join)
-            if type(join) is Add and len(self.inputs) == 2:
-                activation: ReLU | LeakyReLU | None = None
-                if rest and type(rest[0]) in (ReLU, LeakyReLU):
-                    activation = rest.pop(0)  # type: ignore[assignment]
-                self.head = self._fused_sum(join, activation, chain_of, uses)
-            self.head_slot = self.slots[len(self.layers) - len(rest) - 1]
-        self.steps = steps_of(rest)
-
-    def _fused_sum(
-        self,
-        join: Add,
-        activation: ReLU | LeakyReLU | None,
-        chain_of: dict[int, Chain],
-        uses: list[int],
-    ) -> Normalised | Sum:
-        kind, slope = kind_of(activation)
-        inside: list[Module] = [] if activation is None else [activation]
-        for place, slot in enumerate(self.inputs):
-            before = chain_of.get(slot)
-            if before is None or not before.steps or uses[slot] > 1:
-                continue
-            last = before.steps[-1]
-            if isinstance(last, Normalised) and last.kind is None:
-                before.steps.pop()
-                before.lost = True
-                last.kind, last.slope, last.inside = kind, slope, [join, *inside]
-                self.inputs = (before.end(), self.inputs[1 - place])
-                return last
-        return Sum(join, kind, slope, inside)
-
-    def end(self) -> int:
-        """Return the number of the value that the chain ends in."""
-        if self.steps or not self.lost:
-            return self.slots[-1]
-        return self.inputs[0] if self.head is None else self.head_slot
-
-    def ops(self) -> list[Op]:
-        """Return what is run."""
-        ops: list[Op] = []
-        at = self.inputs
-        if self.head is not None:
-            ops.append(Op(self.head, at, self.head_slot))
-            at = (self.head_slot,)
-        if at != (self.end(),):
-            ops.append(Op(Plan(self.steps), at, self.end()))
-        return ops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,3 +68,38 @@ def drawn(layer: Module, inputs: tuple[object, ...]) -> Symbol:
     if shape and isinstance(shape[0], tuple):
         raise ValueError(f"{layer.where}: a network of several outputs is no layer of a graph")
     return Symbol(tuple(shape), layer, tuple(symbols))
+
+
+def listed(values: Symbol | Sequence[Symbol], what: str) -> list[Symbol]:
+    """Return the inputs or outputs of a graph as a list; TypeError or ValueError if none fit."""
+    found = [values] if isinstance(values, Symbol) else list(values)
+    if not found or not all(isinstance(value, Symbol) for value in found):
+        raise TypeError(f"Graph: {what} should be one symbolic value or several, got {values!r}")
+    if what == "inputs" and any(value.layer is not None for value in found):
+        raise ValueError("Graph: inputs should be what nn.Input returns")
+    return found
+
+
+def ordered(sources: list[Symbol], ends: list[Symbol]) -> list[Symbol]:
+    """Return what layers make, each behind what it is made of."""
+    known = {id(value) for value in sources}
+    if len(known) < len(sources):
+        raise ValueError("Graph: an input is given twice")
+    order: list[Symbol] = []
+    used: set[int] = set()
+    stack = [(value, False) for value in reversed(ends)]
+    while stack:
+        value, ready = stack.pop()
+        if ready:
+            order.append(value)
+        elif value.layer is None:
+            used.add(id(value))
+            if id(value) not in known:
+                raise ValueError(f"Graph: an output depends on {value!r}, which is no input given")
+        elif id(value) not in known:
+            known.add(id(value))
+            stack.append((value, True))
+            stack.extend((x, False) for x in reversed(value.inputs))
+    if any(id(value) not in used for value in sources):
+        raise ValueError("Graph: no output depends on one of the inputs")
+    return order

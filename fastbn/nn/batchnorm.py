@@ -13,7 +13,6 @@ from fastbn.nn.module import Module, Shape
 from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.order import Order, Orders
 from fastbn.nn.parameter import Parameter
-from fastbn.nn.run import here
 
 Array = NDArray[Any]
 
@@ -96,9 +95,7 @@ class BatchNorm(Module):
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether a forward now would normalise by the batch's statistics."""
-        return self.running_mean is None or (
-            self._training and not self.frozen and not here.run.inference
-        )
+        return self.running_mean is None or (not self.frozen and self.training)
 
     def freeze(self, frozen: bool = True) -> Self:
         """Use the running statistics in training, too, and leave them as they are.

@@ -134,6 +134,9 @@ class Called(Node):
                 inputs = tuple(self._array(x) for x in inputs)
                 break
         run = here.run
+        if run.evaluated and not run.inference and self in run.evaluated:
+            with run.inferring():
+                return self(*inputs)
         key: Key
         key = ((x.shape, x.dtype),) if len(inputs) == 1 else tuple(map(shape_and_dtype, inputs))
         checked = self._checked[run.inference]
@@ -359,8 +362,12 @@ class Called(Node):
 
     @property
     def training(self) -> bool:
-        """Whether this layer works as in training; False for all while `predict` runs them."""
-        return self._training and not here.run.inference
+        """Whether this layer works as in training.
+
+        That is the mode it is in, but False while `predict` runs it, and in `evaluating`.
+        """
+        run = here.run
+        return self._training and not run.inference and self not in run.evaluated
 
     @training.setter
     def training(self, mode: bool) -> None:

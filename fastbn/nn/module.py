@@ -181,18 +181,17 @@ class Module(Called):
 
     @contextmanager
     def evaluating(self) -> Iterator[Self]:
-        """Set inference mode for a ``with`` block; behind it every layer has its own mode back."""
-        training = [module for module in self.modules() if module._training]
-        if training:
-            self.eval()
+        """Let this network work as in inference mode for a ``with`` block.
+
+        Modes stay as they are, and other threads see nothing of it.
+        """
+        run = here.run
+        before = run.evaluated
+        run.evaluated = before | set(self.modules())
         try:
             yield self
         finally:
-            for module in training:
-                module.training = True
-                module.invalidate()
-            if training:
-                self.invalidate_upwards()
+            run.evaluated = before
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Return the outputs for any number of rows, none included, in inference mode.
@@ -217,10 +216,7 @@ class Module(Called):
         inputs = x if type(x) is tuple else (x,)
         inputs = tuple([x if type(x) is np.ndarray else self._array(x) for x in inputs])
         rows = len(inputs[0]) if inputs else 0
-        run = here.run
-        before = run.saving, run.inference
-        run.saving, run.inference = None, True
-        try:
+        with here.run.inferring():
             if not rows:
                 shapes = self.output_shape(*(x.shape[1:] for x in inputs))
                 several = bool(shapes) and isinstance(shapes[0], tuple)
@@ -236,8 +232,6 @@ class Module(Called):
                 for result, y in zip(results, parts, strict=True):
                     result[part] = y
             return tuple(results) if type(found) is tuple else results[0]
-        finally:
-            run.saving, run.inference = before
 
     def astype(self, dtype: DTypeLike) -> Self:
         """Change the dtype of parameters and floating point buffers, and return this object.

@@ -60,26 +60,29 @@ def population_statistics(net: Module, batches: Iterable[NDArray[Any]]) -> int:
         (layer, layer.momentum, [buffer.copy() for _, buffer in layer.own_buffers()])
         for layer in layers
     ]
+    modes = [(module, module.training) for module in net.modules()]
     count = 0
-    with net.evaluating():
-        try:
-            for layer in layers:
-                layer.train()
-                layer.momentum = None  # the average of all batches since the count was 0
-                assert layer.num_batches_tracked is not None
-                layer.num_batches_tracked[...] = 0
-            for batch in batches:
-                net(batch)
-                count += 1
-            if count == 0:
-                raise ValueError("there are no batches to take statistics of")
-        except BaseException:
-            for layer, _, buffers in before:
-                for (_, buffer), old in zip(layer.own_buffers(), buffers, strict=True):
-                    np.copyto(buffer, old)
-            raise
-        finally:
-            for layer, momentum, _ in before:
-                layer.momentum = momentum
-                layer.eval()
+    try:
+        net.eval()
+        for layer in layers:
+            layer.train()
+            layer.momentum = None  # the average of all batches since the count was 0
+            assert layer.num_batches_tracked is not None
+            layer.num_batches_tracked[...] = 0
+        for batch in batches:
+            net(batch)
+            count += 1
+        if count == 0:
+            raise ValueError("there are no batches to take statistics of")
+    except BaseException:
+        for layer, _, buffers in before:
+            for (_, buffer), old in zip(layer.own_buffers(), buffers, strict=True):
+                np.copyto(buffer, old)
+        raise
+    finally:
+        for layer, momentum, _ in before:
+            layer.momentum = momentum
+        net.eval()  # and so that the next call is checked anew
+        for module, training in modes:
+            module.training = training
     return count

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class Run:
@@ -14,13 +17,26 @@ class Run:
         Whether the outermost call keeps what a backward needs; None outside of all calls.
     inference : bool
         Whether all layers work as in inference mode, whatever mode they are in.
+    evaluated : frozenset of Module
+        Those that are called so; see `fastbn.nn.Module.evaluating`.
     """
 
-    __slots__ = ("inference", "saving")
+    __slots__ = ("evaluated", "inference", "saving")
 
     def __init__(self) -> None:
         self.saving: bool | None = None
         self.inference = False
+        self.evaluated: frozenset[Any] = frozenset()
+
+    @contextmanager
+    def inferring(self) -> Iterator[None]:
+        """Begin calls of their own, in inference, for a ``with`` block."""
+        before = self.saving, self.inference
+        self.saving, self.inference = None, True
+        try:
+            yield
+        finally:
+            self.saving, self.inference = before
 
 
 class Here(threading.local):

@@ -93,6 +93,30 @@ def test_predicting_beside_fit_changes_nothing() -> None:
         np.testing.assert_array_equal(value, states[1][name], err_msg=name)
 
 
+def test_evaluating_is_the_business_of_one_thread() -> None:
+    net, teacher = models.mlp((6,), 3, rng=0), models.mlp((6,), 3, rng=1)
+    x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    expected = net.predict(x)
+    modes: list[bool] = []
+
+    def look() -> None:
+        modes.append(net.training)
+        net.backward(net(x))
+
+    with net.evaluating():
+        assert not net.training
+        np.testing.assert_array_equal(net(x), expected)
+        assert all_at_once(look) == []
+        assert teacher.training
+        teacher.backward(teacher(x))  # another network is not concerned
+        with teacher.evaluating():
+            assert not net.training
+            teacher(x)
+    assert modes == [True]
+    assert net.training
+    assert net[2].running_mean.any()  # type: ignore[attr-defined]
+
+
 def test_two_threads_that_train_are_told_so() -> None:
     net = network()
     x = np.ones((4, 8, 8, 3), dtype=np.float32)

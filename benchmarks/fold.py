@@ -27,7 +27,7 @@ from fastbn.export.fold.context import Context
 from fastbn.export.fold.counting import count_affine
 from fastbn.export.report import Report
 from fastbn.export.runtime import Session
-from fastbn.export.samples import input_specs, random_sample, shapes
+from fastbn.export.samples import input_specs, random_sample, same_sizes
 from fastbn.export.validate import compare
 from fastbn.export.ways import Memory
 from fastbn.files import atomic
@@ -212,7 +212,7 @@ def time_both(
     slower than allowed is measured again, up to three times as long: noise passes, a cost stays.
     """
     specs = input_specs(before)
-    sample = random_sample(specs, shapes(specs, 1, 32), 0)
+    sample = random_sample(specs, same_sizes(specs, 1, 32), 0)
     sessions = [Session(model, "highest", threads=threads) for model in (before, after)]
     for session in sessions:
         session.run(sample)

@@ -217,20 +217,24 @@ def _fold(
     norms = sum(node.op_type == "BatchNormalization" for node in original.graph.node)
     report.bn_before = report.bn_after = report.bn_left = norms
     report.nodes_before = report.nodes_after = len(original.graph.node)
-    if not fold:
-        if verify:
-            report.verification = compare(original, original)
-            require_agreement(report.verification, "the model")
-        return original
-    source = Foldable(read(original))
-    folded = boldest_proven(source.message, Truth(original)) if verify else source.message()
-    found = folded.report
-    report.bn_after = report.bn_left = found.bn_left
-    report.affine_left = found.affine_left
-    report.nodes_before, report.nodes_after = found.nodes_before, found.nodes_after
-    report.nodes, report.verification = found.nodes, found.verification
-    report.notes += found.notes
-    return folded.model
+    model = original
+    if fold:
+        source = Foldable(read(original))
+        folded = (
+            boldest_proven(source.message, original, lambda: Truth(original))
+            if verify
+            else source.message()
+        )
+        model, found = folded.model, folded.report
+        report.bn_after = report.bn_left = found.bn_left
+        report.affine_left = found.affine_left
+        report.nodes_before, report.nodes_after = found.nodes_before, found.nodes_after
+        report.nodes, report.verification = found.nodes, found.verification
+        report.notes += found.notes
+    if verify and report.verification is None:  # nothing was folded
+        report.verification = compare(model, model)
+        require_agreement(report.verification, "the model")
+    return model
 
 
 def _write_metadata(

@@ -237,3 +237,12 @@ def coarsest_eps(model: onnx.ModelProto) -> float:
     ]
     found = [eps[t] for t in types if t in eps]
     return max(found, default=eps[onnx.TensorProto.FLOAT])
+
+
+def quantises(model: onnx.ModelProto) -> bool:
+    """Whether a model rounds activations to integers."""
+    return any(
+        node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") or "QLinear" in node.op_type
+        for graph in (model.graph, *model.functions)
+        for node in graph.node
+    )

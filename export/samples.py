@@ -21,18 +21,33 @@ from fastbn.files import require_file
 
 Sample = dict[str, NDArray[Any]]
 
-# What a dimension of unknown size is set to, in the order of trying: deep networks halve 32 times.
-FREE_SIZES = (12, 32, 64, 224)
+# What dimensions of unknown size are set to, in the order of trying: deep networks halve 32 times.
+FREE_SIZES = (12, 32, 64, 128, 224, 320, 640)
 ELEMENT_LIMIT = 2**27
+
+# Free dimensions are known by name, or by input and axis; their sizes together:
+Sizes = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """Name, element type and dimensions of a graph input; a dimension may be a name or None."""
+    """A graph input; a dimension that is a string is free, and those of one name are equal.
+
+    Attributes
+    ----------
+    span : int
+        How many values an integer input may have, from 0 on: the rows that a Gather chooses from.
+    """
 
     name: str
     dtype: np.dtype[Any]
-    dims: tuple[int | str | None, ...]
+    dims: tuple[int | str, ...]
+    span: int = 2
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floating-point numbers."""
+        return self.dtype.kind == "f" or self.dtype.name == "bfloat16"
 
 
 def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
@@ -46,53 +61,86 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
             raise ModelError(f"input {value.name!r} is not a tensor; give check data for it")
         kind = value.type.tensor_type
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        dims: list[int | str | None] = []
-        for dim in kind.shape.dim:
-            if dim.HasField("dim_value"):
-                dims.append(dim.dim_value)
-            else:
-                dims.append(dim.dim_param or None)
-        specs.append(InputSpec(value.name, dtype, tuple(dims)))
+        dims: list[int | str] = []
+        for axis, dim in enumerate(kind.shape.dim):
+            # -1 and 0 are what some exporters write for a free dimension.
+            fixed = dim.HasField("dim_value") and dim.dim_value > 0
+            dims.append(dim.dim_value if fixed else dim.dim_param or f"{value.name}[{axis}]")
+        span = index_span(model.graph, value.name) if dtype.kind in "iu" else 2
+        specs.append(InputSpec(value.name, dtype, tuple(dims), span))
     return specs
 
 
-def shapes(specs: Sequence[InputSpec], batch: int, free: int) -> dict[str, tuple[int, ...]]:
-    """Concrete shapes: an open first dimension becomes ``batch``, any other open one ``free``."""
-    leading = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)}
+# Operators behind which an integer still chooses what it chose.
+_CARRIES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
+            "Unsqueeze")  # fmt: skip
+
+
+def index_span(graph: onnx.GraphProto, name: str) -> int:
+    """How many values an integer may have: what the Gather and OneHot it reaches allow.
+
+    2 where it reaches none, which every mask and flag accepts.
+    """
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {name: list(tensor.dims) for name, tensor in known.items()}
+    for value in graph.value_info:
+        dims = value.type.tensor_type.shape.dim
+        shapes.setdefault(value.name, [d.dim_value for d in dims])
+    reached, spans = {name}, []
+    for node in graph.node:
+        if node.op_type in ("Gather", "GatherElements") and node.input[1] in reached:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            dims = shapes.get(node.input[0])
+            spans += [dims[axis]] if dims and dims[axis] > 0 else []
+        elif node.op_type == "OneHot" and node.input[0] in reached and node.input[1] in known:
+            spans.append(int(onnx.numpy_helper.to_array(known[node.input[1]]).reshape(-1)[0]))
+        elif node.op_type in _CARRIES and node.input and node.input[0] in reached:
+            reached.update(node.output)
+    return min(spans, default=2)
+
+
+def free_dims(specs: Sequence[InputSpec]) -> tuple[list[str], list[str]]:
+    """Free dimensions that lead an input (batches), and all others."""
+    leading = dict.fromkeys(s.dims[0] for s in specs if s.dims and isinstance(s.dims[0], str))
+    rest = dict.fromkeys(d for s in specs for d in s.dims[1:] if isinstance(d, str))
+    return list(leading), [d for d in rest if d not in leading]
+
+
+def same_sizes(specs: Sequence[InputSpec], batch: int, free: int) -> Sizes:
+    """Give all free dimensions but batches one size."""
+    leading, rest = free_dims(specs)
+    return dict.fromkeys(leading, batch) | dict.fromkeys(rest, free)
+
+
+def shapes(specs: Sequence[InputSpec], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Concrete shapes of all inputs."""
     result = {}
     for spec in specs:
-        shape = []
-        for axis, dim in enumerate(spec.dims):
-            if isinstance(dim, int):
-                shape.append(dim)
-            else:
-                shape.append(batch if axis == 0 or dim in leading else free)
+        shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims)
         if math.prod(shape) > ELEMENT_LIMIT:
             raise ModelError(
-                f"input {spec.name!r} of shape {tuple(shape)} is too large to try out; "
+                f"input {spec.name!r} of shape {shape} is too large to try out; "
                 "give check data, or skip verification"
             )
-        result[spec.name] = tuple(shape)
+        result[spec.name] = shape
     return result
 
 
-def has_free_batch(specs: Sequence[InputSpec]) -> bool:
-    """Whether the first dimension of some input is open."""
-    return any(spec.dims and not isinstance(spec.dims[0], int) for spec in specs)
-
-
-def random_sample(
-    specs: Sequence[InputSpec], shape: Mapping[str, tuple[int, ...]], seed: int
-) -> Sample:
-    """Draw standard normal numbers; integers are 0 or 1, which every index and mask accepts."""
+def random_sample(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> Sample:
+    """Draw standard normal numbers, and integers that go through all they may be in turn."""
     rng = np.random.default_rng(seed)
+    shape = shapes(specs, sizes)
     sample: Sample = {}
     for spec in specs:
         if spec.dtype.kind in "iu":
-            sample[spec.name] = rng.integers(0, 2, shape[spec.name]).astype(spec.dtype)
+            span = min(spec.span, int(np.iinfo(spec.dtype).max) + 1)
+            count = math.prod(shape[spec.name])
+            order = np.random.default_rng(0).permutation(span)
+            chosen = order[np.arange(seed * count, (seed + 1) * count) % span]
+            sample[spec.name] = rng.permutation(chosen).reshape(shape[spec.name]).astype(spec.dtype)
         elif spec.dtype.kind == "b":
             sample[spec.name] = rng.integers(0, 2, shape[spec.name]).astype(bool)
-        elif spec.dtype.kind == "f" or spec.dtype.name == "bfloat16":
+        elif spec.is_float:
             sample[spec.name] = rng.standard_normal(shape[spec.name]).astype(spec.dtype)
         else:
             raise ModelError(f"input {spec.name!r} has type {spec.dtype}; give check data")
@@ -102,19 +150,17 @@ def random_sample(
 ADVERSARIAL = ("zeros", "negative", "border", "ramp")
 
 
-def adversarial_sample(
-    specs: Sequence[InputSpec], shape: Mapping[str, tuple[int, ...]], kind: str
-) -> Sample:
+def adversarial_sample(specs: Sequence[InputSpec], sizes: Mapping[str, int], kind: str) -> Sample:
     """Make inputs that show what random ones average away.
 
     ``zeros`` leaves only the shifts, ``negative`` a constant below zero (Relu and max pooling),
     ``border`` only the outermost row of every axis (padding), ``ramp`` differs in every channel.
     """
-    sample = random_sample(specs, shape, 0)
+    sample = random_sample(specs, sizes, 0)
     for spec in specs:
-        if spec.dtype.kind in "iub":
+        if not spec.is_float:
             continue
-        x = np.zeros(shape[spec.name], dtype=np.float64)
+        x = np.zeros(sample[spec.name].shape)
         if kind == "negative":
             x -= 2.0
         elif kind == "border":

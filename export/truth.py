@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,27 +11,32 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fastbn.export.differences import Errors
+from fastbn.export.differences import OutputErrors, agreement, cannot_tell
 from fastbn.export.errors import DemandError, ModelError, one_line
-from fastbn.export.io import coarsest_eps
-from fastbn.export.report import ValidationReport
+from fastbn.export.io import coarsest_eps, quantises
+from fastbn.export.report import OutputReport, ValidationReport
 from fastbn.export.runtime import RuntimeRefusalError
 from fastbn.export.samples import (
     ADVERSARIAL,
     FREE_SIZES,
     InputSpec,
     Sample,
+    Sizes,
     adversarial_sample,
     check_data,
-    has_free_batch,
+    free_dims,
     input_specs,
     random_sample,
-    shapes,
+    same_sizes,
 )
-from fastbn.export.ways import Memory, load_first, load_second, remembering
+from fastbn.export.ways import Memory, Outputs, Run, load_first, load_second, remembering
 
+# Rounding that a sum may always add, in eps of the coarsest type, relative to an output.
+ROUNDING_EPS = 16.0
 # One model alone has no other to be compared with: onnxruntime may lose this many eps.
 ALONE_EPS = 1024.0
+# No tolerance is larger, relative to an output's size; of half types and quantised activations.
+CAP, HALF_CAP, HALF_EPS = 1e-3, 5e-2, 1e-4
 
 
 class Truth:
@@ -46,6 +52,8 @@ class Truth:
         Number of random inputs.
     batch_sizes : sequence of int
         Sizes the open batch axis takes in turn.
+    tolerance : float, optional
+        What an output may be off by, relative to its size, instead of what rounding explains.
     path : path, optional
         Its file, if its weights are too large for memory; then onnxruntime is the truth.
     memory : dict, optional
@@ -64,20 +72,36 @@ class Truth:
         data: Mapping[str, NDArray[Any]] | None = None,
         seeds: int = 5,
         batch_sizes: Sequence[int] = (1, 3),
+        tolerance: float | None = None,
         path: Path | None = None,
         memory: Memory | None = None,
     ) -> None:
         self.model = model
         self.specs = input_specs(model)
+        self.outputs = [value.name for value in model.graph.output]
+        self._tolerance = tolerance
+        self._eps = coarsest_eps(model)
+        half = self._eps > HALF_EPS or quantises(model)
+        self._cap = HALF_CAP if half else CAP
         self._first = load_first(model, path)
         self._run = remembering(self._first.run, {} if memory is None else memory)
         self._groups = self._inputs(data, seeds, batch_sizes)
-        self._eps = coarsest_eps(model)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it computes with half types or quantised activations."""
+        return self._cap == HALF_CAP
 
     def samples(self) -> Iterator[Sample]:
         """All inputs."""
-        for group in self._groups:
-            yield from group
+        return itertools.chain.from_iterable(self._groups)
+
+    def expected(self, sample: Sample) -> Outputs:
+        """Return outputs in float64, or of onnxruntime where there is no float64."""
+        found = self._run(sample)
+        return found["f64"] if "f64" in found else found["lowest"]
+
+    # --- Comparing -------------------------------------------------------------------------------
 
     def compare(
         self, second: onnx.ModelProto | None = None, path: Path | None = None
@@ -89,85 +113,175 @@ class Truth:
         ModelError
             If the other model has different inputs or outputs, or nothing runs it.
         """
-        report = ValidationReport(against=self._first.against, notes=list(self._first.notes))
+        report = ValidationReport(verdict="agree")
         run = self._run
         if second is not None:
             _require_same_interface(self.model, second, self.specs)
             run = load_second(second, path, self._first, report)
-        argmax: list[float] = []
-        worst = -1.0
+        self.hold(run, report, alone=second is None)
+        report.against = self._first.against
+        report.notes += [note for note in self._first.notes if note not in report.notes]
+        return report
+
+    def hold(self, run: Run, report: ValidationReport, *, alone: bool = False) -> None:
+        """Hold what another model gives against it, and fill in a report."""
+        rows: list[float] = []
+        groups: list[list[OutputErrors]] = []
         for group in self._groups:
-            found = Errors()
+            errors = [OutputErrors() for _ in self.outputs]
+            groups.append(errors)
             for sample in group:
                 report.samples += 1
                 expected = self._run(sample)
                 try:
                     results = run(sample)
                 except RuntimeRefusalError as error:
-                    found.folded = float("inf")
-                    found.pattern = f"the second model does not run: {one_line(error)}"
+                    report.fail("differ", f"the second model does not run: {one_line(error)}")
                     break
-                found.add(expected, results, alone=second is None)
-            tolerance = max(2.0 * found.original, 16.0 * self._eps * found.size)
-            if second is None:
-                tolerance = ALONE_EPS * self._eps * found.size
-            if found.ran_nothing:
-                tolerance = 16.0 * self._eps * found.size
-            argmax += found.argmax
-            report.agree &= bool(found.folded <= tolerance) and not found.pattern
-            report.max_abs_f64 = max(report.max_abs_f64, found.folded)
-            report.max_rel_f64 = max(report.max_rel_f64, _ratio(found.folded, found.size))
-            report.max_abs_ort = max(report.max_abs_ort, found.between)
-            report.max_rel_ort = max(report.max_rel_ort, _ratio(found.between, found.size))
-            report.rms_ort = max(report.rms_ort, found.rms())
-            report.original_abs_f64 = max(report.original_abs_f64, found.original)
-            closeness = found.folded / tolerance if tolerance > 0 else float(found.folded > 0)
-            if closeness > worst:
-                worst, report.tolerance = closeness, tolerance
-            if found.pattern and found.pattern not in report.notes:
-                report.notes.append(found.pattern)
-        report.argmax_agreement = float(np.mean(argmax)) if argmax else 1.0
-        report.against = self._first.against
-        report.notes += [note for note in self._first.notes if note not in report.notes]
-        return report
+                rows += self._take(errors, expected, results, alone=alone)
+        report.argmax_agreement = float(np.mean(rows)) if rows else 1.0
+        truths = [self.expected(sample) for sample in self.samples()]
+        for index in range(len(self.outputs)):
+            found = [errors[index] for errors in groups]
+            self._judge(index, found, truths, report, alone=alone)
+        if all(output.cannot_tell for output in report.outputs):
+            report.fail("not proven", "no output could tell a wrong model from a right one")
+        report.settle()
+
+    def _take(
+        self,
+        errors: list[OutputErrors],
+        first: dict[str, Outputs],
+        second: dict[str, Outputs],
+        *,
+        alone: bool,
+    ) -> list[float]:
+        """Take in one sample; give the share of rows of the same class for every output."""
+        truth = first["f64"] if "f64" in first else first["lowest"]
+        levels: list[str] = [name for name in ("lowest", "highest") if name in first]
+        others: list[str] = [name for name in ("lowest", "highest") if name in second] or ["f64"]
+        rows = []
+        for index, found in enumerate(errors):
+            firsts = [first["lowest" if alone else name][index] for name in levels]
+            seconds = [second[name][index] for name in others]
+            found.add(truth[index], firsts, seconds)
+            share = agreement(seconds[-1], np.asarray(truth[index]))
+            rows += [] if share is None else [share]
+        return rows
+
+    def _judge(
+        self,
+        index: int,
+        groups: Sequence[OutputErrors],
+        truths: Sequence[Outputs],
+        report: ValidationReport,
+        *,
+        alone: bool,
+    ) -> None:
+        """Say of one output whether it agrees, by its own scale."""
+        name = self.outputs[index]
+        size = max((found.size for found in groups), default=0.0)
+        limit = (self._cap if self._tolerance is None else self._tolerance) * size
+        worst = OutputReport(name, size=size)
+        for found in groups:
+            if found.other_flips > found.flips_allowed():
+                report.fail("differ", f"output {name!r}: {found.other_flips} of {found.entries} "
+                            f"integers differ, the original's {found.original_flips}")  # fmt: skip
+            if found.lost:
+                report.fail(
+                    "not proven",
+                    f"output {name!r}: {found.lost} numbers are not finite in the first model, "
+                    "though they are in float64",
+                )
+            if found.problem:
+                report.fail("differ", f"output {name!r} {found.problem}")
+                found.other = float("inf")
+            explained = limit if self._tolerance is not None else self._rounding(found, alone=alone)
+            figures = (found.other, found.original, explained, limit)
+            entry = OutputReport(name, *figures, size, found.between, found.squares)
+            worst = max(worst, entry, key=OutputReport.closeness)
+        worst.cannot_tell = cannot_tell([values[index] for values in truths], worst.tolerance)
+        if worst.cannot_tell:
+            report.unproven.append(f"output {name!r} {worst.cannot_tell}")
+        report.outputs.append(worst)
+
+    def _rounding(self, found: OutputErrors, *, alone: bool) -> float:
+        """Tell how much of a difference rounding explains."""
+        always = (ALONE_EPS if alone else ROUNDING_EPS) * self._eps * found.size
+        return always if alone else max(2.0 * found.original, always)
+
+    # --- Inputs ----------------------------------------------------------------------------------
 
     def _inputs(
         self, data: Mapping[str, NDArray[Any]] | None, seeds: int, batch_sizes: Sequence[int]
     ) -> list[list[Sample]]:
         """Make groups of inputs; a tolerance is worked out over the worst of each group."""
         specs = self.specs
-        batches = list(batch_sizes) if has_free_batch(specs) else [1]
         groups = [[check_data(specs, data)]] if data is not None else []
-        free = self._free_size(batches[0], optional=bool(groups))
-        if free is None:
+        sizes = self._sizes(batch_sizes, optional=bool(groups))
+        self._first.strict = False
+        if not sizes:
             return groups
-        sizes = [shapes(specs, batch, free) for batch in batches]
-        groups.append([random_sample(specs, sizes[s % len(sizes)], s) for s in range(seeds)])
-        adversarial = [k for k in ADVERSARIAL if any(s.dtype.kind not in "iub" for s in specs)]
-        groups.append([adversarial_sample(specs, sizes[-1], kind) for kind in adversarial])
-        return [group for group in groups if group]
+        drawn = [random_sample(specs, sizes[s % len(sizes)], s) for s in range(seeds)]
+        if any(spec.is_float for spec in specs):
+            drawn += [adversarial_sample(specs, sizes[-1], kind) for kind in ADVERSARIAL]
+        return [*groups, drawn]
 
-    def _free_size(self, batch: int, *, optional: bool) -> int | None:
-        """Smallest size for the open dimensions that the model accepts."""
-        free = any(not isinstance(d, int) for spec in self.specs for d in spec.dims[1:])
+    def _sizes(self, batch_sizes: Sequence[int], *, optional: bool) -> list[Sizes]:
+        """Search sizes of the free dimensions: two sets, with nothing inside that is empty."""
+        leading, rest = free_dims(self.specs)
+        batches = list(batch_sizes)
         failure: Exception | None = None
-        for size in FREE_SIZES if free else FREE_SIZES[:1]:
+        found: tuple[int, int, Sizes] | None = None
+        # Float64 is given up only if no size suits it.
+        for self._first.strict, size in itertools.product(
+            (True, False), FREE_SIZES if rest else FREE_SIZES[:1]
+        ):
+            sizes = same_sizes(self.specs, batches[0], size)
+            if found is not None and (not self._first.strict or not found[0]):
+                break
             try:
-                self._run(random_sample(self.specs, shapes(self.specs, batch, size), 0))
+                empty = self._empty(sizes)
             except DemandError:
                 raise
             except Exception as error:
                 failure = failure or error
                 continue
-            return size
-        if optional:
-            return None
-        assert failure is not None
-        if isinstance(failure, ModelError):
-            raise failure
-        raise ModelError(
-            f"the model does not run on random inputs; give check data ({one_line(failure)})"
-        ) from failure
+            if found is None or empty < found[0]:
+                found = (empty, size, sizes)
+        if found is None:
+            if optional:
+                return []
+            assert failure is not None
+            if isinstance(failure, ModelError):
+                raise failure
+            raise ModelError(
+                f"the model does not run on random inputs; give check data ({one_line(failure)})"
+            ) from failure
+        empty, size, first = found
+        self._first.strict = True
+        if not leading and not rest:
+            return [first]
+        step = size if size >= 32 else 4
+        apart = {name: size + step * (k + 1) for k, name in enumerate(rest)}
+        for batch, others in (
+            (batches[-1], apart),
+            (batches[-1], dict.fromkeys(rest, 2 * size)),
+            (batches[-1], dict.fromkeys(rest, size)),
+            (batches[0], dict.fromkeys(rest, 2 * size)),
+        ):
+            second = dict.fromkeys(leading, batch) | others
+            try:
+                if self._empty(second) <= empty:
+                    return [first, second]
+            except Exception:
+                continue
+        return [first]
+
+    def _empty(self, sizes: Sizes) -> int:
+        """Run it at these sizes; count the values inside that have no elements."""
+        self._run(random_sample(self.specs, sizes, 0))
+        return self._first.empty()
 
 
 def _require_same_interface(
@@ -188,7 +302,3 @@ def _require_same_interface(
         raise ModelError(
             f"the models have {len(first.graph.output)} and {len(second.graph.output)} outputs"
         )
-
-
-def _ratio(error: float, size: float) -> float:
-    return error / size if size > 0 else (0.0 if error == 0 else float("inf"))

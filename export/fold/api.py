@@ -80,7 +80,7 @@ def fold_batch_norm(
     if not verify:
         folded = source.message()
     else:
-        folded = boldest_proven(source.message, Truth(original, data=check_data))
+        folded = boldest_proven(source.message, original, lambda: Truth(original, data=check_data))
     return folded.model, folded.report
 
 
@@ -174,7 +174,7 @@ def fold_external(
             return Folded(read_model(draft, load_external_data=False), report, draft)
 
         folded = (
-            boldest_proven(fold, Truth(original, data=check_data, path=source))
+            boldest_proven(fold, original, lambda: Truth(original, data=check_data, path=source))
             if verify
             else fold(STEPS[0])
         )

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from fastbn.export.evaluator import transposed_geometry
 from fastbn.export.fold.affine import Affine, Array, Refused
 from fastbn.export.fold.backward import add_bias
 from fastbn.export.fold.moves import forward_rule, only_input, push_on
 from fastbn.export.fold.plan import Plan, label
-from fastbn.export.windows import conv, conv_transpose, windows
+from fastbn.export.operators import convolve, transposed_geometry
+from fastbn.export.windows import conv_transpose, windows
 
 # Bias maps larger than this are not worth their memory.
 MAP_LIMIT = 2**22
@@ -85,7 +85,7 @@ def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: 
     if weight.shape[0] * int(np.prod(geometry.size)) > MAP_LIMIT:
         raise Refused(f"the bias map of {label(node)} would be too large")
     flat = np.broadcast_to(shift.reshape(1, -1, *(1,) * len(spatial)), (1, shift.size, *spatial))
-    return conv(np.ascontiguousarray(flat), weight, None, geometry, groups)
+    return convolve(flat, weight, None, geometry, groups)
 
 
 def _add_map(plan: Plan, node: ir.Node, image: Array) -> None:

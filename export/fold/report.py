@@ -63,3 +63,8 @@ class FoldReport(Report):
     nodes: list[NodeEntry] = field(default_factory=list)
     verification: ValidationReport | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was folded, removed or merged."""
+        return any(entry.action != "kept" for entry in self.nodes)

@@ -79,7 +79,7 @@ def test_every_pair_of_operations():
                     continue
                 model, readers = graph
                 coverage.graphs[place] += 1
-                coverage.graphs[f"read by {readers}, too"] += 1
+                coverage.others[f"read by {readers}, too"] += 1
                 boldness = STEPS[0 if drawn % 3 else turn % len(STEPS)]
                 folded, _ = fold_once(model, boldness, bool(drawn % 2), bool(drawn % 5 < 3))
                 what = f"{place}: {first}, {second}, seed {seed}"
@@ -98,7 +98,8 @@ def test_in_onnxruntime(seed, choices, opset):
     """In float32 the tolerance of every export holds, or less is folded until it does."""
     model = Drawer(seed, "float32", opset).run(choices)
     _, report = fold_batch_norm(model)
-    assert report.verification.agree
+    assert report.changed == (report.verification is not None)
+    assert not report.changed or report.verification.agree
 
 
 @pytest.mark.parametrize("seed", range(5))

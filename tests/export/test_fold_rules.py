@@ -16,7 +16,7 @@ from fastbn.export.fold.affine import Affine
 from fastbn.export.fold.api import fold_once
 from fastbn.export.fold.engine import STEPS
 from fastbn.export.fold.moves import BACKWARD, FORWARD
-from fastbn.export.samples import input_specs, random_sample, shapes
+from fastbn.export.samples import input_specs, random_sample, same_sizes
 
 RULES = [("backwards", name) for name in BACKWARD] + [("forwards", name) for name in FORWARD]
 TABLES = {"backwards": BACKWARD, "forwards": FORWARD}
@@ -34,7 +34,7 @@ def fold(name):
 def truth(name):
     model = build(name)
     specs = input_specs(model)
-    sample = random_sample(specs, shapes(specs, 2, 12), 0)
+    sample = random_sample(specs, same_sizes(specs, 2, 12), 0)
     return sample, Float64Evaluator(model).run(sample)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import warnings
 
@@ -12,9 +13,12 @@ import pytest
 from onnx import numpy_helper
 
 from fastbn.bench.patterns import PATTERNS
-from fastbn.export import ModelError, validate
+from fastbn.bench.patterns.sketch import Sketch
+from fastbn.export import ModelError, validate, windows
 from fastbn.export.evaluator import Float64Evaluator, to_float64
+from fastbn.export.operators import convolve
 from fastbn.export.runtime import Session
+from fastbn.export.truth import Truth
 
 
 def nudged(model, amount):
@@ -77,8 +81,153 @@ def test_report_is_a_mapping():
         report["nothing"]
 
 
-OWN = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization", "Softmax",
-       "LogSoftmax")  # fmt: skip
+def scaled(model, name, factor):
+    """The same model with one weight multiplied."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    tensor = next(t for t in other.graph.initializer if t.name == name)
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array((values * factor).astype(values.dtype), name))
+    return other
+
+
+def test_every_output_is_held_to_its_own_scale():
+    """What would vanish beside a large output is seen."""
+    g = Sketch(0)
+    x = g.input(4)
+    small = g.gemm(x, 3)
+    weight = g.nodes[-1].input[1]
+    large = g.op("Mul", [g.gemm(x, 3), g.constant(1e9)])
+    model = g.model(small, large)
+    assert validate(model, model).agree
+    report = validate(model, scaled(model, weight, 1.3))
+    assert report.verdict == "differ"
+    assert report.output == small
+    assert [o.error > o.tolerance for o in report.outputs] == [True, False]
+
+
+def overflowing(factor):
+    """Half precision: one channel overflows, the other two do not."""
+    g = Sketch(0, dtype=np.float16)
+    h = g.gemm(g.input(4), 3)
+    weight = g.nodes[-1].input[1]
+    model = g.model(g.op("Mul", [h, g.constant([1.0, 1.0, 6e4])]))
+    return scaled(model, weight, factor)
+
+
+def test_an_overflow_hides_nothing():
+    report = validate(overflowing(1.0), overflowing(3.0))
+    assert report.verdict == "differ"
+    assert np.isfinite(report.tolerance)
+    assert validate(overflowing(1.0), overflowing(1.0)).agree
+
+
+def test_nan_agrees_with_nan_alone():
+    g = Sketch(0)
+    h = g.op("Sqrt", [g.input(4)])
+    model = g.model(h)
+    assert validate(model, model).agree
+    other = g.model(g.op("Sqrt", [g.op("Abs", [g.inputs[0].name])]))
+    assert validate(model, other).verdict == "differ"
+    assert validate(other, model).verdict == "differ"
+
+
+def test_a_tolerance_has_an_end():
+    """An original that is off by itself excuses nothing: that is not proven, and not agreement."""
+    g = Sketch(0)
+    x = g.input(4)
+    big = g.constant(1e6)
+    h = g.op("Sub", [g.op("Add", [x, big]), big])
+    model = g.model(h)
+    report = validate(model, scaled(model, big, 1.0))
+    assert report.verdict == "not proven"
+    assert report.tolerance <= 1e-3 * report.outputs[0].size
+
+
+def test_integers_compare_by_their_own_rule():
+    g = Sketch(0)
+    h = g.gemm(g.input(4), 5)
+    weight = g.nodes[-1].input[1]
+    model = g.model(h)
+    chosen = g.op("ArgMax", [h], axis=1)
+    model.graph.node.append(g.nodes[-1])
+    kind = onnx.TensorProto.INT64
+    model.graph.output.append(onnx.helper.make_tensor_value_info(chosen, kind, ["N", 1]))
+    assert validate(model, model).agree
+    report = validate(model, scaled(model, weight, -1.0))
+    assert any("integers differ" in note for note in report.notes)
+    # And set no tolerance for others.
+    assert report.outputs[0].tolerance < 1e-3
+
+
+def test_integer_inputs_reach_every_row():
+    g = Sketch(0)
+    table = g.normal(40, 6)
+    indices = g.input(7, dtype=np.int64)
+    model = g.model(g.op("Gather", [g.constant(table, name="table"), indices]))
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    table[2:] = 0
+    weight = numpy_helper.from_array(table.astype(np.float32), "table")
+    other.graph.initializer[0].CopyFrom(weight)
+    assert validate(model, other).verdict == "differ"
+
+
+@pytest.mark.parametrize("free", ["N", -1, 0, None])
+def test_free_dimensions(free):
+    """Names, -1, 0 and absent ones; never so small that nothing is left inside."""
+    g = Sketch(0)
+    h = g.input(3, 4, 4)
+    for _ in range(5):
+        h = g.op("MaxPool", [g.conv(h, 4, 3)], kernel_shape=[2, 2], strides=[2, 2])
+    model = g.model(h)
+    for axis, dim in enumerate(model.graph.input[0].type.tensor_type.shape.dim):
+        if axis != 1:
+            dim.Clear()
+            if isinstance(free, int):
+                dim.dim_value = free
+            elif free:
+                dim.dim_param = f"{free}{axis}"
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    truth = Truth(model)
+    seen = {tuple(sample[model.graph.input[0].name].shape) for sample in truth.samples()}
+    assert len(seen) > 1
+    assert all(y.size for sample in truth.samples() for y in truth.expected(sample))
+    assert truth.compare(model).agree
+
+
+CANNOT_TELL = {
+    "is constant in every sample": lambda g, x: g.op("Mul", [x, g.constant(0.0)]),
+    "is not finite in every sample": lambda g, x: g.op("Log", [g.op("Neg", [g.op("Abs", [x])])]),
+    "is saturated in every sample": lambda g, x: g.op(
+        "Sigmoid", [g.op("Mul", [g.op("Add", [x, g.constant(0.3)]), g.constant(1e9)])]
+    ),
+    "is empty in every sample": lambda g, x: g.op(
+        "Slice", [x, g.integers(1), g.integers(1), g.integers(1)]
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", CANNOT_TELL)
+def test_outputs_that_cannot_tell(reason):
+    """They prove nothing, and are named; beside one that can tell they do no harm."""
+    g = Sketch(0)
+    x = g.input(5)
+    blind = CANNOT_TELL[reason](g, x)
+    model = g.model(blind)
+    report = validate(model, model)
+    assert (report.agree, report.verdict) == (False, "not proven")
+    assert report.unproven == [f"output {blind!r} {reason}"]
+    model = g.model(blind, g.gemm(x, 3))
+    report = validate(model, model)
+    assert report.agree
+    assert report.unproven == [f"output {blind!r} {reason}"]
+
+
+OWN = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalMaxPool", "BatchNormalization",
+       "Softmax", "LogSoftmax", "Erf", "Resize")  # fmt: skip
+AT_LEAST = {"GlobalMaxPool": 2, "Erf": 1}
 
 
 def node_cases(operator):
@@ -113,7 +262,35 @@ def test_evaluator_on_onnx_node_tests(operator):
                     y, expected, rtol=case.rtol, atol=case.atol, err_msg=case.name
                 )
         ran += 1
-    assert ran >= 4
+    assert ran >= AT_LEAST.get(operator, 4)
+
+
+def test_own_operators_agree_with_numpy():
+    """The library's kernels against windows in plain NumPy: ranks, borders, strides, groups."""
+    rng = np.random.default_rng(0)
+    cases = itertools.product((1, 2, 3), (1, 2), ((0, 0), (1, 1), (0, 2)), (1, 2), (1, 2))
+    for rank, stride, pads, dilation, groups in cases:
+        x = rng.standard_normal((2, 4, *(7, 8, 6)[:rank]))
+        weight = rng.standard_normal((6, 4 // groups, *(3, 2, 3)[:rank]))
+        bias = rng.standard_normal(6)
+        w = windows.windows(
+            x.shape[2:], weight.shape[2:], strides=[stride] * rank, dilations=[dilation] * rank,
+            pads=[pads[0]] * rank + [pads[1]] * rank,
+        )  # fmt: skip
+        y = convolve(x, weight, bias, w, groups)
+        expected = windows.conv(x, weight, bias, w, groups)
+        assert y.shape == expected.shape
+        np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
+
+
+def test_values_are_freed_and_empty_ones_counted():
+    g = Sketch(0)
+    x = g.input(5)
+    none = g.op("Slice", [x, g.integers(1), g.integers(1), g.integers(1)])
+    evaluator = Float64Evaluator(g.model(g.op("Concat", [x, none], axis=1)))
+    (y,) = evaluator.run({x: np.ones((2, 5), np.float32)})
+    assert y.shape == (2, 5)
+    assert evaluator.empty == [none]
 
 
 @pytest.mark.parametrize("opset", [7, 12, 13])

@@ -123,6 +123,7 @@ class Coverage:
     """Rules by how often they were asked, by whom, where, and for what kind of affine."""
 
     graphs: collections.Counter[str] = field(default_factory=collections.Counter)
+    others: collections.Counter[str] = field(default_factory=collections.Counter)
     rules: collections.Counter[str] = field(default_factory=collections.Counter)
     pairs: collections.Counter[tuple[str, str]] = field(default_factory=collections.Counter)
     places: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -133,7 +134,7 @@ class Coverage:
         lines = [f"{sum(self.graphs.values())} graphs"]
         lines.append(f"{len(self.rules)} rules, asked {sum(self.rules.values())} times")
         lines.append(f"{len(self.pairs)} pairs of a rule and the one it asked")
-        for name in ("graphs", "places", "affines", "readers"):
+        for name in ("graphs", "others", "places", "affines", "readers"):
             lines.append(f"{name}: {dict(getattr(self, name).most_common())}")
         return "\n".join(lines)
 

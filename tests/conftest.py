@@ -19,6 +19,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fastbn")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=4, help="how often training is killed and resumed (long: 50)"
+    )
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(2015)

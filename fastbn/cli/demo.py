@@ -77,9 +77,9 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
     optimizer = optim.Adam(net.parameters())
     trainer = train.Trainer(net, CrossEntropyLoss(), optimizer)
     settling = epochs // 3
-    trainer.fit(digits, epochs - settling, BATCH_SIZE, validation=digits, rng=rng)
+    trainer.fit(digits, epochs - settling, BATCH_SIZE, rng=rng)
     optimizer.lr /= 10  # smaller steps at the end, so that no single batch decides the result
-    history = trainer.fit(digits, settling, BATCH_SIZE, validation=digits, rng=rng)
+    history = trainer.fit(digits, settling, BATCH_SIZE, rng=rng)
 
     train.save(net, folder / "model.safetensors", classes=digits.classes)
     exported = to_onnx(net, folder / "model.onnx", classes=digits.classes, input_range=(0.0, 1.0))

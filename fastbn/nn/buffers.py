@@ -79,6 +79,9 @@ class Pool:
         self._takes = 0  # since the last start
         self._most = 0  # of all starts
 
+    def __reduce__(self) -> tuple[type[Pool], tuple[()]]:
+        return Pool, ()  # a copy, as of a loss, finds its own memory
+
     def start(self, key: Hashable) -> None:
         """Begin a call of the network on the input that `key` stands for, its shape and dtype."""
         if self._thread != get_ident():

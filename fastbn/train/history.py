@@ -23,6 +23,10 @@ class Epoch:
     seconds : float
         Time of the training steps, without validation.
     images_per_second : float
+    lr : float or None
+        Learning rate of the last step, of the first parameter group.
+    metrics : dict of str to float
+        Of the validation set, those that `Trainer` was given, by their names.
     """
 
     epoch: int
@@ -33,6 +37,14 @@ class Epoch:
     val_accuracy: float | None
     seconds: float
     images_per_second: float
+    lr: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, float | int | None]:
+        """Return all numbers by name; a metric of the validation set is called ``val_name``."""
+        row = asdict(self)
+        metrics = row.pop("metrics")
+        return row | {f"val_{name}": value for name, value in metrics.items()}
 
 
 @dataclass
@@ -91,4 +103,4 @@ class History:
 
     def as_rows(self) -> list[dict[str, float | int | None]]:
         """Return one dictionary for every epoch, as JSON takes it."""
-        return [asdict(epoch) for epoch in self.epochs]
+        return [epoch.as_row() for epoch in self.epochs]

@@ -1,35 +1,40 @@
-"""Trainer: the loop around forward, loss, backward and step."""
+"""Trainer: the loop around forward, loss, backward and step, and what belongs to it."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from itertools import islice
-from typing import Any, NamedTuple, Protocol
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data import Batches, Dataset
+from fastbn.data import as_batches
+from fastbn.data.batches import Augment, Rng, seed_of
 from fastbn.nn import CrossEntropyLoss, Module
 from fastbn.optim import Adam
-from fastbn.train.history import Epoch, History
-from fastbn.train.progress import Bar, display
+from fastbn.train import checkpoint, inputs, probe
+from fastbn.train.evaluation import Evaluation, Metric, evaluate_batches, metric_name
+from fastbn.train.fit import Fit
+from fastbn.train.guard import NaNGuard
+from fastbn.train.history import History
+from fastbn.train.position import Position
+from fastbn.train.progress import bars
 
 Array = NDArray[Any]
-Samples = tuple[Array, Array]
 
 ROWS = 256  # at a time where nothing is trained: enough for all threads, few for the caches
 
 
 class Loss(Protocol):
-    """What Trainer takes as a loss; one with classes has ``correct(pred, target)``, too."""
+    """What Trainer takes as a loss: a function of predictions and targets.
+
+    It may have ``value(pred, target)``, the loss without a gradient, and, where there are classes,
+    ``correct(pred, target)``, the number of rows whose class was found.
+    """
 
     def __call__(self, pred: Array, target: Array) -> tuple[float, Array]:
         """Return the loss, a mean over the rows, and its gradient by pred."""
-
-    def value(self, pred: Array, target: Array) -> float:
-        """Return the loss alone."""
 
 
 class Stepper(Protocol):
@@ -37,13 +42,6 @@ class Stepper(Protocol):
 
     def step(self) -> None:
         """Move the parameters by their gradients."""
-
-
-class Evaluation(NamedTuple):
-    """Mean loss over a set of samples, and the share of them whose class was found."""
-
-    loss: float
-    accuracy: float | None
 
 
 class Trainer:
@@ -54,67 +52,119 @@ class Trainer:
     net : Module
         The network.
     loss : callable, default CrossEntropyLoss()
-        Returns the loss and its gradient.
+        ``loss(pred, target)`` returns the loss and its gradient; a plain function will do.
     optimizer : Optimizer, default Adam(net.parameters())
-        Has a ``step()``.
+        Has a ``step()``. Learning rates and their schedules are its own.
+    metrics : sequence of callable
+        ``metric(pred, target)`` returns a number of the whole validation set; see
+        `fastbn.train.metrics`. The history has them under their function's name.
 
     Attributes
     ----------
     history : History
         All epochs of all calls of `fit`.
+    steps : int
+        Updates of the weights so far.
+    last_loss : float
+        Loss of the latest step.
+    should_stop : bool
+        Set it in a callback, or from a signal handler: training stops behind the running step.
+    plan : fastbn.train.fit.Fit or None
+        The fit that is running or was last.
 
     Examples
     --------
     >>> from fastbn import data, models
     >>> digits = data.load("digits")
     >>> trainer = Trainer(models.mlp(digits.input_shape, rng=0))
-    >>> history = trainer.fit(digits, epochs=3, batch_size=32, validation=digits, rng=0)
+    >>> history = trainer.fit(digits, epochs=3, batch_size=32, validation=0.1, rng=0)
     >>> len(history.loss), history.val_accuracy[-1] > 0.9
     (3, True)
     >>> trainer.predict(digits.x_test[:5]).shape
     (5, 10)
+    >>> trainer.evaluate(digits).accuracy > 0.9
+    True
     """
 
     def __init__(
-        self, net: Module, loss: Loss | None = None, optimizer: Stepper | None = None
+        self,
+        net: Module,
+        loss: Loss | None = None,
+        optimizer: Stepper | None = None,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         self.net = net
         self.loss: Loss = CrossEntropyLoss() if loss is None else loss
-        self.optimizer: Stepper = Adam(net.parameters()) if optimizer is None else optimizer
+        self.optimizer: Any = Adam(net.parameters()) if optimizer is None else optimizer
+        self.metrics = tuple(metrics)
+        names = [metric_name(metric) for metric in self.metrics]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two metrics are called {name}")
         self.history = History()
+        self.steps = 0
+        self.last_loss = float("nan")
+        self.should_stop = False
+        self.plan: Fit | None = None
+        self._resumed: checkpoint.Interrupted | None = None
 
     def fit(
         self,
-        data: Dataset | Samples,
+        data: Any,
         epochs: int = 1,
         batch_size: int = 32,
-        validation: Dataset | Samples | None = None,
+        validation: Any = None,
         *,
-        rng: np.random.Generator | int | None = None,
+        callbacks: Iterable[Any] = (),
+        rng: Rng = None,
         drop_last: bool = False,
+        augment: Augment | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        class_weight: inputs.ClassWeight = None,
+        max_seconds: float | None = None,
         progress: bool | None = None,
     ) -> History:
         """Train for some epochs; call it again to go on.
 
-        A network in inference mode is put into training mode; in one that is in training mode,
-        layers that were put into inference mode by themselves stay there. When interrupted, it
-        keeps the weights of the last whole step.
+        Data, labels and arguments are checked as a whole before the first step. A network in
+        inference mode is put into training mode; in one that is in training mode, layers that were
+        put into inference mode by themselves stay there. When interrupted, it keeps the weights of
+        the last whole step.
+
+        Behind `resume`, the fit that was interrupted goes on with the arguments it was given,
+        which are to be passed again: `epochs` counts from where that fit began.
 
         Parameters
         ----------
-        data : Dataset or (x, y)
-            Training samples; of a Dataset the training set.
+        data : Dataset, (x, y), (x, y, sample_weight), or batches
+            Training samples; of a Dataset the training part. See `fastbn.data.as_batches`.
         epochs : int
             Times to go through them.
         batch_size : int
-            Samples in a step. What is left at the end of an epoch makes a smaller step; a single
+            Samples in a batch. What is left at the end of an epoch makes a smaller one; a single
             sample that is left stays out, for it has no batch statistics.
-        validation : Dataset or (x, y), optional
-            What to evaluate behind every epoch; of a Dataset the test set.
+        validation : float, (x, y), or Dataset, optional
+            What to evaluate behind every epoch: a share of the training samples that is held out
+            by the seed, the same of every class; other samples; of a Dataset the validation part.
+        callbacks : iterable of Callback
+            Called between the steps; see `fastbn.train.Callback`. A `NaNGuard` is added unless
+            there is one.
         rng : numpy.random.Generator or int, optional
-            Source of the order, a new one for every epoch.
+            Seed of order and augmentation, or a generator that gives one.
         drop_last : bool, default False
-            Leave out the smaller step, too.
+            Leave out the smaller batch, too.
+        augment : callable, optional
+            ``augment(images, rng)`` returns changed training images; see `fastbn.data.augment`.
+        accumulate : int, default 1
+            Batches whose gradients make one step, that of their mean over all rows.
+        clip_norm : float, optional
+            Largest norm of the gradients of a step, taken together.
+        class_weight : dict, sequence or "balanced", optional
+            Weights of the classes in the loss.
+        max_seconds : float, optional
+            Stop behind the step in which so much time has passed; the epoch that was running
+            counts as one.
         progress : bool, optional
             Whether to show a progress bar; by default if standard error is a terminal.
 
@@ -125,99 +175,197 @@ class Trainer:
 
         Raises
         ------
-        ValueError
-            If an argument is out of range, samples and labels differ in number, or there is not
-            one step to do.
+        ValueError, TypeError
+            If an argument is out of range, samples and labels do not fit network and loss, or there
+            is not one step to do. Nothing has been changed then.
+        fastbn.train.NotFiniteError
+            If a loss or a gradient is not finite; see `fastbn.train.NaNGuard`.
         """
-        x, y = (data.x_train, data.y_train) if isinstance(data, Dataset) else data
         if epochs < 0:
             raise ValueError(f"epochs should not be negative, but got {epochs}")
-        batches = Batches(x, y, batch_size, rng=rng, drop_last=drop_last)
-        single = batch_size > 1 and not drop_last and len(x) % batch_size == 1
-        steps = len(batches) - single
-        if steps < 1:
-            raise ValueError(
-                f"there is nothing to train on: {len(x)} samples in batches of {batch_size}"
+        if accumulate < 1:
+            raise ValueError(f"accumulate should be a positive integer, but got {accumulate}")
+        if clip_norm is not None and not clip_norm > 0.0:
+            raise ValueError(f"clip_norm should be above 0, but got {clip_norm}")
+        if max_seconds is not None and not max_seconds > 0.0:
+            raise ValueError(f"max_seconds should be above 0, but got {max_seconds}")
+        interrupted = self._resumed
+        seed = seed_of(rng) if interrupted is None else interrupted.position.seed
+        given = inputs.checked(
+            self.net,
+            self.loss,
+            data,
+            validation,
+            batch_size=batch_size,
+            seed=seed,
+            drop_last=drop_last,
+            augment=augment,
+            class_weight=class_weight,
+        )
+        position = Position(seed, epochs, batch_size, accumulate, given.samples)
+        if interrupted is not None:
+            position = interrupted.position.asked_for(position)
+            if position.whole:
+                warnings.warn(
+                    f"the run that was resumed has its {position.epoch} epochs: ask for more "
+                    "than that to go on",
+                    stacklevel=2,
+                )
+        callbacks = list(callbacks)
+        if not any(isinstance(callback, NaNGuard) for callback in callbacks):
+            callbacks.insert(0, NaNGuard())
+        with bars(progress) as shown:
+            self.plan = Fit(
+                self,
+                given,
+                position,
+                [*callbacks, *shown],
+                clip_norm=clip_norm,
+                max_seconds=max_seconds,
             )
-
-        self.net.discard()  # of a call to have a look, say: no backward will come
-        if not self.net.training:
-            self.net.train()
-        with display(progress) as shown:
-            for _ in range(epochs):
-                number = len(self.history.epochs) + 1
-                bar = None if shown is None else shown.bar(f"epoch {number}", steps)
-                epoch = self._epoch(batches, steps, number, bar)
-                if validation is not None:
-                    loss, accuracy = self.evaluate(validation)
-                    epoch = replace(epoch, val_loss=loss, val_accuracy=accuracy)
-                if bar is not None:
-                    bar.finish(epoch)
-                self.history.epochs.append(epoch)
+            self._resumed = None
+            self.plan.run([] if interrupted is None else interrupted.callbacks)
         return self.history
 
-    def _epoch(self, batches: Batches, steps: int, number: int, bar: Bar | None) -> Epoch:
-        """Do the steps of one epoch."""
-        net, loss, optimizer = self.net, self.loss, self.optimizer
-        count_correct = getattr(loss, "correct", None)
-        seen, correct, total = 0, 0, 0.0
-        accuracy = None
-        begin = time.perf_counter()
-        try:
-            for step, (x, y) in enumerate(islice(batches, steps), start=1):
-                pred = net(x)
-                value, dpred = loss(pred, y)
-                net.backward(dpred)
-                optimizer.step()
-                seen += len(x)
-                total += value * len(x)
-                if count_correct is not None:
-                    correct += count_correct(pred, y)
-                    accuracy = correct / seen
-                if bar is not None:
-                    bar.update(step, total / seen, accuracy, seen / (time.perf_counter() - begin))
-        except BaseException:
-            net.discard()  # what is pending would stand in the way of the next forward
-            raise
-        seconds = time.perf_counter() - begin
-        return Epoch(
-            number, steps, total / seen, accuracy, None, None, seconds, seen / max(seconds, 1e-9)
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "plan": None}  # it holds data and callbacks
 
-    def evaluate(self, data: Dataset | Samples, batch_size: int = ROWS) -> Evaluation:
+    # --- without training -------------------------------------------------------------------
+
+    def evaluate(self, data: Any, batch_size: int = ROWS) -> Evaluation:
         """Return mean loss and accuracy in inference mode; the network stays as it is.
 
         Parameters
         ----------
-        data : Dataset or (x, y)
-            Samples; of a Dataset the test set.
+        data : Dataset, (x, y), or batches
+            Samples; of a Dataset the test part.
         batch_size : int
             Samples to go through the network at a time.
 
         Returns
         -------
         Evaluation
-            ``(loss, accuracy)``; `accuracy` is None where the loss knows no classes.
+            ``(loss, accuracy)``, with the trainer's `metrics` beside; `accuracy` is None where the
+            loss knows no classes.
 
         Raises
         ------
         ValueError
             If there are no samples, or not as many labels.
         """
-        x, y = (data.x_test, data.y_test) if isinstance(data, Dataset) else data
-        if not len(x):
-            raise ValueError("there is nothing to evaluate: 0 samples")
-        count_correct = getattr(self.loss, "correct", None)
-        correct, total = 0, 0.0
-        with self.net.evaluating() as net:
-            for rows, labels in Batches(x, y, batch_size, shuffle=False):
-                pred = net(rows)
-                total += self.loss.value(pred, labels) * len(rows)
-                if count_correct is not None:
-                    correct += count_correct(pred, labels)
-        return Evaluation(total / len(x), None if count_correct is None else correct / len(x))
+        expected = inputs.expected_by(self.net, self.loss, inputs.samples_of(data, "test"))
+        batches = as_batches(data, batch_size, expected, part="test", shuffle=False)
+        return self.evaluate_batches(batches)
+
+    def evaluate_batches(self, batches: inputs.Source) -> Evaluation:
+        """Return what `evaluate` does, for batches that have been checked."""
+        return evaluate_batches(self.net, self.loss, self.metrics, batches)
 
     def predict(self, x: Array, batch_size: int = ROWS) -> Array:
         """Return the outputs for any number of rows; see `fastbn.nn.Module.predict`."""
         predicted: Array = self.net.predict(x, batch_size)
         return predicted
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Learning rate of the latest step, of the first group; None where there is none."""
+        groups = getattr(self.optimizer, "param_groups", None)
+        lr = groups[0].get("lr") if groups else None
+        return float(lr(max(self.optimizer.steps - 1, 0)) if callable(lr) else lr) if lr else lr
+
+    # --- looks before training --------------------------------------------------------------
+
+    def lr_find(
+        self,
+        data: Any,
+        batch_size: int = 32,
+        *,
+        start: float = 1e-7,
+        end: float = 10.0,
+        steps: int = 100,
+        rng: Rng = None,
+    ) -> probe.LearningRates:
+        """Try learning rates from small to large; everything is as before afterwards.
+
+        Each step has a rate that is larger by one factor, until the loss has exploded (Smith
+        2017). The rate that is suggested is that of the steepest fall of the smoothed loss.
+
+        Parameters
+        ----------
+        data, batch_size, rng
+            As of `fit`.
+        start, end : float
+            Range of the learning rates.
+        steps : int
+            From one end to the other.
+
+        Returns
+        -------
+        LearningRates
+            ``lr`` and ``loss`` of every step, and the ``suggestion``.
+        """
+        return probe.learning_rates(self, data, batch_size, start, end, steps, rng)
+
+    def overfit_one_batch(
+        self, data: Any, batch_size: int = 32, *, steps: int = 100, rng: Rng = None
+    ) -> list[float]:
+        """Train on one batch again and again; everything is as before afterwards.
+
+        A network, loss and optimizer that fit together bring the loss close to its least value;
+        if they do not, look for the mistake before training on everything.
+
+        Parameters
+        ----------
+        data, batch_size, rng
+            As of `fit`.
+        steps : int
+
+        Returns
+        -------
+        list of float
+            Loss of every step.
+        """
+        return probe.overfit(self, data, batch_size, steps, rng)
+
+    # --- interruptions ----------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], **described: Any) -> None:
+        """Write a checkpoint: all that is needed to go on as if nothing had happened.
+
+        It is a file of weights, too: `fastbn.train.load` and the command line read it.
+
+        Parameters
+        ----------
+        path : path
+            A safetensors file; an older one is replaced in one step.
+        **described
+            What `fastbn.train.save` takes besides: classes, input_normalization, model, arguments.
+        """
+        checkpoint.save(self, path, **described)
+
+    def resume(self, path: str | os.PathLike[str]) -> Self:
+        """Take over a checkpoint: weights, the optimizer's state, random states, history.
+
+        The next `fit`, called as the one that was interrupted, goes on where that was, and ends
+        with the weights it would have had.
+
+        Parameters
+        ----------
+        path : path
+            What `save` or a `Checkpoint` wrote.
+
+        Returns
+        -------
+        Trainer
+            This object.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, no checkpoint, or of another network or optimizer; nothing has
+            been changed then.
+        OSError
+            If it cannot be read.
+        """
+        self._resumed = checkpoint.resume(self, path)
+        return self

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import UnionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ FORMAT_VERSION = 1
 KEY = "fastbn"
 # Of one sample; more than any layer takes.
 MAX_AXES = 8
+EXTRA = "/"  # begins the names of arrays that are no weights; a checkpoint has some
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def save(
     classes: Sequence[Any] | None = None,
     input_normalization: dict[str, list[float]] | None = None,
     columns: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    extra: Mapping[str, NDArray[Any]] | None = None,
 ) -> Metadata:
     """Write the state of a network, and how to build it, to a safetensors file.
 
@@ -95,6 +98,8 @@ def save(
         Lists "mean" and "std" of what was done to the pixels.
     columns : dict, optional
         How rows of a table became numbers: ``data.columns.as_dict()``.
+    training, extra : dict, optional
+        What makes the file a checkpoint; see `fastbn.train.Trainer.save`.
 
     Returns
     -------
@@ -132,8 +137,9 @@ def save(
         input_normalization=input_normalization or {},
         columns=columns or {},
     )
-    text = json.dumps(asdict(metadata))
-    content = tensors_to_bytes(net.state_dict(), metadata={KEY: text})
+    told = asdict(metadata) | ({} if training is None else {"training": training})
+    arrays = {**net.state_dict(), **(extra or {})}
+    content = tensors_to_bytes(arrays, metadata={KEY: json.dumps(told)})
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return metadata
@@ -214,7 +220,7 @@ def _check_classes(net: Module, metadata: Metadata) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadata]:
-    """Return the arrays and the metadata of a file.
+    """Return the weights and the metadata of a file; of a checkpoint no more than that.
 
     Raises
     ------
@@ -223,6 +229,21 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadat
     OSError
         If it cannot be read.
     """
+    found = contents(path)
+    return found.state, found.metadata
+
+
+class Contents(NamedTuple):
+    """Everything that is in a file; `training` and `extra` are a checkpoint's."""
+
+    state: dict[str, NDArray[Any]]
+    metadata: Metadata
+    training: dict[str, Any] | None
+    extra: dict[str, NDArray[Any]]
+
+
+def contents(path: str | os.PathLike[str]) -> Contents:
+    """Return everything that is in a file; raises what `read` does."""
     content = require_file(path).read_bytes()
     name = os.fspath(path)
     try:
@@ -241,7 +262,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadat
         ) from None
     if version != FORMAT_VERSION:
         raise ValueError(f"{name}: format version {version}, this fastbn reads {FORMAT_VERSION}")
-    return state, _metadata(values, name)
+    training = values.get("training")
+    if not isinstance(training, dict | None):
+        raise ValueError(f"{name}: metadata of wrong type: training")
+    extra = {key: state.pop(key) for key in list(state) if key.startswith(EXTRA)}
+    return Contents(state, _metadata(values, name), training, extra)
 
 
 def _metadata(values: dict[str, Any], name: str) -> Metadata:

@@ -69,7 +69,7 @@ def test_train_writes_weights_report_and_curves(
     assert report["test_accuracy"] > 0.85
     assert report["steps"] == 2 * 45
     assert [row["epoch"] for row in report["history"]] == [1, 2]
-    assert report["history"][-1]["val_accuracy"] == report["test_accuracy"]
+    assert report["history"][-1]["val_accuracy"] is None  # the test set is for the end
     net = train.load(tmp_path / "run/model.safetensors")
     assert net.output_shape((8, 8, 1)) == (10,)
 

@@ -100,7 +100,8 @@ def test_loss_curve_equals_pytorchs(
 def test_one_epoch_of_the_mlp(mnist: data.Dataset) -> None:
     net = models.mlp(mnist.input_shape, rng=0)
     trainer = Trainer(net, optimizer=optim.Adam(net.parameters(), lr=1e-3))
-    history = trainer.fit(mnist, epochs=1, batch_size=32, validation=mnist, rng=0)
+    test = (mnist.x_test, mnist.y_test)
+    history = trainer.fit(mnist, epochs=1, batch_size=32, validation=test, rng=0)
     assert history.steps == 1875
     assert history.last.val_accuracy is not None
     assert history.last.val_accuracy >= 0.95

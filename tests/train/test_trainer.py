@@ -14,7 +14,7 @@ import pytest
 from fastbn import models, nn, optim
 from fastbn.data import Dataset
 from fastbn.train import Trainer
-from fastbn.train.progress import display
+from fastbn.train.progress import bars
 
 
 def blobs(rows: int = 300, seed: int = 0) -> tuple[Any, Any]:
@@ -92,8 +92,15 @@ def test_datasets_bring_both_parts() -> None:
     test_x, test_y = blobs(50, 1)
     data = Dataset(x, y, test_x, test_y, tuple("abcd"))
     trainer = Trainer(net())
-    history = trainer.fit(data, 1, 32, data, rng=0)
-    assert history.steps == 10
+    with pytest.raises(ValueError, match=r"its test part is for the end.*validation=0\.1"):
+        trainer.fit(data, 1, 32, data)
+    assert trainer.fit(data, 1, 32, rng=0).steps == 10
+    cut = data.split(0.2, rng=0)
+    assert cut.x_val is not None
+    assert cut.y_val is not None
+    history = trainer.fit(cut, 1, 32, cut, rng=0)
+    assert history.steps == 10 + 8
+    assert history.last.val_loss == trainer.evaluate((cut.x_val, cut.y_val)).loss
     assert trainer.evaluate(data) == trainer.evaluate((test_x, test_y))
 
 
@@ -196,13 +203,13 @@ def test_progress_shows_loss_accuracy_and_rate(monkeypatch: pytest.MonkeyPatch) 
         assert part in shown
 
 
-def test_display_asks_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_ask_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with display(None) as shown:
-        assert shown is not None
-    with display(False) as shown:
-        assert shown is None
+    with bars(None) as shown:
+        assert len(shown) == 1
+    with bars(False) as shown:
+        assert not shown

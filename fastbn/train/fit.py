@@ -1,0 +1,233 @@
+"""One call of `Trainer.fit`: epochs, steps, validation, and the callbacks between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from fastbn.optim import clip_grad_norm
+from fastbn.train.callbacks import Callback, Checkpoint, Hook, hooks
+from fastbn.train.history import Epoch
+from fastbn.train.inputs import Inputs
+from fastbn.train.position import Position
+
+if TYPE_CHECKING:
+    from fastbn.train.trainer import Trainer
+
+Step = Callable[[Any], tuple[int, float, int]]
+
+
+class Fit:
+    """What was asked for, and the loop that does it.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    given : Inputs
+        Training and validation samples.
+    position : Position
+        Where to begin.
+    callbacks : list of Callback
+        In the order of their calls; `on_fit_end` comes in the reverse order.
+    clip_norm : float or None
+    max_seconds : float or None
+
+    Attributes
+    ----------
+    steps : int or None
+        Of an epoch, None where the source of the batches does not tell.
+    over : bool
+        Whether it came to an end, and was not stopped on the way.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        given: Inputs,
+        position: Position,
+        callbacks: list[Any],
+        *,
+        clip_norm: float | None,
+        max_seconds: float | None,
+    ) -> None:
+        self.trainer = trainer
+        self.batches, self.validation, _, self.batches_an_epoch = given
+        self.position = position
+        self.clip_norm = clip_norm
+        self.max_seconds = max_seconds
+        # What writes checkpoints comes last, and first in the end, before weights are put back.
+        self.callbacks = sorted(callbacks, key=lambda c: isinstance(c, Checkpoint))
+        batches = self.batches_an_epoch
+        self.steps = None if batches is None else -(-batches // position.accumulate)
+        self.over = False
+        self._deadline: float | None = None
+
+    def run(self, states: list[Any]) -> None:
+        """Do the epochs that are left.
+
+        Parameters
+        ----------
+        states : list
+            Of the callbacks, where an interrupted fit goes on; else empty.
+        """
+        trainer, position = self.trainer, self.position
+        trainer.should_stop = False
+        for begin in hooks(self.callbacks, "on_fit_begin"):
+            begin(trainer)
+        self._load_states(states)
+        trainer.net.discard()  # of a call to have a look, say: no backward will come
+        if not trainer.net.training:
+            trainer.net.train()
+        if self.max_seconds is not None:
+            self._deadline = time.perf_counter() + self.max_seconds
+        ends = hooks(self.callbacks, "on_epoch_end")
+        on_step = hooks(self.callbacks, "on_step")
+        late = False
+        while not position.whole and not trainer.should_stop and not self._finished():
+            whole = self._steps_of_epoch(on_step)
+            late = self._deadline is not None and time.perf_counter() >= self._deadline
+            if not (whole or late):
+                break  # somebody stopped it, who may go on from here
+            trainer.history.epochs.append(self._row())
+            position.next_epoch()
+            for end in ends:
+                end(trainer)
+            if late:
+                trainer.should_stop = True
+        self.over = late or position.whole or self._finished()
+        for end in reversed(hooks(self.callbacks, "on_fit_end")):
+            end(trainer)
+
+    def states(self) -> list[Any]:
+        """Return the states of the callbacks, for `run` to take up."""
+        return [
+            {"class": type(callback).__name__, "state": callback.state_dict()}
+            for callback in self._lasting()
+        ]
+
+    def _load_states(self, states: list[Any]) -> None:
+        left = list(states)
+        for callback in self._lasting():
+            for index, kept in enumerate(left):
+                if kept["class"] == type(callback).__name__:
+                    callback.load_state_dict(left.pop(index)["state"])
+                    break
+
+    def _lasting(self) -> list[Callback]:
+        """Return the callbacks that have a state."""
+        return [hook.__self__ for hook in hooks(self.callbacks, "state_dict")]  # type: ignore[attr-defined]
+
+    def _finished(self) -> bool:
+        return any(getattr(callback, "finished", False) for callback in self.callbacks)
+
+    def _groups(self, position: Position) -> Iterator[Any]:
+        """Give the batches, or lists of them, that make the steps that are left of the epoch."""
+        accumulate = position.accumulate
+        start = position.step * accumulate
+        batches = self.batches.epoch(position.epoch, start)
+        if self.batches_an_epoch is not None:
+            batches = islice(batches, self.batches_an_epoch - start)
+        if accumulate == 1:
+            return batches
+        return iter(lambda: list(islice(batches, accumulate)), [])
+
+    def groups_from(self, position: Position, count: int) -> Iterator[Any]:
+        """Give what `count` steps from this place on are made of; `position` moves with them."""
+        while count > 0:
+            for group in islice(self._groups(position), count):
+                count -= 1
+                yield group
+            if count > 0:
+                position.next_epoch()
+
+    def _steps_of_epoch(self, on_step: list[Hook]) -> bool:
+        """Do the steps that are left of the epoch; return whether these were all."""
+        trainer, position, deadline = self.trainer, self.position, self._deadline
+        step, stopped = self.step_function(), False
+        begin = time.perf_counter() - position.seconds
+        try:
+            for group in self._groups(position):
+                rows, loss, correct = step(group)
+                position.advance(rows, loss, correct)
+                trainer.steps += 1
+                trainer.last_loss = loss
+                if on_step:
+                    position.seconds = time.perf_counter() - begin
+                    for hook in on_step:
+                        hook(trainer)
+                if trainer.should_stop or (deadline and time.perf_counter() >= deadline):
+                    stopped = True
+                    break
+        except BaseException:
+            trainer.net.discard()  # what is pending would stand in the way of the next forward
+            raise
+        finally:
+            position.seconds = time.perf_counter() - begin
+        if not position.step:
+            raise ValueError("there is nothing to train on: the epoch had no batches")
+        return not stopped or position.step == self.steps
+
+    def step_function(self, update: bool = True) -> Step:
+        """Return what does a step: takes its batches, returns rows, mean loss and correct ones.
+
+        Without `update` it leaves gradients behind, and moves no weights.
+        """
+        net = self.trainer.net
+        loss: Any = self.trainer.loss
+        clip_norm = self.clip_norm
+        move = self.trainer.optimizer.step if update else lambda: None
+        parameters = net.parameters()
+        count_correct = getattr(loss, "correct", None)
+
+        def one(batch: Any) -> tuple[int, float, int]:
+            x, y, *weight = batch
+            pred = net(x)
+            value, dpred = loss(pred, y, sample_weight=weight[0]) if weight else loss(pred, y)
+            net.backward(dpred)
+            if clip_norm is not None:
+                clip_grad_norm(parameters, clip_norm)
+            move()
+            return len(x), value, 0 if count_correct is None else count_correct(pred, y)
+
+        def several(batches: list[Any]) -> tuple[int, float, int]:
+            rows = sum(len(batch[0]) for batch in batches)
+            total, correct = 0.0, 0
+            for number, (x, y, *weight) in enumerate(batches):
+                pred = net(x)
+                value, dpred = loss(pred, y, sample_weight=weight[0]) if weight else loss(pred, y)
+                share = dpred * (len(x) / rows)  # of the gradient of the mean over all rows
+                net.backward(share, accumulate=number > 0)
+                total += value * len(x)
+                if count_correct is not None:
+                    correct += count_correct(pred, y)
+            if clip_norm is not None:
+                clip_grad_norm(parameters, clip_norm)
+            move()
+            return rows, total / rows, correct
+
+        return one if self.position.accumulate == 1 else several
+
+    def _row(self) -> Epoch:
+        """Return the numbers of the epoch that ends, validation included."""
+        trainer, position = self.trainer, self.position
+        has_classes = getattr(trainer.loss, "correct", None) is not None
+        seen = max(position.seen, 1)
+        loss = accuracy = None
+        metrics: dict[str, float] = {}
+        if self.validation is not None:
+            evaluation = trainer.evaluate_batches(self.validation)
+            loss, accuracy, metrics = *evaluation, evaluation.metrics
+        return Epoch(
+            epoch=len(trainer.history.epochs) + 1,
+            steps=position.step,
+            loss=position.total / seen,
+            accuracy=position.correct / seen if has_classes else None,
+            val_loss=loss,
+            val_accuracy=accuracy,
+            seconds=position.seconds,
+            images_per_second=position.seen / max(position.seconds, 1e-9),
+            lr=trainer.learning_rate,
+            metrics=metrics,
+        )

@@ -1,0 +1,221 @@
+"""What stops a training run that has gone wrong, and says where."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbn.data import Batches
+from fastbn.nn import Module
+from fastbn.train.callbacks import Callback
+from fastbn.train.layerwise import outputs
+from fastbn.train.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from fastbn.train.fit import Fit
+    from fastbn.train.trainer import Trainer
+
+Array = NDArray[Any]
+
+SHARE = 0.005  # of the time, for copies
+
+
+class NotFiniteError(FloatingPointError):
+    """A loss, a gradient or the data are not finite; the message tells the step and the place.
+
+    Attributes
+    ----------
+    step : int
+        Steps in all when it happened; the weights are those before.
+    place : str
+        The first layer, parameter or row of the data that is not finite.
+    """
+
+    def __init__(self, message: str, step: int, place: str) -> None:
+        super().__init__(message)
+        self.step = step
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.step, self.place)
+
+
+class NaNGuard(Callback):
+    """Stop at the first step whose loss or gradients are not finite; a `Trainer` has one anyway.
+
+    Only the loss is looked at in every step, and the weights now and then, when they are copied.
+    Once something is wrong, the steps since the copy are done again, each looked at from end to
+    end, until the bad one is found: the network is left as it was before it, and
+    `NotFiniteError` names the row of the data, or the first layer, that is not finite.
+
+    Parameters
+    ----------
+    enabled : bool, default True
+        False takes the place of the guard that is there by default, and does nothing.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._forget()
+
+    def _forget(self) -> None:
+        self._copy: Snapshot | None = None
+        self._place: Any = None
+        self._due = 0.0
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Copy what there is."""
+        self._forget()
+        if self.enabled:
+            _check_weights(trainer.net, trainer.steps)
+            self._take(trainer)
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Look at the loss."""
+        if not math.isfinite(trainer.last_loss) and self.enabled:
+            self._find(trainer)
+        if time.perf_counter() >= self._due and self.enabled:
+            self._look(trainer)
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Look at the weights."""
+        if self.enabled and _bad_state(trainer.net) is not None:
+            self._find(trainer)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Give the memory back."""
+        self._forget()
+
+    def _look(self, trainer: Trainer) -> None:
+        if _bad_state(trainer.net) is not None:
+            self._find(trainer)
+        self._take(trainer)
+
+    def _take(self, trainer: Trainer) -> None:
+        assert trainer.plan is not None
+        begin = time.perf_counter()
+        self._copy = Snapshot(trainer.net, trainer.optimizer)
+        self._place = (replace(trainer.plan.position), trainer.steps)
+        end = time.perf_counter()
+        self._due = end + (end - begin) / SHARE
+
+    def _find(self, trainer: Trainer) -> None:
+        """Do the steps since the copy again, and raise what is wrong with the bad one."""
+        plan = trainer.plan
+        assert plan is not None
+        assert self._copy is not None
+        last = trainer.steps
+        loss = trainer.last_loss
+        kept, steps = self._place
+        position = replace(kept)
+        trainer.net.discard()
+        self._copy.restore()
+        with np.errstate(all="ignore"), suppress(ValueError):  # of a source that is used up
+            for group in plan.groups_from(position, last - steps):
+                before = Snapshot(trainer.net, trainer.optimizer)
+                found = _wrong(plan, group)
+                trainer.net.discard()
+                if found is None:
+                    position.advance(*plan.step_function()(group))
+                    steps += 1
+                    if (bad := _bad_state(trainer.net)) is None:
+                        continue
+                    steps -= 1
+                    found = f"the update made {bad} not finite", bad
+                before.restore()
+                self._stand(trainer, position, steps)
+                what, place = found
+                raise NotFiniteError(
+                    f"training stopped at step {steps + 1}: {what}; the weights are those of "
+                    "before. A smaller learning rate or clip_norm=1.0 may help",
+                    steps + 1,
+                    place,
+                )
+        self._copy.restore()  # the steps were others this time, or cannot be done again
+        position, steps = self._place
+        self._stand(trainer, position, steps)
+        raise NotFiniteError(
+            f"training stopped at step {last}: the loss was {loss}; the weights are those behind "
+            f"step {steps}",
+            last,
+            "loss",
+        )
+
+    def _stand(self, trainer: Trainer, position: Any, steps: int) -> None:
+        """Let a checkpoint that is written now go on from these weights."""
+        assert trainer.plan is not None
+        trainer.plan.position = position
+        trainer.steps = steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"enabled": self.enabled, "_copy": None, "_place": None, "_due": 0.0}
+
+
+def _check_weights(net: Module, steps: int) -> None:
+    bad = _bad_state(net)
+    if bad is not None:
+        raise NotFiniteError(f"{bad} has values that are not finite before training", steps, bad)
+
+
+def _bad_state(net: Module) -> str | None:
+    """Return the name of the first parameter or buffer that is not finite."""
+    for name, parameter in net.named_parameters():
+        if not np.isfinite(parameter.storage).all():
+            return name
+    for name, buffer in net.named_buffers():
+        if not np.isfinite(buffer).all():
+            return name
+    return None
+
+
+def _wrong(plan: Fit, group: Any) -> tuple[str, str] | None:
+    """Return what of a step is not finite, and where; nothing is changed."""
+    net = plan.trainer.net
+    for x, y, *_ in group if isinstance(group, list) else [group]:
+        rows = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+        if rows.size:
+            row = _row_of_data(plan, x[rows[0]])
+            return f"{row} of the data has values that are not finite", row
+        targets = np.asarray(y)
+        if targets.dtype.kind == "f" and not np.isfinite(targets).all():
+            return "the targets are not finite", "targets"
+    before = Snapshot(net)
+    _, value, _ = plan.step_function(update=False)(group)
+    grads = [(name, p.grad) for name, p in net.named_parameters() if p.grad is not None]
+    bad = next((name for name, grad in reversed(grads) if not np.isfinite(grad).all()), None)
+    statistics = _bad_state(net)
+    before.restore()
+    if bad is None and statistics is None and math.isfinite(value):
+        return None
+    for x, *_ in group if isinstance(group, list) else [group]:
+        for path, module, out in outputs(net, x):
+            if not np.isfinite(out).all():
+                place = f"{type(module).__name__} '{path}'" if path else type(module).__name__
+                before.restore()
+                return f"the output of {place} is not finite", place
+    before.restore()
+    if not math.isfinite(value):
+        return f"the loss is {value}", "loss"
+    if bad is not None:
+        return f"the gradient of {bad} is not finite", bad
+    assert statistics is not None
+    return f"{statistics} is not finite behind the forward", statistics
+
+
+def _row_of_data(plan: Fit, sample: Array) -> str:
+    """Return ``row N``, where the row can be found in the data."""
+    batches = plan.batches
+    if isinstance(batches, Batches) and isinstance(batches.x, np.ndarray):
+        for first in range(0, len(batches.x), 1024):
+            part = batches.x[first : first + 1024]
+            bad = np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(axis=1))
+            for row in bad:
+                if np.array_equal(part[row], sample, equal_nan=True):
+                    return f"row {first + row}"
+    return "a row"

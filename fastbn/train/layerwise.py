@@ -1,0 +1,55 @@
+"""A network run layer by layer, to look at what comes out of each."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastbn import nn
+
+Array = NDArray[Any]
+Call = tuple[str, nn.Module, Array, Array]
+
+
+def outputs(net: nn.Module, x: Array) -> Iterator[tuple[str, nn.Module, Array]]:
+    """Yield path, layer and output of every layer, in the order they run; see `calls`."""
+    for path, layer, _, y in _walk(net, "", x):
+        yield path, layer, y
+
+
+def calls(net: nn.Module, x: Array) -> Iterator[Call]:
+    """Yield path, layer, input and output of every layer, in the order they run.
+
+    Layers run one by one, in the modes they are in: nothing is fused, and BatchNorm in training
+    mode counts the batch. Nothing is saved for a backward.
+
+    Parameters
+    ----------
+    net : Module
+    x : ndarray
+        Input ``(N, ...)``.
+
+    Yields
+    ------
+    (str, Module, ndarray, ndarray)
+    """
+    yield from _walk(net, "", x)
+
+
+def _walk(module: nn.Module, path: str, x: Array) -> Generator[Call, None, Array]:
+    def below(name: str) -> str:
+        return f"{path}.{name}" if path else name
+
+    if isinstance(module, nn.Sequential):
+        for name, child in module.named_children():
+            x = yield from _walk(child, below(name), x)
+        return x
+    if isinstance(module, nn.Residual | nn.Concat):
+        for name, child in module.named_children():  # branches that all begin at x
+            yield from _walk(child, below(name), x)
+    y: Array = module(x)
+    module.discard()
+    yield path, module, x, y
+    return y

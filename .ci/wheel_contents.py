@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
-NEEDED_SUFFIXES = {".py", ".pyi", ".so", ".pyd", ".typed"}
+NEEDED_SUFFIXES = {".py", ".pyi", ".so", ".pyd", ".typed", ".css", ".js", ".LICENSE"}
 FOLDERS = {
     "fastbn": "fastbn",
     "benchmarks": "fastbn/bench",

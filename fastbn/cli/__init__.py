@@ -1,9 +1,9 @@
-"""The command line: ``fastbn demo | train | export | fold | validate | info | data | bench``.
+"""The command line: ``fastbn demo | train | predict | export | fold | validate | bench | …``.
 
 A file a group of commands. Exit codes: 0 done (and agreed), 1 compared and different, 2 wrong use
-or a bad file. An error is one line on stderr that says what to do about it; ``--debug`` prints the
-traceback as well. Everything but typer is imported inside the commands, so that ``fastbn --help``
-is quick.
+or a bad file, 3 training met a value that is not finite, 130 and 143 interrupted. An error is one
+line on stderr that says what to do about it; ``--debug`` prints the traceback as well. Everything
+but typer is imported inside the commands, so that ``fastbn --help`` is quick.
 """
 
 from __future__ import annotations
@@ -15,15 +15,26 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli import bench, data, demo, export, info, onnx, train
+from fastbn.cli import bench, data, demo, export, info, onnx, predict, train
 from fastbn.cli.errors import INTERRUPTED, exit_code, one_line
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="--debug, anywhere on the line: print the traceback of an error as well.",
 )
-for command in (demo.demo, train.train, export.export, onnx.fold, onnx.validate, info.info):
+for command in (
+    demo.demo,
+    train.train,
+    train.report,
+    train.compare,
+    predict.predict,
+    export.export,
+    onnx.fold,
+    onnx.validate,
+    info.info,
+):
     app.command()(command)
+app.command("lr-find")(train.lr_find)
 app.add_typer(data.data_app, name="data")
 app.add_typer(bench.bench_app, name="bench")
 

@@ -192,20 +192,21 @@ class Fit:
             return len(x), value, 0 if count_correct is None else count_correct(pred, y)
 
         def several(batches: list[Any]) -> tuple[int, float, int]:
-            rows = sum(len(batch[0]) for batch in batches)
+            counted = [float(w[0].sum()) if w else float(len(x)) for x, _, *w in batches]
+            whole = sum(counted) or 1.0
             total, correct = 0.0, 0
             for number, (x, y, *weight) in enumerate(batches):
+                share = counted[number] / whole  # of this batch's mean in the mean of all rows
                 pred = net(x)
                 value, dpred = loss(pred, y, sample_weight=weight[0]) if weight else loss(pred, y)
-                share = dpred * (len(x) / rows)  # of the gradient of the mean over all rows
-                net.backward(share, accumulate=number > 0)
-                total += value * len(x)
+                net.backward(dpred * share, accumulate=number > 0)
+                total += value * share
                 if count_correct is not None:
                     correct += count_correct(pred, y)
             if clip_norm is not None:
                 clip_grad_norm(parameters, clip_norm)
             move()
-            return rows, total / rows, correct
+            return sum(len(batch[0]) for batch in batches), total, correct
 
         return one if self.position.accumulate == 1 else several
 

@@ -1,138 +1,447 @@
-"""One run of training, from names to a folder of files: what ``fastbn train`` does."""
+"""One run of training, from a `Config` to a folder of files: what ``fastbn train`` does.
+
+The folder appears, whole, with the first checkpoint: until then a run that is to be replaced stays
+as it is, and no folder ever holds files of two runs.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from fastbn import data as datasets
 from fastbn import models, optim
-from fastbn.nn import CrossEntropyLoss, Module
-from fastbn.train import plot
+from fastbn.data import Dataset
+from fastbn.files import new_folder
+from fastbn.nn import CrossEntropyLoss, MSELoss
+from fastbn.train import config as configs
+from fastbn.train import inputs, metrics, page, plot, weights
+from fastbn.train.callbacks import Checkpoint, CSVLog, EarlyStopping
+from fastbn.train.config import Config
 from fastbn.train.factory import factory
-from fastbn.train.report import write_report
+from fastbn.train.guard import NotFiniteError
+from fastbn.train.history import History
+from fastbn.train.monitor import Monitor
+from fastbn.train.report import describe, examples, write_report
 from fastbn.train.trainer import Trainer
-from fastbn.train.weights import save
 
+CONFIG = "config.toml"
 WEIGHTS = "model.safetensors"
+LAST = "last.safetensors"
+HISTORY = "history.csv"
 REPORT = "report.json"
 CURVES = "training.png"
+PAGE = "report.html"
+FILES = (CONFIG, WEIGHTS, LAST, HISTORY, REPORT, CURVES, PAGE)
 
 LEARNING_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
+VAL_SPLIT = 0.1  # where early stopping needs a validation set and the data have none
 
 
-def train(
-    model: str,
-    data: str,
-    output: str | os.PathLike[str],
-    *,
-    epochs: int = 3,
-    batch_size: int = 64,
-    optimizer: str = "adam",
-    lr: float | None = None,
-    final_lr: float | None = None,
-    weight_decay: float | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Train a network on a data set and write what is known of it.
+class InterruptedRun(Exception):  # noqa: N818 – nothing went wrong
+    """A signal ended the run; a checkpoint has been written.
 
-    Parameters
+    Attributes
     ----------
-    model : str
-        A name in `fastbn.models`, or ``package.module:factory``; see `factory`.
-    data : str
-        What `fastbn.data.load` takes.
-    output : path
-        Folder that receives ``model.safetensors``, ``report.json`` and, where matplotlib is
-        installed, ``training.png``.
-    epochs, batch_size : int
-        As of `fastbn.train.Trainer.fit`.
-    optimizer : {"adam", "adamw", "sgd"}
-        SGD has a momentum of 0.9.
-    lr : float, optional
-        Learning rate; by default 0.001, of SGD 0.05.
-    final_lr : float, optional
-        Learning rate of the last epoch; it falls by the same factor from epoch to epoch. By
-        default it stays the same.
-    weight_decay : float, optional
-        By default the optimizer's own.
-    seed : int
-        Of the initial weights and the order of the images.
+    signum : int
+        SIGINT or SIGTERM.
+    """
 
-    Returns
-    -------
-    dict
-        What ``report.json`` contains: the arguments, ``test_loss``, ``test_accuracy``, ``steps``,
-        ``seconds``, ``images_per_second`` and, for every epoch, ``history``.
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+@dataclass
+class Run:
+    """What a `Config` stands for.
+
+    Attributes
+    ----------
+    config : Config
+    data : Dataset
+        Split and normalised.
+    trainer : Trainer
+    described : dict
+        What the files of weights say besides.
+    """
+
+    config: Config
+    data: Dataset
+    trainer: Trainer
+    described: dict[str, Any]
+
+    @property
+    def validation(self) -> Dataset | None:
+        """The data, where they have a validation part."""
+        return None if self.data.x_val is None else self.data
+
+    def fit(self, callbacks: Iterable[Any], progress: bool | None) -> History:
+        """Train as the config says."""
+        config = self.config
+        names = [getattr(datasets.augment, name)() for name in config.augment]
+        stopping = [] if config.early_stopping is None else [EarlyStopping(config.early_stopping)]
+        return self.trainer.fit(
+            self.data,
+            config.epochs,
+            config.batch_size,
+            self.validation,
+            callbacks=[*stopping, *callbacks],
+            rng=config.seed,
+            augment=datasets.augment.compose(*names) if names else None,
+            accumulate=config.accumulate,
+            clip_norm=config.clip_norm,
+            class_weight=config.class_weight,
+            max_seconds=config.max_seconds,
+            progress=progress,
+        )
+
+
+def prepare(config: Config) -> Run:
+    """Load the data, build the network, and its trainer.
 
     Raises
     ------
     ValueError, OSError
-        If an argument is wrong, data are missing or damaged, or files cannot be written.
+        If an argument is wrong, or data are missing or damaged.
     """
-    images = datasets.load(data)
-    rng = np.random.default_rng(seed)
+    data = load_data(config)
     arguments: dict[str, Any] = {
-        "input_shape": images.input_shape,
-        "classes": len(images.classes),
+        **_arguments(config),
+        "input_shape": data.input_shape,
+        "classes": data.outputs,
     }
-    net = factory(model)(**arguments, rng=rng)
-    rate = LEARNING_RATES[optimizer] if lr is None else lr
-    if final_lr is not None and not (rate > 0.0 and final_lr > 0.0):
-        raise ValueError(
-            f"With final_lr, learning rates should be above 0, got {rate} and {final_lr}"
+    net = factory(config.model)(**arguments, rng=np.random.default_rng(config.seed))
+    loss: Any = MSELoss()
+    if data.classes:
+        loss = CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    elif config.label_smoothing or config.class_weight:
+        raise ValueError("label_smoothing and class_weight are for classes, these data have none")
+    kinds = () if data.classes else (metrics.mae, metrics.r2)
+    trainer = Trainer(net, loss, _optimizer(net, config), kinds)
+    given = inputs.checked(
+        net, loss, data, None, batch_size=config.batch_size, seed=0, drop_last=False, augment=None
+    )
+    assert given.steps is not None
+    trainer.optimizer.lr = _learning_rate(config, -(-given.steps // config.accumulate))
+    described: dict[str, Any] = {"classes": data.classes or None}
+    if data.normalization is not None:
+        described["input_normalization"] = data.normalization.as_dict()
+    if data.columns is not None:
+        described["columns"] = data.columns.as_dict()
+    if config.model not in models.names():
+        described |= {"model": config.model, "arguments": arguments}
+    return Run(config, data, trainer, described)
+
+
+def load_data(config: Config) -> Dataset:
+    """Return the data of a config, split and normalised as it says."""
+    names = ("target", "size", "channels")
+    given = {name: value for name in names if (value := getattr(config, name)) is not None}
+    data = datasets.load(config.data, **given)
+    fraction = config.val_split
+    if fraction is None:
+        fraction = VAL_SPLIT if config.early_stopping is not None and data.x_val is None else 0.0
+    if fraction:
+        data = data.split(fraction, rng=config.seed)
+    is_table = len(data.input_shape) == 1
+    wanted = is_table if config.normalize is None else config.normalize
+    return data.normalized() if wanted and data.normalization is None else data
+
+
+def train(
+    config: Config,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    callbacks: Iterable[Any] = (),
+    progress: bool | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train as a config says, and write what is known of it into a folder.
+
+    Parameters
+    ----------
+    config : Config
+    overwrite : bool
+        Whether a run that is in the folder may be replaced.
+    resume : bool
+        Whether a run that is in the folder goes on.
+    callbacks, progress
+        As of `fastbn.train.Trainer.fit`.
+    environment : mapping, optional
+        What the report says of the machine.
+
+    Returns
+    -------
+    dict
+        What ``report.json`` contains.
+
+    Raises
+    ------
+    ValueError, OSError
+        If an argument is wrong, data are missing or damaged, files cannot be written, or there is
+        a run already.
+    NotFiniteError
+        If a loss or a gradient is not finite. The weights of the epochs before stay.
+    InterruptedRun
+        If SIGINT or SIGTERM came.
+    """
+    folder = Path(config.output)
+    if not resume:
+        _require_no_run(folder, overwrite)
+    run = prepare(config)
+    trainer = run.trainer
+    if resume:
+        trainer.resume(folder / LAST)
+    keeper = Keeper(run, begun=resume)
+    monitor = Monitor()
+    with interruptible(trainer) as received, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the run that was resumed has its")
+        try:
+            run.fit([*callbacks, monitor, keeper], progress)
+        except NotFiniteError:
+            keeper.save_if_begun(trainer)
+            raise
+    plan = trainer.plan
+    assert plan is not None
+    if received and not plan.over:
+        raise InterruptedRun(
+            f"interrupted at step {trainer.steps}: fastbn train --resume {folder} goes on",
+            received[0],
         )
-    stepper = _optimizer(net, optimizer, rate, weight_decay)
-    trainer = Trainer(net, CrossEntropyLoss(), stepper)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    return finish(run, keeper.best_epoch, monitor.records, environment)
 
-    if final_lr is None:
-        trainer.fit(images, epochs, batch_size, validation=images, rng=rng)
-    else:
-        for epoch_rate in np.geomspace(rate, final_lr, epochs):
-            stepper.lr = float(epoch_rate)
-            trainer.fit(images, 1, batch_size, validation=images, rng=rng)
-    history = trainer.history
 
-    path = folder / WEIGHTS
-    if model in models.names():
-        save(net, path, classes=images.classes)  # the network knows how it was made
-    else:
-        save(net, path, model=model, arguments=arguments, classes=images.classes)
-    evaluation = trainer.evaluate(images)
-    report = {
-        "model": model,
-        "data": images.name,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
+def report(
+    folder: str | os.PathLike[str], environment: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Make the report of a run again, from its checkpoint, its weights and its data.
+
+    Raises
+    ------
+    ValueError, OSError
+        If there is no such run, it has no epoch yet, or the data are missing.
+    """
+    run = prepare(find(folder))
+    keeper, monitor = Keeper(run, begun=True), Monitor()
+    interrupted = run.trainer.resume(Path(folder) / LAST)._resumed
+    if not run.trainer.history.epochs:
+        raise ValueError(f"{os.fspath(folder)}: there is nothing to report before the first epoch")
+    for state in [] if interrupted is None else interrupted.callbacks:
+        for callback in (keeper, monitor):
+            if state["class"] == type(callback).__name__:
+                callback.load_state_dict(state["state"])
+    return finish(run, keeper.best_epoch, monitor.records, environment)
+
+
+def finish(
+    run: Run,
+    best_epoch: int | None,
+    records: list[dict[str, Any]],
+    environment: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Write what is known of a run whose best weights are in its folder; return the report."""
+    config, trainer, folder = run.config, run.trainer, Path(run.config.output)
+    trainer.net.load_state_dict(weights.read(folder / WEIGHTS)[0])
+    rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
+    known = {
+        "model": config.model,
+        "data": run.data.name or config.data,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
         "lr": rate,
-        "final_lr": rate if final_lr is None else final_lr,
-        "seed": seed,
-        "test_loss": evaluation.loss,
-        "test_accuracy": evaluation.accuracy,
-        "steps": history.steps,
-        "seconds": history.seconds,
-        "images_per_second": history.images_per_second,
-        "history": history.as_rows(),
+        "final_lr": trainer.history.last.lr,
+        "seed": config.seed,
+        "best_epoch": best_epoch,
+        "arguments": asdict(config),
+        "environment": dict(environment or {}),
+        "monitor": records,
     }
-    write_report(folder / REPORT, report)
+    told = describe(trainer, run.data, known)
+    write_report(folder / REPORT, told)
     if plot.available():
-        plot.training_curves(history, folder / CURVES)
-    return report
+        plot.training_curves(trainer.history, folder / CURVES)
+    page.write(folder / PAGE, told, examples(trainer.net, run.data))
+    return told
 
 
-def _optimizer(
-    net: Module, name: str, lr: float, weight_decay: float | None
-) -> optim.Adam | optim.AdamW | optim.SGD:
-    if name == "sgd":
-        return optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay or 0.0)
-    if name == "adam":
-        return optim.Adam(net.parameters(), lr=lr, weight_decay=weight_decay or 0.0)
-    if weight_decay is None:
-        return optim.AdamW(net.parameters(), lr=lr)
-    return optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
+class Keeper(Checkpoint):
+    """Writes the folder of a run: checkpoints, the best weights, and the history.
+
+    Parameters
+    ----------
+    run : Run
+    begun : bool
+        Whether the folder holds this run already.
+    """
+
+    def __init__(self, run: Run, begun: bool) -> None:
+        self.run = run
+        self.begun = begun
+        self.folder = Path(run.config.output)
+        monitor = "loss" if run.validation is None else "val_loss"
+        super().__init__(self.folder / LAST, run.config.save_every, monitor=monitor)
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Begin anew."""
+        self._reset()
+        self._saved_at = None
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Write the weights if they are the best, then the history, then the checkpoint."""
+        if self.improved(trainer) or self.run.validation is None:
+            self.best_epoch = trainer.history.last.epoch
+            self._write(trainer, best=True)
+        else:
+            self._write(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self._write(trainer)
+
+    def save_if_begun(self, trainer: Trainer) -> None:
+        """Write a checkpoint, but for a run that has shown nothing yet no folder of its own."""
+        if self.begun or not self.folder.exists():
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer, best: bool = False) -> None:
+        if self.begun:
+            self._write_into(self.folder, trainer, best)
+        else:
+            with new_folder(self.folder, replace=FILES) as folder:
+                text = configs.text_of(self.run.config)
+                (folder / CONFIG).write_text(text, encoding="utf-8")
+                self._write_into(folder, trainer, best)
+            self.begun = True
+        self._saved_at = trainer.steps, len(trainer.history.epochs)
+
+    def _write_into(self, folder: Path, trainer: Trainer, best: bool) -> None:
+        if best:
+            weights.save(trainer.net, folder / WEIGHTS, **self.run.described)
+        if trainer.history.epochs:
+            CSVLog(folder / HISTORY).on_epoch_end(trainer)
+        trainer.save(folder / LAST, **self.run.described)
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[list[int]]:
+    """Stop the trainer behind its step when SIGINT or SIGTERM comes; give what has come.
+
+    A second signal ends the process as it would have without.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # signals are the main thread's
+        return
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        trainer.should_stop = True
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for signum in before:
+        signal.signal(signum, stop)
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _require_no_run(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if a folder holds what this run must not replace."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder")
+    names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    if names & set(FILES) and not overwrite:
+        raise FileExistsError(
+            f"{folder} holds a run: --resume {folder} goes on with it, --overwrite replaces it, "
+            "or name another --output"
+        )
+    if others := sorted(names - set(FILES)):
+        raise FileExistsError(
+            f"{folder} holds {', '.join(others[:3])}, which is no part of a run: name another "
+            "--output"
+        )
+
+
+def _arguments(config: Config) -> dict[str, Any]:
+    """Return the arguments of the model, as it knows them."""
+    if config.set and config.model in models.names():
+        parameters = inspect.signature(getattr(models, config.model)).parameters
+        for name in config.set:
+            if name not in parameters:
+                raise ValueError(f"set {name}: {configs.no_such(name, parameters)}")
+    kinds = inspect.signature(getattr(models, config.model, dict)).parameters
+    return {
+        name: tuple(np.atleast_1d(value).tolist())
+        if name in kinds and isinstance(kinds[name].default, tuple) and not isinstance(value, str)
+        else value
+        for name, value in config.set.items()
+    }
+
+
+def _learning_rate(config: Config, steps: int) -> float | Callable[[int], float]:
+    """Return the learning rate or its schedule over epochs of so many steps."""
+    rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
+    final, kind = config.final_lr, config.schedule
+    if kind is None:
+        kind = "constant" if final is None else "exponential"
+    if final is not None and not (rate > 0.0 and final > 0.0):
+        raise ValueError(f"With final_lr, learning rates should be above 0, got {rate} and {final}")
+    if final is not None and kind in {"constant", "one_cycle"}:
+        raise ValueError(f"final_lr is for the schedules cosine and exponential, not for {kind}")
+    total = config.epochs * steps
+    schedule: Any
+    if kind == "cosine":
+        schedule = optim.schedules.cosine(rate, total, final or 0.0)
+    elif kind == "one_cycle":
+        schedule = optim.schedules.one_cycle(rate, total)
+    elif kind == "exponential":
+        if final is None:
+            raise ValueError("the schedule exponential needs final_lr")
+        factor = (final / rate) ** (1.0 / max(config.epochs - 1, 1))
+        schedule = optim.schedules.step(rate, steps, factor)
+    elif config.warmup:
+        schedule = optim.schedules.constant(rate)
+    else:
+        return rate
+    return optim.schedules.warmup(schedule, config.warmup) if config.warmup else schedule
+
+
+def _optimizer(net: Any, config: Config) -> Any:
+    kind = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
+    settings: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    if config.weight_decay is not None:
+        settings["weight_decay"] = config.weight_decay
+    return kind(net.parameters(), **settings)
+
+
+def find(folder: str | os.PathLike[str]) -> Config:
+    """Return the config of a run's folder, with that folder as its output.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no run.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{os.fspath(folder)}: no run of fastbn train, it has no {CONFIG}")
+    return configs.from_values({**configs.read(path), "output": os.fspath(folder)}, str(path))

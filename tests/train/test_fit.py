@@ -119,6 +119,20 @@ def test_accumulation_is_the_step_of_the_larger_batch() -> None:
     assert nets[0][1] == pytest.approx(nets[1][1], rel=1e-12)
 
 
+def test_accumulation_with_weights_is_the_step_of_the_larger_batch() -> None:
+    plain = nn.Sequential(nn.Linear(6, 4, rng=0)).astype(np.float64)
+    x, y = blobs(48)
+    weight = np.random.default_rng(1).uniform(0.0, 2.0, 48)
+    states = []
+    for batch_size, accumulate in ((24, 1), (8, 3)):
+        other = copy.deepcopy(plain)
+        trainer = Trainer(other, optimizer=optim.SGD(other.parameters(), lr=0.1))
+        trainer.fit((x, y, weight), 2, batch_size, accumulate=accumulate, rng=0)
+        states.append(other.state_dict())
+    for name, value in states[0].items():
+        np.testing.assert_allclose(value, states[1][name], rtol=1e-12)
+
+
 def test_clip_norm_bounds_the_step() -> None:
     class Norm(train.Callback):
         norms: list[float]
@@ -135,25 +149,11 @@ def test_clip_norm_bounds_the_step() -> None:
     assert max(norm.norms) == pytest.approx(0.01, rel=1e-5)
 
 
-class Weighted(nn.CrossEntropyLoss):
-    """Mean of weight times loss over the rows."""
-
-    def __call__(self, pred: Any, target: Any, sample_weight: Any = None) -> tuple[float, Any]:
-        if sample_weight is None:
-            return super().__call__(pred, target)
-        rows = [
-            super(Weighted, self).__call__(pred[i : i + 1], target[i : i + 1])[0]
-            for i in range(len(pred))
-        ]
-        _, dpred = super().__call__(pred, target)
-        return float((sample_weight * rows).mean()), dpred * sample_weight[:, None]
-
-
 def test_class_weights_are_weights_of_samples() -> None:
     x, y = blobs(100)
     weights = {0: 2.0, 1: 0.5, 3: 0.0}
     table = np.array([2.0, 0.5, 1.0, 0.0])
-    first, second = Trainer(net(), Weighted()), Trainer(net(), Weighted())
+    first, second = Trainer(net()), Trainer(net())
     first.fit((x, y), 2, class_weight=weights, rng=0)
     second.fit((x, y, table[y]), 2, rng=0)
     assert states_equal(first.net, second.net)

@@ -383,18 +383,16 @@ def _require_no_run(folder: Path, overwrite: bool) -> None:
 
 def _arguments(config: Config) -> dict[str, Any]:
     """Return the arguments of the model, as it knows them."""
-    if config.set and config.model in models.names():
-        parameters = inspect.signature(getattr(models, config.model)).parameters
-        for name in config.set:
-            if name not in parameters:
-                raise ValueError(f"set {name}: {configs.no_such(name, parameters)}")
-    kinds = inspect.signature(getattr(models, config.model, dict)).parameters
-    return {
-        name: tuple(np.atleast_1d(value).tolist())
-        if name in kinds and isinstance(kinds[name].default, tuple) and not isinstance(value, str)
-        else value
-        for name, value in config.set.items()
-    }
+    if config.model not in models.names():
+        return dict(config.set)
+    parameters = inspect.signature(getattr(models, config.model)).parameters
+    arguments = {}
+    for name, value in config.set.items():
+        if name not in parameters:
+            raise ValueError(f"set {name}: {configs.no_such(name, parameters)}")
+        several = isinstance(parameters[name].default, tuple)
+        arguments[name] = tuple(np.atleast_1d(value).tolist()) if several else value
+    return arguments
 
 
 def _learning_rate(config: Config, steps: int) -> float | Callable[[int], float]:

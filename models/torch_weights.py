@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastbn.files import require_file
 from fastbn.nn import Flatten, Module
-from fastbn.nn.state import flattened_order
+from fastbn.nn.order import flattened
 
 Array = NDArray[Any]
 
@@ -166,8 +166,8 @@ def _flatten_of_images(net: Module) -> str | None:
             f"{net.where}: the shape of the input is needed for its Flatten; call the network or "
             "build(input_shape) first"
         )
-    for layer, shape, _ in net.trace(net.input_shape):
-        if isinstance(layer, Flatten) and flattened_order(shape) is not None:
+    for layer, shape, _ in net.trace_built():
+        if isinstance(layer, Flatten) and flattened(shape) is not None:
             return layer.where
     return None
 

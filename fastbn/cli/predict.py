@@ -94,10 +94,11 @@ def of_weights(path: Path, factory: str | None) -> Predictor:
     def run(x: Array) -> Array:
         if told:
             x = (x - np.asarray(told["mean"])) / np.asarray(told["std"])
-        return net.predict(x.astype(net.dtype or np.float32))
+        y: Array = net.predict(x.astype(net.dtype or np.float32))
+        return y
 
-    columns = getattr(metadata, "columns", {})
-    return Predictor(run, tuple(metadata.input_shape), metadata.classes or [], columns, False)
+    shape, classes = tuple(metadata.input_shape), metadata.classes or []
+    return Predictor(run, shape, classes, metadata.columns, False)
 
 
 def of_onnx(path: Path) -> Predictor:

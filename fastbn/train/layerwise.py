@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastbn import nn
 
 Array = NDArray[Any]
-Call = tuple[str, nn.Module, Array, Array]
+Call = tuple[str, nn.Module, tuple[Array, ...], Array]
 
 
 def outputs(net: nn.Module, x: Array) -> Iterator[tuple[str, nn.Module, Array]]:
@@ -20,7 +20,7 @@ def outputs(net: nn.Module, x: Array) -> Iterator[tuple[str, nn.Module, Array]]:
 
 
 def calls(net: nn.Module, x: Array) -> Iterator[Call]:
-    """Yield path, layer, input and output of every layer, in the order they run.
+    """Yield path, layer, inputs and output of every layer, in the order they run.
 
     Layers run one by one, in the modes they are in: nothing is fused, and BatchNorm in training
     mode counts the batch. Nothing is saved for a backward.
@@ -33,23 +33,29 @@ def calls(net: nn.Module, x: Array) -> Iterator[Call]:
 
     Yields
     ------
-    (str, Module, ndarray, ndarray)
+    (str, Module, tuple of ndarray, ndarray)
     """
     yield from _walk(net, "", x)
 
 
-def _walk(module: nn.Module, path: str, x: Array) -> Generator[Call, None, Array]:
-    def below(name: str) -> str:
-        return f"{path}.{name}" if path else name
-
+def _walk(module: nn.Module, path: str, *inputs: Array) -> Generator[Call, None, Array]:
+    below = f"{path}." if path else ""
     if isinstance(module, nn.Sequential):
+        [x] = inputs
         for name, child in module.named_children():
-            x = yield from _walk(child, below(name), x)
+            x = yield from _walk(child, below + name, x)
         return x
+    if isinstance(module, nn.Graph):
+        names = {id(child): name for name, child in module.named_children()}
+        values = list(inputs)
+        for layer, slots in module.nodes:
+            given = (values[slot] for slot in slots)
+            values.append((yield from _walk(layer, below + names[id(layer)], *given)))
+        return values[module.outputs[0]]
     if isinstance(module, nn.Residual | nn.Concat):
-        for name, child in module.named_children():  # branches that all begin at x
-            yield from _walk(child, below(name), x)
-    y: Array = module(x)
+        for name, child in module.named_children():  # branches that all begin at the input
+            yield from _walk(child, below + name, *inputs)
+    y: Array = module(*inputs)
     module.discard()
-    yield path, module, x, y
+    yield path, module, inputs, y
     return y

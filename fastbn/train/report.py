@@ -110,7 +110,7 @@ def layer_times(net: Module, x: Array) -> list[dict[str, Any]]:
         dy = np.ones_like(y)
         for _ in range(ROUNDS):
             begin = time.perf_counter()
-            layer(given)
+            layer(*given)
             middle = time.perf_counter()
             layer.backward(dy)
             end = time.perf_counter()

@@ -46,6 +46,22 @@ def test_what_is_recorded() -> None:
     np.testing.assert_allclose(statistics["1"]["running_mean"], expected, rtol=1e-6)
 
 
+def test_graphs_are_looked_into() -> None:
+    x, y = data()
+    inputs = nn.Input((6,))
+    h = nn.ReLU()(nn.BatchNorm(8)(nn.Linear(6, 8, rng=0)(inputs)))
+    graph = nn.Graph(inputs, nn.Linear(8, 4, rng=1)(nn.add(h, nn.Linear(6, 8, rng=2)(inputs))))
+    monitor = Monitor()
+    Trainer(graph).fit((x, y), 1, 25, callbacks=[monitor], rng=0)
+    layers = monitor.records[0]["layers"]
+    kinds = [told["class"] for told in layers.values()]
+    assert sorted(kinds) == ["Add", "BatchNorm", "Linear", "Linear", "Linear", "ReLU"]
+    assert len(monitor.records[0]["statistics"]) == 1
+    last = list(layers.values())[-1]["percentiles"]
+    found = np.percentile(graph.predict(x[:64]), [15, 50, 85])
+    np.testing.assert_allclose(last, found, rtol=1e-4, atol=1e-5)
+
+
 def test_looking_changes_nothing() -> None:
     watched, plain = net(), net()
     Trainer(watched).fit(data(), 3, 25, callbacks=[Monitor(every=2)], rng=0)

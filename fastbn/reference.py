@@ -24,6 +24,7 @@ array([[0., 0.],
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -543,6 +544,121 @@ def tanh_backward(dy: ArrayLike, saved: Saved) -> Array:
     """Return dx = dy * (1 - y²)."""
     (y,) = saved
     return np.asarray(_f64(dy) * (1.0 - y * y))
+
+
+def _sloped_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx = dy * f'(x)."""
+    (slope,) = saved
+    return np.asarray(_f64(dy) * slope)
+
+
+def elu(x: ArrayLike, alpha: float = 1.0) -> tuple[Array, Saved]:
+    """Return x where x > 0, else alpha (exp(x) - 1)."""
+    x = _f64(x)
+    negative = np.minimum(x, 0.0)
+    y = np.where(x > 0, x, alpha * np.expm1(negative))
+    return y, (np.where(x > 0, 1.0, alpha * np.exp(negative)),)
+
+
+elu_backward = _sloped_backward
+
+
+def selu(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return elu(x) with alpha = 1.6733 times 1.0507 (Klambauer et al. 2017)."""
+    scale, alpha = 1.0507009873554804934, 1.6732632423543772848
+    y, (slope,) = elu(x, alpha)
+    return scale * y, (scale * slope,)
+
+
+selu_backward = _sloped_backward
+
+
+def silu(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return x σ(x)."""
+    x = _f64(x)
+    s, _ = sigmoid(x)
+    return x * s, (s * (1.0 + x * (1.0 - s)),)
+
+
+silu_backward = _sloped_backward
+
+
+def gelu(x: ArrayLike, approximate: str = "none") -> tuple[Array, Saved]:
+    """Return x Φ(x), Φ the integral of the normal distribution; or its form with tanh."""
+    x = _f64(x)
+    if approximate == "tanh":
+        k = np.sqrt(2.0 / np.pi)
+        t = np.tanh(k * (x + 0.044715 * x**3))
+        slope = (1.0 + t + x * (1.0 - t * t) * k * (1.0 + 3 * 0.044715 * x * x)) / 2.0
+        return x * (1.0 + t) / 2.0, (slope,)
+    integral = np.array([math.erfc(-v / math.sqrt(2.0)) / 2.0 for v in x.ravel()]).reshape(x.shape)
+    density = np.exp(-x * x / 2.0) / np.sqrt(2.0 * np.pi)
+    return x * integral, (integral + x * density,)
+
+
+gelu_backward = _sloped_backward
+
+
+def hardsigmoid(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return min(max(x + 3, 0), 6) / 6."""
+    x = _f64(x)
+    return np.clip(x + 3.0, 0.0, 6.0) / 6.0, (np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0),)
+
+
+hardsigmoid_backward = _sloped_backward
+
+
+def hardswish(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return x hardsigmoid(x)."""
+    x = _f64(x)
+    slope = np.where(x <= -3.0, 0.0, np.where(x >= 3.0, 1.0, (2.0 * x + 3.0) / 6.0))
+    return x * hardsigmoid(x)[0], (slope,)
+
+
+hardswish_backward = _sloped_backward
+
+
+def relu6(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return min(max(x, 0), 6)."""
+    x = _f64(x)
+    return np.clip(x, 0.0, 6.0), (np.where((x > 0.0) & (x < 6.0), 1.0, 0.0),)
+
+
+relu6_backward = _sloped_backward
+
+
+def softplus(x: ArrayLike, beta: float = 1.0) -> tuple[Array, Saved]:
+    """Return log(1 + exp(beta x)) / beta."""
+    x = _f64(x)
+    return np.logaddexp(0.0, beta * x) / beta, (sigmoid(beta * x)[0],)
+
+
+softplus_backward = _sloped_backward
+
+
+def mish(x: ArrayLike) -> tuple[Array, Saved]:
+    """Return x tanh(log(1 + exp(x)))."""
+    x = _f64(x)
+    t = np.tanh(np.logaddexp(0.0, x))
+    return x * t, (t + x * (1.0 - t * t) * sigmoid(x)[0],)
+
+
+mish_backward = _sloped_backward
+
+
+def prelu(x: ArrayLike, weight: ArrayLike) -> tuple[Array, Saved]:
+    """Return x where x > 0, else weight x; weight (1,) or (C,)."""
+    x, weight = _f64(x), _f64(weight)
+    return np.where(x > 0, x, weight * x), (x, weight)
+
+
+def prelu_backward(dy: ArrayLike, saved: Saved) -> tuple[Array, Array]:
+    """Return dx = dy where x > 0, else weight dy; dweight = sum(dy x where x <= 0)."""
+    x, weight = saved
+    dy = _f64(dy)
+    share = np.where(x > 0, 0.0, dy * x).reshape(-1, x.shape[-1]).sum(axis=0)
+    dweight = share if weight.size > 1 or x.shape[-1] == 1 else share.sum(keepdims=True)
+    return np.where(x > 0, dy, weight * dy), dweight
 
 
 def softmax(x: ArrayLike) -> tuple[Array, Saved]:

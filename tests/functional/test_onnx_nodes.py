@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 CANDIDATES = re.compile(
     r"test_(basic_)?(batchnorm|conv|convtranspose|gemm|maxpool|averagepool|globalaveragepool"
-    r"|relu|leakyrelu|sigmoid|tanh|softmax)(_|$)"
+    r"|relu|leakyrelu|sigmoid|tanh|softmax|elu|selu|gelu|hardsigmoid|hardswish|softplus|mish)(_|$)"
 )
 
 
@@ -240,6 +240,20 @@ def softmax(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     return [np.moveaxis(y, -1, axis)]
 
 
+def selu(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    if attributes:
+        gamma, alpha = np.float32(attributes["gamma"]), attributes["alpha"]
+        return [gamma * F.elu(inputs[0], alpha)[0]]
+    return [F.selu(inputs[0])[0]]
+
+
+def hard_sigmoid(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    """Ours has the slope 1/6 and 1/2 at 0."""
+    slope, at_zero = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+    x = 6.0 * (slope * inputs[0] + at_zero) - 3.0
+    return [F.hardsigmoid(x.astype(np.float32))[0]]
+
+
 RUN: dict[str, Callable[[list[Array], dict[str, Any]], list[Array]]] = {
     "BatchNormalization": batch_normalization,
     "Conv": conv,
@@ -255,6 +269,15 @@ RUN: dict[str, Callable[[list[Array], dict[str, Any]], list[Array]]] = {
     ],
     "Sigmoid": lambda inputs, attributes: [F.sigmoid(inputs[0])[0]],
     "Tanh": lambda inputs, attributes: [F.tanh(inputs[0])[0]],
+    "Elu": lambda inputs, attributes: [F.elu(inputs[0], attributes.get("alpha", 1.0))[0]],
+    "Selu": selu,
+    "Gelu": lambda inputs, attributes: [
+        F.gelu(inputs[0], attributes.get("approximate", b"none").decode())[0]
+    ],
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": lambda inputs, attributes: [F.hardswish(inputs[0])[0]],
+    "Softplus": lambda inputs, attributes: [F.softplus(inputs[0])[0]],
+    "Mish": lambda inputs, attributes: [F.mish(inputs[0])[0]],
 }
 
 

@@ -109,6 +109,13 @@ def _unary(op: str, label: str, shape: tuple[int, ...], **options: Any) -> Case:
     )
 
 
+def _prelu(label: str, shape: tuple[int, ...], slopes: int) -> Case:
+    def made(rng: np.random.Generator) -> Arrays:
+        return {"x": rng.standard_normal(shape), "weight": rng.standard_normal(slopes)}
+
+    return Case("prelu", label, made, lambda dtype: {})
+
+
 def _dropout(label: str, shape: tuple[int, ...]) -> Case:
     return Case(
         "dropout",
@@ -227,6 +234,20 @@ CASES: list[Case] = [
     _unary("leaky_relu", "0.3", (2, 3, 5), negative_slope=0.3),
     _unary("sigmoid", "", (5, 7)),
     _unary("tanh", "", (5, 7)),
+    _unary("elu", "", (5, 7)),
+    _unary("elu", "0.3", (5, 7), alpha=0.3),
+    _unary("selu", "", (5, 7)),
+    _unary("silu", "", (5, 7)),
+    _unary("gelu", "", (5, 7)),
+    _unary("gelu", "tanh", (5, 7), approximate="tanh"),
+    _unary("hardsigmoid", "", (5, 7)),
+    _unary("hardswish", "", (5, 7)),
+    _unary("relu6", "", (5, 7)),
+    _unary("softplus", "", (5, 7)),
+    _unary("softplus", "2", (5, 7), beta=2.0),
+    _unary("mish", "", (5, 7)),
+    _prelu("", (5, 19), 19),
+    _prelu("one slope", (5, 7), 1),
     _unary("softmax", "", (5, 7)),
     _unary("softmax", "three axes", (2, 3, 4)),
     _unary("flatten", "", (2, 3, 4, 2)),
@@ -290,6 +311,10 @@ LARGE: list[Case] = [
     _unary("leaky_relu", "", (301, 257)),
     _unary("sigmoid", "", (301, 257)),
     _unary("tanh", "", (301, 257)),
+    *(_unary(op, "", (301, 257)) for op in ("elu", "selu", "silu", "gelu", "softplus", "mish")),
+    *(_unary(op, "", (301, 257)) for op in ("hardsigmoid", "hardswish", "relu6")),
+    _unary("gelu", "tanh", (301, 257), approximate="tanh"),
+    _prelu("", (3001, 67), 67),
     _unary("softmax", "", (301, 257)),
     _unary("flatten", "", (31, 9, 11, 35)),
     _dropout("", (301, 257)),

@@ -6,6 +6,10 @@ class ActivationSaved:
     values: NDArray[Any]
     negative_slope: float
 
+class PreluSaved:
+    x: NDArray[Any]
+    weight: NDArray[Any]
+
 def relu(x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], ActivationSaved]: ...
 def relu_backward(
     dy: NDArray[Any], saved: ActivationSaved, out: NDArray[Any] | None
@@ -28,3 +32,21 @@ def softmax(x: NDArray[Any], out: NDArray[Any] | None) -> tuple[NDArray[Any], Ac
 def softmax_backward(
     dy: NDArray[Any], saved: ActivationSaved, out: NDArray[Any] | None
 ) -> NDArray[Any]: ...
+def smooth(
+    x: NDArray[Any], name: str, parameter: float, out: NDArray[Any] | None
+) -> tuple[NDArray[Any], ActivationSaved]: ...
+def smooth_backward(
+    dy: NDArray[Any], saved: ActivationSaved, name: str, out: NDArray[Any] | None
+) -> NDArray[Any]: ...
+def gelu_backward(
+    dy: NDArray[Any], saved: ActivationSaved, out: NDArray[Any] | None
+) -> NDArray[Any]: ...
+def prelu(
+    x: NDArray[Any], weight: NDArray[Any], out: NDArray[Any] | None
+) -> tuple[NDArray[Any], PreluSaved]: ...
+def prelu_backward(
+    dy: NDArray[Any],
+    saved: PreluSaved,
+    out: NDArray[Any] | None,
+    dweight: NDArray[Any] | None,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...

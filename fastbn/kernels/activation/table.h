@@ -4,12 +4,36 @@
 
 #include "common/tables.h"
 
-enum { MAP_RELU = 0, MAP_LEAKY = 1, MAP_SIGMOID = 2, MAP_TANH = 3 };
+enum {
+    MAP_RELU,
+    MAP_LEAKY,
+    MAP_SIGMOID,
+    MAP_TANH,
+    /* whose gradients are computed from x, see common/pointwise.h */
+    MAP_ELU,
+    MAP_SELU,
+    MAP_SILU,
+    MAP_GELU,
+    MAP_GELU_TANH,
+    MAP_HARDSIGMOID,
+    MAP_HARDSWISH,
+    MAP_RELU6,
+    MAP_SOFTPLUS,
+    MAP_MISH
+};
 
 typedef struct {
     void (*map)(const void *x, void *y, int64_t n, int op, double slope, int stream);
     void (*map_grad)(const void *y, const void *dy, void *dx, int64_t n, int op, double slope,
                      int stream);
+    /* from MAP_ELU on */
+    void (*smooth)(const void *x, void *y, int64_t n, int op, double parameter, int stream);
+    void (*smooth_grad)(const void *x, const void *dy, void *dx, int64_t n, int op,
+                        double parameter, int stream);
+    /* rows of channels, a slope w for each; dw, which is added to, has one sum for each */
+    void (*prelu)(const void *x, const void *w, void *y, int64_t rows, int64_t columns);
+    void (*prelu_grad)(const void *x, const void *w, const void *dy, void *dx, double *dw,
+                       int64_t rows, int64_t columns);
     void (*softmax_rows)(const void *x, void *y, int64_t rows, int64_t columns);
     void (*softmax_grad_rows)(const void *y, const void *dy, void *dx, int64_t rows,
                               int64_t columns);

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.kernels.runtime import get_num_threads
+from fastbn import get_num_threads
 
 if TYPE_CHECKING:
     from PIL import Image

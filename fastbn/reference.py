@@ -210,6 +210,149 @@ def scale_shift_backward(
     )
 
 
+# --- layer, group, instance and root-mean-square normalisation --------------------------------
+
+
+def _standardise(x: Array, over: tuple[int, ...], eps: float) -> tuple[Array, Array]:
+    """Return x with mean 0 and variance 1 over some axes, and 1 / sqrt(var + eps)."""
+    centred = x - x.mean(axis=over, keepdims=True)
+    invstd = 1.0 / np.sqrt(np.square(centred).mean(axis=over, keepdims=True) + eps)
+    return centred * invstd, invstd
+
+
+def _gradient_of_standardised(g: Array, xhat: Array, invstd: Array, over: tuple[int, ...]) -> Array:
+    """Return dx from g, the gradient by xhat: invstd * (g - mean(g) - xhat * mean(g * xhat))."""
+    mean_g = g.mean(axis=over, keepdims=True)
+    return invstd * (g - mean_g - xhat * (g * xhat).mean(axis=over, keepdims=True))
+
+
+def layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    normalized_shape: tuple[int, ...],
+    eps: float = 1e-5,
+) -> tuple[Array, Saved]:
+    """Return ``weight * (x - mean) / sqrt(var + eps) + bias`` over the last axes of every sample.
+
+    Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4. `weight` and `bias` have the
+    shape of those axes, `normalized_shape`.
+    """
+    x = _f64(x)
+    over = tuple(range(x.ndim - len(normalized_shape), x.ndim))
+    xhat, invstd = _standardise(x, over, eps)
+    y = xhat if weight is None else xhat * _f64(weight)
+    y = y if bias is None else y + _f64(bias)
+    return y, (xhat, invstd, over, None if weight is None else _f64(weight), bias is not None)
+
+
+def layer_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
+    """Return dx, dweight and dbias; the last two are None where forward had none."""
+    xhat, invstd, over, weight, has_bias = saved
+    dy = _f64(dy)
+    rows = tuple(range(over[0]))
+    dx = _gradient_of_standardised(dy if weight is None else dy * weight, xhat, invstd, over)
+    dweight = None if weight is None else (dy * xhat).sum(axis=rows)
+    return dx, dweight, dy.sum(axis=rows) if has_bias else None
+
+
+def rms_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    *,
+    normalized_shape: tuple[int, ...],
+    eps: float | None = None,
+) -> tuple[Array, Saved]:
+    """Return ``weight * x / sqrt(mean(x²) + eps)`` over the last axes of every sample.
+
+    Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4. With `eps` None
+    it is the spacing of x's dtype at 1, as in PyTorch.
+    """
+    eps = float(np.finfo(np.asarray(x).dtype).eps) if eps is None else eps
+    x = _f64(x)
+    over = tuple(range(x.ndim - len(normalized_shape), x.ndim))
+    invrms = 1.0 / np.sqrt(np.square(x).mean(axis=over, keepdims=True) + eps)
+    xhat = x * invrms
+    y = xhat if weight is None else xhat * _f64(weight)
+    return y, (xhat, invrms, over, None if weight is None else _f64(weight))
+
+
+def rms_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
+    """Return dx = invrms * (g - xhat * mean(g * xhat)) with g = dy * weight, and dweight."""
+    xhat, invrms, over, weight = saved
+    dy = _f64(dy)
+    g = dy if weight is None else dy * weight
+    dx = invrms * (g - xhat * (g * xhat).mean(axis=over, keepdims=True))
+    return dx, None if weight is None else (dy * xhat).sum(axis=tuple(range(over[0])))
+
+
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: int = -1,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+) -> tuple[Array, Saved]:
+    """Return x normalised over each of `num_groups` groups of neighbouring channels of a sample.
+
+    Wu & He, "Group Normalization" (2018), equations 1 to 5. `weight` and `bias` are per channel.
+    """
+    xc = np.moveaxis(_f64(x), axis, -1)  # (N, ..., C)
+    rows, C = xc.shape[0], xc.shape[-1]
+    pixels = int(np.prod(xc.shape[1:-1]))
+    grouped = xc.reshape(rows, pixels, num_groups, C // num_groups)
+    xhat, invstd = _standardise(grouped, (1, 3), eps)
+    gamma = np.ones(C) if weight is None else _f64(weight)
+    z = gamma * xhat.reshape(xc.shape) + (np.zeros(C) if bias is None else _f64(bias))
+    slope = {None: 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
+    y = np.where(z <= 0, _scaled(z, slope), z)
+    saved = (xhat, invstd, gamma, z, slope, axis, (weight is not None, bias is not None))
+    return np.moveaxis(y, -1, axis), saved
+
+
+def group_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
+    """Return dx, dweight and dbias; the last two are None where forward had none."""
+    xhat, invstd, gamma, z, slope, axis, (has_weight, has_bias) = saved
+    dz = np.moveaxis(_f64(dy), axis, -1)
+    dz = np.where(z <= 0, _scaled(dz, slope), dz)
+    over = tuple(range(dz.ndim - 1))
+    dx = _gradient_of_standardised((dz * gamma).reshape(xhat.shape), xhat, invstd, (1, 3))
+    dweight = (dz * xhat.reshape(dz.shape)).sum(axis=over) if has_weight else None
+    dbias = dz.sum(axis=over) if has_bias else None
+    return np.moveaxis(dx.reshape(dz.shape), -1, axis), dweight, dbias
+
+
+def instance_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    eps: float = 1e-5,
+    axis: int = -1,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+) -> tuple[Array, Saved]:
+    """Return x normalised over every channel of every sample by itself.
+
+    Ulyanov, Vedaldi & Lempitsky, "Instance Normalization" (2016), equation 5: group
+    normalisation with as many groups as there are channels.
+    """
+    return group_norm(
+        x, np.shape(x)[axis], weight, bias, eps=eps, axis=axis, activation=activation,
+        negative_slope=negative_slope,
+    )  # fmt: skip
+
+
+def instance_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
+    """Return dx, dweight and dbias; the last two are None where forward had none."""
+    return group_norm_backward(dy, saved)
+
+
 # --- linear and convolution -----------------------------------------------------------------
 
 

@@ -17,7 +17,8 @@ BY_THEMSELVES = {"batch_moments", "concat", "scale_shift"}  # in tests of their 
 
 
 def test_every_pair_has_a_case() -> None:
-    backwards = {n.removesuffix("_backward") for n in dir(reference) if n.endswith("_backward")}
+    names = [n for n in dir(reference) if n.endswith("_backward") and not n.startswith("_")]
+    backwards = {n.removesuffix("_backward") for n in names}
     assert backwards == OPERATIONS | BY_THEMSELVES
 
 
@@ -62,6 +63,20 @@ def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
                     return z.relu()
                 case "leaky_relu":
                     return f.leaky_relu(z, options.get("negative_slope", 0.01))
+            return z
+        case "layer_norm" | "rms_norm":
+            shape, eps = options["normalized_shape"], options.get("eps")
+            parameters = [leaves[k] for k in ("weight", "bias") if k in leaves]
+            default = 1e-5 if case.op == "layer_norm" else None
+            return getattr(f, case.op)(x, shape, *parameters, eps=eps or default)
+        case "group_norm" | "instance_norm":
+            groups = options.get("num_groups", x.shape[1])
+            z = f.group_norm(x, groups, leaves.get("weight"), leaves.get("bias"))
+            match options.get("activation"):
+                case "relu":
+                    return z.relu()
+                case "leaky_relu":
+                    return f.leaky_relu(z)
             return z
         case "global_avg_pool2d":
             return f.adaptive_avg_pool2d(x, 1)[..., 0, 0]

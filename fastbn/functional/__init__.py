@@ -31,6 +31,14 @@ from fastbn.functional.conv_transpose import (
 )
 from fastbn.functional.dropout import dropout as dropout
 from fastbn.functional.dropout import dropout_backward as dropout_backward
+from fastbn.functional.groupnorm import group_norm as group_norm
+from fastbn.functional.groupnorm import group_norm_backward as group_norm_backward
+from fastbn.functional.groupnorm import instance_norm as instance_norm
+from fastbn.functional.groupnorm import instance_norm_backward as instance_norm_backward
+from fastbn.functional.layernorm import layer_norm as layer_norm
+from fastbn.functional.layernorm import layer_norm_backward as layer_norm_backward
+from fastbn.functional.layernorm import rms_norm as rms_norm
+from fastbn.functional.layernorm import rms_norm_backward as rms_norm_backward
 from fastbn.functional.linear import linear as linear
 from fastbn.functional.linear import linear_backward as linear_backward
 from fastbn.functional.loss import (

@@ -50,6 +50,10 @@ from fastbn.nn.loss import HuberLoss as HuberLoss
 from fastbn.nn.loss import L1Loss as L1Loss
 from fastbn.nn.loss import MSELoss as MSELoss
 from fastbn.nn.module import Module as Module
+from fastbn.nn.norms import GroupNorm as GroupNorm
+from fastbn.nn.norms import InstanceNorm as InstanceNorm
+from fastbn.nn.norms import LayerNorm as LayerNorm
+from fastbn.nn.norms import RMSNorm as RMSNorm
 from fastbn.nn.padding import ZeroPad as ZeroPad
 from fastbn.nn.padding import ZeroPad2d as ZeroPad2d
 from fastbn.nn.parameter import Parameter as Parameter

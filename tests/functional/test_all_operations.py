@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, Case
+from cases import CASES, WITH_PARAMETERS, Case
 from checks import LAYOUTS, TOLERANCE, error, numeric_gradient
 
 from fastbn import functional as F
@@ -136,7 +136,7 @@ def test_wrong_out_is_refused(case: Case) -> None:
         assert not out.any()
 
 
-DESTINATIONS = [c for c in CASES if c.op in {"linear", "conv2d", "conv_transpose2d", "batch_norm"}]
+DESTINATIONS = [c for c in CASES if c.op in WITH_PARAMETERS | {"rms_norm"}]
 
 
 @pytest.mark.parametrize("case", DESTINATIONS, ids=str)
@@ -207,7 +207,7 @@ def test_other_dtypes_are_refused(op: str, dtype: Any) -> None:
 @pytest.mark.parametrize("case", DESTINATIONS, ids=str)
 def test_mixed_dtypes_are_refused(case: Case) -> None:
     arrays = case.arrays(np.float32)
-    for name in arrays:
+    for name in arrays if len(arrays) > 1 else ():
         mixed = arrays | {name: arrays[name].astype(np.float64)}
         with pytest.raises(TypeError, match=r"float32|float64"):
             getattr(F, case.op)(**mixed, **case.options(np.float32))

@@ -17,6 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+WITH_PARAMETERS = {"linear", "conv2d", "conv_transpose2d", "batch_norm"}
+WITH_PARAMETERS |= {"layer_norm", "group_norm", "instance_norm"}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -44,7 +47,7 @@ class Case:
         result = getattr(module, f"{self.op}_backward")(dy, saved)
         gradients = result if isinstance(result, tuple) else (result,)
         names = list(self.make(np.random.default_rng(1)))
-        if self.op in {"linear", "conv2d", "conv_transpose2d", "batch_norm"}:
+        if self.op in WITH_PARAMETERS:
             names = ["x", "weight", "bias"] + ["residual"] * ("residual" in names)
         assert len(gradients) == len(names)
         return {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
@@ -100,6 +103,30 @@ def _weighted(
             outputs = weight[1] * options.get("groups", 1)
         return arrays | ({"bias": rng.standard_normal(outputs)} if bias else {})
 
+    return Case(op, label, make, lambda dtype: dict(options))
+
+
+def _normalised(
+    op: str,
+    label: str,
+    shape: tuple[int, ...],
+    features: tuple[int, ...],
+    *,
+    affine: bool = True,
+    **options: Any,
+) -> Case:
+    def make(rng: np.random.Generator) -> Arrays:
+        arrays = {"x": 1.5 * rng.standard_normal(shape) + 0.5}
+        if affine:
+            arrays["weight"] = rng.uniform(0.5, 1.5, features)
+        if affine and op != "rms_norm":
+            arrays["bias"] = rng.standard_normal(features)
+        return arrays
+
+    if op in {"layer_norm", "rms_norm"}:
+        options["normalized_shape"] = features
+    else:
+        options.setdefault("axis", -1)
     return Case(op, label, make, lambda dtype: dict(options))
 
 
@@ -177,6 +204,28 @@ CASES: list[Case] = [
         "inference, residual, relu", (5, 3), training=False, residual=True, activation="relu"
     ),
     _batch_norm("inference, plain", (5, 3), training=False, affine=False),
+    _normalised("layer_norm", "", (5, 7), (7,)),
+    _normalised("layer_norm", "plain", (5, 7), (7,), affine=False),
+    _normalised("layer_norm", "two axes", (3, 2, 4, 5), (4, 5)),
+    _normalised("rms_norm", "", (5, 7), (7,)),
+    _normalised("rms_norm", "eps", (2, 3, 17), (3, 17), eps=0.1),
+    _normalised("group_norm", "", (3, 2, 4, 6), (6,), num_groups=2),
+    _normalised("group_norm", "plain, one group", (3, 5, 4), (4,), affine=False, num_groups=1),
+    _normalised("group_norm", "relu", (2, 3, 3, 6), (6,), num_groups=3, activation="relu"),
+    _normalised("group_norm", "axis 1", (3, 6, 2, 4), (6,), num_groups=2, axis=1),
+    _normalised(
+        "group_norm",
+        "leaky, axis 1",
+        (2, 6, 5),
+        (6,),
+        num_groups=3,
+        axis=1,
+        activation="leaky_relu",
+    ),
+    _normalised("group_norm", "rows", (4, 6), (6,), num_groups=2),
+    _normalised("instance_norm", "", (3, 4, 5, 3), (3,)),
+    _normalised("instance_norm", "axis 1, relu", (3, 4, 5, 3), (4,), axis=1, activation="relu"),
+    _normalised("instance_norm", "plain", (2, 7, 5), (5,), affine=False),
     _weighted("linear", "bias", (5, 7), (3, 7)),
     _weighted("linear", "no bias", (5, 7), (3, 7), bias=False),
     _weighted("linear", "three axes", (2, 3, 4), (5, 4)),
@@ -291,6 +340,17 @@ LARGE: list[Case] = [
     _batch_norm("inference, axis 1", (5, 67, 17, 19), axis=1, training=False),
     _batch_norm("beyond the caches", (17, 33, 35, 131), activation="relu"),
     _batch_norm("beyond the caches, axis 1", (17, 131, 33, 35), axis=1, activation="relu"),
+    _normalised("layer_norm", "", (1031, 129), (129,)),
+    _normalised("layer_norm", "long rows", (37, 5001), (5001,)),
+    _normalised("layer_norm", "beyond the caches", (4001, 771), (771,)),
+    _normalised("rms_norm", "", (1031, 129), (129,)),
+    _normalised("group_norm", "", (5, 33, 31, 68), (68,), num_groups=17, activation="relu"),
+    _normalised("group_norm", "one sample", (1, 131, 67, 34), (34,), num_groups=2),
+    _normalised("group_norm", "many samples", (301, 7, 7, 36), (36,), num_groups=4),
+    _normalised("group_norm", "axis 1", (5, 68, 33, 31), (68,), num_groups=17, axis=1),
+    _normalised("group_norm", "one group, axis 1", (3, 68, 33, 31), (68,), num_groups=1, axis=1),
+    _normalised("instance_norm", "", (9, 33, 31, 35), (35,)),
+    _normalised("instance_norm", "axis 1", (9, 35, 33, 31), (35,), axis=1, activation="relu"),
     _weighted("linear", "", (301, 257), (131, 257)),
     _weighted("linear", "deep", (65, 3001), (33, 3001)),
     _weighted("linear", "narrow", (4001, 33), (3, 33)),

@@ -1,0 +1,309 @@
+"""Layer and root-mean-square normalisation of rows, forward and backward.
+
+A row is normalised by itself. Its moments are those that batch normalisation takes of a plane
+(batchnorm/table.h), as robust against offsets; the mean square is m2 / n + mean². Some rows are
+taken at once, so few that the first cache holds them until they are normalised.
+
+Rows are cut into chunks by their size. In backward every chunk adds up its gradients of weight and
+bias in float64, and the chunks' are added in their order.
+"""
+
+from libc.math cimport sqrt
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+import numpy as np
+cimport numpy as cnp
+
+from fastbn.kernels.arguments cimport check_apart, data, dense, element_of, output
+from fastbn.kernels.batchnorm cimport (
+    ACT_NONE, GROUP, SUM_ROWS, act_t, batchnorm_simd, planes_t, tensors_t,
+)
+from fastbn.kernels.runtime cimport (
+    BF16, F64, LINE_BYTES, isa_level, run_tasks, scratch, streams, team,
+)
+
+cnp.import_array()
+
+cdef extern from "common/rounding.h" nogil:
+    float round_to_float(double value)
+    void store_fence()
+
+cdef extern from "layernorm/table.h" nogil:
+    ctypedef struct row_t:
+        double centre
+        double a
+        double e
+
+    ctypedef struct layernorm_simd_t:
+        void (*prepare)(const void *values, double fill, int64_t n, void *to) noexcept nogil
+        void (*rows_forward)(const void *x, void *y, int64_t rows, int64_t n, const row_t *f,
+                             const void *weight, const void *bias, int stream) noexcept nogil
+        void (*rows_backward)(const void *x, const void *dy, void *dx, int64_t rows, int64_t n,
+                              const row_t *f, const void *weight, int rms, void *room,
+                              double *dweight, double *dbias, int stream) noexcept nogil
+
+    const layernorm_simd_t *layernorm_table(int level, int element)
+
+cdef enum:
+    NEAR_BYTES = 24576         # rows that the first cache holds
+    FORWARD_BYTES = 1 << 16    # of a chunk
+    BACKWARD_BYTES = 1 << 17
+    FEWEST_ROWS = 16           # of a chunk in backward, whose sums cost as much as some rows
+    MOST_CHUNKS = 64           # in backward
+    SMALL = 32                 # values: of shorter rows one at a time is taken for its moments
+
+
+cdef struct call_t:
+    int element, itemsize, size
+    int64_t rows, n, chunks
+    int threads, stream
+    bint rms
+    const char *x
+    const char *dy
+    char *y            # or dx
+    char *weight       # prepared
+    char *bias
+    row_t *f           # of every row
+    double eps
+    double *parts      # sums of chunks: 2 * n numbers each
+    bint failed
+
+
+cdef class LayerNormSaved:
+    """What backward needs: x and weight themselves, and three numbers for every row."""
+
+    cdef readonly object x, weight
+    cdef tuple shape
+    cdef readonly bint has_bias, rms
+    cdef int64_t rows, n
+    cdef row_t *f
+
+    def __dealloc__(self):
+        free(self.f)
+
+
+cdef inline int64_t first_of_chunk(const call_t *k, int64_t chunk) noexcept nogil:
+    return k.rows * chunk // k.chunks
+
+
+cdef inline int64_t room_of(const call_t *k) noexcept nogil:
+    """Bytes of n coefficients with room for whole vectors."""
+    return (k.n * k.size + 3 * LINE_BYTES) // LINE_BYTES * LINE_BYTES
+
+
+cdef inline void fail(const call_t *k) noexcept nogil:
+    (<call_t *>k).failed = True
+
+
+cdef row_t row_of(const call_t *k, double mean, double m2) noexcept nogil:
+    cdef row_t f
+    cdef double var = m2 / k.n, a
+    if k.rms:
+        f.centre = f.e = 0.0
+        f.a = 1.0 / sqrt(var + mean * mean + k.eps)
+        return f
+    a = 1.0 / sqrt(var + k.eps)
+    f.centre = mean if k.element == F64 else round_to_float(mean)
+    f.a, f.e = a, (f.centre - mean) * a
+    return f
+
+
+# ---- forward ----
+
+cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
+    cdef const call_t *k = <const call_t *>job
+    cdef int64_t i = first_of_chunk(k, chunk), last = first_of_chunk(k, chunk + 1), now, r, at
+    cdef int64_t near = max(1, min(<int64_t>GROUP, NEAR_BYTES // (k.n * k.itemsize)))
+    cdef int64_t together = 1 if k.n < SMALL else near
+    cdef planes_t planes
+    cdef tensors_t t
+    cdef act_t act
+    cdef double mean[GROUP]
+    cdef double m2[GROUP]
+    memset(&t, 0, sizeof(t))
+    act.kind, act.slope = ACT_NONE, 0.0
+    planes.planes, planes.length, planes.stride = 1, k.n, k.rows * k.n
+    t.x = k.x
+    while i < last:
+        now = min(near, last - i)
+        at = i * k.n * k.itemsize
+        r = 0
+        while r < now:
+            batchnorm_simd(k.element).nchw_forward(&t, &planes, i + r, 0, NULL,
+                                                   min(together, now - r), mean + r, m2 + r, &act,
+                                                   False, 0)
+            r = r + together
+        for r in range(now):
+            k.f[i + r] = row_of(k, mean[r], m2[r])
+        layernorm_table(isa_level(), k.element).rows_forward(
+            k.x + at, k.y + at, now, k.n, k.f + i, k.weight, k.bias, k.stream)
+        i = i + now
+    store_fence()
+
+
+# ---- backward ----
+
+cdef void backward_chunk(const void *job, int64_t chunk) noexcept nogil:
+    cdef const call_t *k = <const call_t *>job
+    cdef int64_t i = first_of_chunk(k, chunk), last = first_of_chunk(k, chunk + 1), now, at
+    cdef double *part = k.parts + 2 * k.n * chunk
+    cdef void *room = scratch(1, 2 * room_of(k))
+    if room == NULL:
+        fail(k)
+        return
+    memset(part, 0, 2 * k.n * sizeof(double))
+    while i < last:
+        now = min(<int64_t>SUM_ROWS, last - i)
+        at = i * k.n * k.itemsize
+        layernorm_table(isa_level(), k.element).rows_backward(
+            k.x + at, k.dy + at, k.y + at if k.y != NULL else NULL, now, k.n, k.f + i, k.weight,
+            k.rms, room, part, part + k.n, k.stream)
+        i = i + now
+    store_fence()
+
+
+# ---- argument checks ----
+
+cdef call_t call_on(cnp.ndarray x, int64_t n, bint rms, bint back) noexcept:
+    cdef call_t k
+    cdef double nbytes = <double>cnp.PyArray_SIZE(x) * cnp.PyArray_ITEMSIZE(x)
+    memset(&k, 0, sizeof(k))
+    k.element, k.itemsize, k.rms = element_of(x, "x"), cnp.PyArray_ITEMSIZE(x), rms
+    k.size = sizeof(double) if k.element == F64 else sizeof(float)
+    k.n = n
+    k.rows = cnp.PyArray_SIZE(x) // n if n else 0
+    k.chunks = <int64_t>nbytes // (BACKWARD_BYTES if back else FORWARD_BYTES)
+    if back:
+        k.chunks = min(min(k.chunks, k.rows // FEWEST_ROWS), <int64_t>MOST_CHUNKS)
+    k.chunks = max(1, min(k.chunks, k.rows))
+    k.threads = team(nbytes * (3 if back else 2))
+    k.stream = streams(nbytes, 3 if back else 2)
+    k.x = <char *>data(x)
+    return k
+
+
+cdef object parameter_of(object p, str what, tuple shape, cnp.ndarray x):
+    """The parameter, contiguous; None where there is none."""
+    if p is None:
+        return None
+    cdef cnp.ndarray array = dense(p, what)
+    expected = np.dtype(np.float32) if element_of(x, "x") == BF16 else (<object>x).dtype
+    if array.dtype != expected:
+        raise TypeError(f"{what}: expected {expected}, got {array.dtype}")
+    if (<object>array).shape != shape:
+        raise ValueError(f"{what}: expected shape {shape}, got {(<object>array).shape}")
+    return array
+
+
+def forward(object x_, object weight, object bias, object normalized_shape, object eps, bint rms,
+            object out):
+    """Check the arguments of ``functional.layer_norm`` or ``rms_norm``, then compute it."""
+    cdef cnp.ndarray x = dense(x_, "x"), y
+    cdef LayerNormSaved saved
+    cdef call_t k
+    element_of(x, "x")
+    shape = tuple(normalized_shape)
+    if not shape or (<object>x).shape[-len(shape):] != shape or len(shape) > cnp.PyArray_NDIM(x):
+        raise ValueError(f"normalized_shape {shape} should be the last axes of the input's shape, "
+                         f"got {(<object>x).shape}")
+    if eps is None:
+        import ml_dtypes
+        eps = float(ml_dtypes.finfo((<object>x).dtype).eps)
+    if not eps >= 0.0:
+        raise ValueError(f"eps should not be negative, got {eps}")
+    weight = parameter_of(weight, "weight", shape, x)
+    bias = parameter_of(bias, "bias", shape, x)
+    y = output(out, x, "out")
+    if out is not None:
+        for name, other in (("x", x), ("weight", weight), ("bias", bias)):
+            if other is not None:
+                check_apart(y, other, name, False)
+    k = call_on(x, int(np.prod(shape)), rms, False)
+    k.eps = eps
+    saved = LayerNormSaved.__new__(LayerNormSaved)
+    saved.x, saved.weight, saved.has_bias, saved.rms = x, weight, bias is not None, rms
+    saved.rows, saved.n, saved.shape = k.rows, k.n, shape
+    saved.f = <row_t *>malloc(max(1, k.rows * sizeof(row_t)))
+    if saved.f == NULL:
+        raise MemoryError
+    if cnp.PyArray_SIZE(x) == 0:
+        return y, saved
+    k.f, k.y = saved.f, <char *>data(y)
+    prepare(&k, data(weight), data(bias), 0)
+    with nogil:
+        run_tasks(forward_chunk, &k, k.chunks, k.threads)
+    return y, saved
+
+
+cdef int prepare(call_t *k, const void *weight, const void *bias, int64_t more) except -1:
+    """Weight and bias as the loops read them, and room for so many bytes behind."""
+    cdef int64_t step = room_of(k)
+    cdef char *memory = <char *>scratch(0, 2 * step + more)
+    cdef const layernorm_simd_t *simd = layernorm_table(isa_level(), k.element)
+    if memory == NULL:
+        raise MemoryError
+    k.weight, k.bias, k.parts = memory, memory + step, <double *>(memory + 2 * step)
+    simd.prepare(weight, 1.0, k.n, k.weight)
+    simd.prepare(bias, 0.0, k.n, k.bias)
+    return 0
+
+
+def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint need_dbias,
+             object out, object dweight, object dbias):
+    """Check the arguments of ``layer_norm_backward`` or ``rms_norm_backward``, then compute it."""
+    if not isinstance(saved_, LayerNormSaved) or (<LayerNormSaved>saved_).f == NULL:
+        raise TypeError("saved is not what the forward returned")
+    cdef LayerNormSaved saved = saved_
+    cdef cnp.ndarray x = saved.x, dy = dense(dy_, "dy"), like
+    cdef call_t k
+    cdef int64_t chunk, j
+    cdef double total
+    if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
+        raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
+    if not cnp.PyArray_SAMESHAPE(dy, x):
+        raise ValueError(f"dy: expected shape {(<object>x).shape}, got {(<object>dy).shape}")
+    need_dweight = need_dweight and saved.weight is not None
+    need_dbias = need_dbias and saved.has_bias
+    dx = output(out, x, "out") if need_dx else None
+    if need_dweight or need_dbias:
+        number = np.float64 if element_of(x, "x") == F64 else np.float32
+        like = np.empty(saved.shape, number) if saved.weight is None else saved.weight
+        dweight = output(dweight, like, "dweight") if need_dweight else None
+        dbias = output(dbias, like, "dbias") if need_dbias else None
+    else:
+        dweight = dbias = None
+    outputs = [pair for pair in (("out", dx), ("dweight", dweight), ("dbias", dbias))
+               if pair[1] is not None]
+    inputs = [pair for pair in (("x", x), ("dy", dy), ("weight", saved.weight))
+              if pair[1] is not None]
+    for i, (name, array) in enumerate(outputs):
+        for other, read in inputs + outputs[:i]:
+            check_apart(array, read, other, name == "out" and other == "dy")
+    if cnp.PyArray_SIZE(x) == 0:
+        for array in (dweight, dbias):
+            if array is not None:
+                array[...] = 0
+        return dx, dweight, dbias
+    k = call_on(x, saved.n, saved.rms, True)
+    k.f, k.dy, k.y = saved.f, <char *>data(dy), <char *>data(dx)
+    k.stream = k.stream if k.y != k.dy else 0
+    prepare(&k, data(saved.weight), NULL, 2 * k.n * k.chunks * sizeof(double))
+    with nogil:
+        run_tasks(backward_chunk, &k, k.chunks, k.threads)
+    if k.failed:
+        raise MemoryError
+    for row, array in ((0, dweight), (1, dbias)):
+        if array is not None:
+            for chunk in range(1, k.chunks):
+                for j in range(k.n):
+                    k.parts[<int64_t>row * k.n + j] += (
+                        k.parts[(2 * chunk + <int64_t>row) * k.n + j])
+            for j in range(k.n):
+                total = k.parts[<int64_t>row * k.n + j]
+                if k.element == F64:
+                    (<double *>data(array))[j] = total
+                else:
+                    (<float *>data(array))[j] = <float>total
+    return dx, dweight, dbias

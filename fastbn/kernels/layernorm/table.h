@@ -1,0 +1,32 @@
+/* What layernorm offers (see common/tables.h). */
+#ifndef FASTBN_LAYERNORM_TABLE_H
+#define FASTBN_LAYERNORM_TABLE_H
+
+#include "common/tables.h"
+
+enum { ROWS_AT_ONCE = 4 }; /* in backward: they share what belongs to a column */
+
+/* A row as it is normalised: xhat = (x - centre) * a + e, where centre is the rounded mean, and e
+ * what its rounding lost. */
+typedef struct {
+    double centre, a, e;
+} row_t;
+
+/* Rows of n contiguous values. Coefficients and sums are arrays of T in the order of the parts, with
+ * room for whole units (unit.h). */
+typedef struct {
+    /* n values of weight or bias, or of `fill` where that is NULL, in that order. */
+    void (*prepare)(const void *values, double fill, int64_t n, void *to);
+    /* y = xhat * weight + bias */
+    void (*rows_forward)(const void *x, void *y, int64_t rows, int64_t n, const row_t *f,
+                         const void *weight, const void *bias, int stream);
+    /* With g = dy * weight, dx = a * (g - mean(g) - xhat * mean(g * xhat)); without mean(g) where the
+     * mean is not taken off (`rms`). At most SUM_ROWS rows. dweight and dbias grow by the sums of
+     * dy * xhat and dy. NULL: not needed. */
+    void (*rows_backward)(const void *x, const void *dy, void *dx, int64_t rows, int64_t n,
+                          const row_t *f, const void *weight, int rms, void *room, double *dweight,
+                          double *dbias, int stream);
+} layernorm_simd_t;
+TABLES(layernorm)
+
+#endif

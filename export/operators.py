@@ -315,6 +315,51 @@ def _between(x: Array, place: Array, axis: int) -> Array:
     return result
 
 
+def _along(values: Array, x: Array, axis: int | None) -> Array:
+    """Scales or zero points with the rank of x."""
+    if values.size == 1:
+        return values.reshape(())
+    shape = [1] * x.ndim
+    shape[1 if axis is None else axis] = -1
+    return values.reshape(shape)
+
+
+class QuantizeLinear(OpRun):
+    """Rounding to 8 bits, ties to even, for every opset before blocks."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, zero=None, **attributes):  # type: ignore[no-untyped-def]
+        axis = attributes.get("axis")
+        if zero is None:
+            zero = np.zeros(1, np.uint8)
+        if attributes.get("block_size") or zero.dtype not in (
+            np.int8,
+            np.uint8,
+            np.int16,
+            np.uint16,
+        ):
+            raise NotImplementedError(f"QuantizeLinear to {zero.dtype} or by blocks")
+        limit = np.iinfo(zero.dtype)
+        whole = np.rint(x / _along(scale, x, axis)) + _along(zero, x, axis)
+        return (np.clip(whole, limit.min, limit.max).astype(zero.dtype),)
+
+
+class DequantizeLinear(OpRun):
+    """(q − z)·d, for every opset before blocks."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, zero=None, **attributes):  # type: ignore[no-untyped-def]
+        axis = attributes.get("axis")
+        if attributes.get("block_size") or x.dtype.kind not in "iu":
+            raise NotImplementedError("DequantizeLinear of blocks")
+        wide = x.astype(np.float64)
+        if zero is not None:
+            wide -= _along(zero, x, axis)
+        return (wide * _along(scale, x, axis),)
+
+
 OWN_OPERATORS: list[type[OpRun]] = [
     Conv,
     ConvTranspose,
@@ -326,4 +371,6 @@ OWN_OPERATORS: list[type[OpRun]] = [
     LogSoftmax,
     Erf,
     Resize,
+    QuantizeLinear,
+    DequantizeLinear,
 ]

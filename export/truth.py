@@ -36,7 +36,9 @@ ROUNDING_EPS = 16.0
 # One model alone has no other to be compared with: onnxruntime may lose this many eps.
 ALONE_EPS = 1024.0
 # No tolerance is larger, relative to an output's size; of half types and quantised activations.
-CAP, HALF_CAP, HALF_EPS = 1e-3, 5e-2, 1e-4
+CAP, HALF_CAP, HALF_EPS = 1e-3, 5e-2, 1e-5
+# Rounding of a model with quantised activations: an int32 bias moves by whole steps.
+QUANTISED_EPS = 2.0**-16
 
 
 class Truth:
@@ -81,7 +83,9 @@ class Truth:
         self.outputs = [value.name for value in model.graph.output]
         self._tolerance = tolerance
         self._eps = coarsest_eps(model)
-        half = self._eps > HALF_EPS or quantises(model)
+        if quantises(model):
+            self._eps = max(self._eps, QUANTISED_EPS)
+        half = self._eps >= HALF_EPS
         self._cap = HALF_CAP if half else CAP
         self._first = load_first(model, path)
         self._run = remembering(self._first.run, {} if memory is None else memory)

@@ -11,12 +11,22 @@ import onnx_ir as ir
 from fastbn.export.fold.affine import Affine, Array, Refused
 from fastbn.export.fold.moves import backward_rule, push_back
 from fastbn.export.fold.plan import Plan, label
+from fastbn.export.fold.quantised import scale_weight
 
 
 def add_bias(plan: Plan, node: ir.Node, index: int, scale: Array, shift: Array) -> None:
     """Turn a bias vector b into s·b + t; one that does not exist counts as zero."""
     if plan.has_input(node, index):
-        push_back(plan, node, index, Affine.along(scale, shift, axis=0, rank=1))
+        affine = Affine.along(scale, shift, axis=0, rank=1)
+        known = plan.context.constants.dequantised(node.inputs[index])
+        if known is None or plan.constant(node, index) is not None:
+            push_back(plan, node, index, affine)
+            return
+        # A quantised bias that cannot take it becomes a floating-point one.
+        plan.first_of(
+            lambda: push_back(plan, node, index, affine),
+            lambda: plan.set_constant(node, index, known * scale + shift),
+        )
         return
     if shift.any():
         plan.set_constant(node, index, shift.copy())
@@ -27,11 +37,21 @@ def into_conv(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
     """Conv: weight (O, I/groups, *kernel), s along O; any padding, stride, dilation, groups."""
     weight = plan.constant(node, 1)
     if weight is None:
-        raise Refused(f"the weight of {label(node)} is not constant")
-    scale, shift = affine.vector(1, weight.shape[0])
-    plan.set_constant(node, 1, weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+        scale, shift = affine.vector(1, _channels(plan, node))
+        scale_weight(plan, node, 1, scale, 0)
+    else:
+        scale, shift = affine.vector(1, weight.shape[0])
+        plan.set_constant(node, 1, weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
     add_bias(plan, node, 2, scale, shift)
     plan.taken(node)
+
+
+def _channels(plan: Plan, node: ir.Node) -> int:
+    """Return the number of output channels of a convolution whose weight is no constant."""
+    size = plan.context.need_dims(node.inputs[1])[0]
+    if not isinstance(size, int):
+        raise Refused(f"the shape of the weight of {label(node)} is not fixed")
+    return size
 
 
 @backward_rule("ConvTranspose")
@@ -85,10 +105,10 @@ def into_gemm(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
 
 def _columns(plan: Plan, node: ir.Node) -> int:
     """Return the number of columns N of a Gemm's output."""
-    matrix = plan.constant(node, 1)
-    if matrix is None:
-        raise Refused(f"the weight of {label(node)} is not constant")
-    return int(matrix.shape[0 if plan.attribute(node, "transB", 0) else 1])
+    size = plan.context.need_dims(node.inputs[1])[0 if plan.attribute(node, "transB", 0) else 1]
+    if not isinstance(size, int):
+        raise Refused(f"the shape of the weight of {label(node)} is not fixed")
+    return size
 
 
 def _scale_product(plan: Plan, node: ir.Node, affine: Affine) -> None:
@@ -103,10 +123,15 @@ def _scale_product(plan: Plan, node: ir.Node, affine: Affine) -> None:
     else:
         raise Refused("it would differ along both axes")
     matrix = plan.constant(node, index)
-    if matrix is None:
-        raise Refused(f"the weight of {label(node)} is not constant")
-    scale = affine.vector(axis, matrix.shape[1 - axis if flipped else axis])[0]
     along_rows = (axis == 0) != flipped
+    if matrix is None:
+        dims = plan.context.need_dims(node.inputs[index])
+        size = dims[0 if along_rows else 1]
+        if not isinstance(size, int):
+            raise Refused(f"the shape of the weight of {label(node)} is not fixed")
+        scale_weight(plan, node, index, affine.vector(axis, size)[0], 0 if along_rows else 1)
+        return
+    scale = affine.vector(axis, matrix.shape[0 if along_rows else 1])[0]
     plan.set_constant(node, index, matrix * (scale[:, None] if along_rows else scale[None, :]))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from fastbn.export.fold.affine import Array
 from fastbn.export.fold.clipping import data_index
@@ -21,6 +24,10 @@ def commit(plan: Plan) -> None:
             node.attributes.add(ir.convenience.convert_attribute(name, value))
     for (node, index), values in plan.inputs.items():
         set_input(plan, node, index, values)
+    for (node, index), whole in plan.integers.items():
+        old = node.inputs[index]
+        new = new_constant(plan.context, node, whole, whole.dtype, old)
+        node.replace_input_with(index, new)
     for node, (scale, shift) in plan.norms.items():
         epsilon = float(attribute(node, "epsilon", DEFAULT_EPSILON))
         for index, values in enumerate(stored_parameters(scale, shift, epsilon), start=1):
@@ -64,8 +71,8 @@ def set_input(plan: Plan, node: ir.Node, index: int, values: Array) -> None:
 def new_constant(
     context: Context,
     node: ir.Node,
-    values: Array,
-    dtype: np.dtype[np.generic],
+    values: NDArray[Any],
+    dtype: np.dtype[Any],
     origin: ir.Value | None = None,
 ) -> ir.Value:
     """Make a constant that becomes an initializer of the node's graph in the end."""

@@ -121,6 +121,27 @@ class Constants:
             return None
         return [int(i) for i in array.reshape(-1)]
 
+    def dequantised(self, value: ir.Value | None) -> NDArray[np.float64] | None:
+        """Value of a constant behind DequantizeLinear, which :meth:`get` leaves alone.
+
+        So a weight that is stored in integers is not taken for a floating-point one.
+        """
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
+            return None
+        whole, steps = self.get(node.inputs[0]), self.floats(node.inputs[1])
+        zero = self.get(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
+        if whole is None or steps is None or zero is None or "block_size" in node.attributes:
+            return None
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        shape = [1] * whole.ndim
+        if steps.size > 1:
+            shape[axis] = -1
+        wide = whole.astype(np.float64) - zero.astype(np.float64).reshape(
+            shape if zero.size > 1 else ()
+        )
+        return np.asarray(wide * steps.reshape(shape if steps.size > 1 else ()))
+
     def _find(self, value: ir.Value) -> NDArray[Any] | None:
         if value.is_initializer():
             if value.is_graph_input() and self._ir_version >= 4:

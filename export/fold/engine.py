@@ -18,7 +18,15 @@ from onnx_ir.passes.common import ShapeInferencePass
 from fastbn.export.errors import one_line
 
 # Importing the rules registers them.
-from fastbn.export.fold import backward, clipping, elementwise, forward, joins, passthrough
+from fastbn.export.fold import (
+    backward,
+    clipping,
+    elementwise,
+    forward,
+    joins,
+    passthrough,
+    quantised,
+)
 from fastbn.export.fold.affine import Refused
 from fastbn.export.fold.chains import Chain, longest, single
 from fastbn.export.fold.cleanup import (
@@ -41,7 +49,7 @@ from fastbn.export.fold.plan import Plan
 from fastbn.export.fold.report import FoldReport, NodeEntry
 from fastbn.export.fold.strategies import Shares, shares
 
-RULES = (backward, clipping, elementwise, forward, joins, passthrough)
+RULES = (backward, clipping, elementwise, forward, joins, passthrough, quantised)
 
 # What planning may run into in a graph that the checker lets pass though it cannot run: a group
 # count of zero, weights of the wrong rank. Nothing was changed then, and the node stays.

@@ -47,6 +47,8 @@ def read_batch_norm(plan: Plan, node: ir.Node) -> tuple[Array, Array]:
     for index, name in enumerate(PARAMETERS, start=1):
         value = plan.context.constants.floats(node.inputs[index])
         if value is None:
+            value = plan.context.constants.dequantised(node.inputs[index])
+        if value is None:
             raise Refused(f"its {name} is not constant")
         if value.ndim != 1:
             raise Refused(f"its {name} is not a vector")

@@ -294,8 +294,12 @@ def pad(plan: Plan, node: ir.Node, affine: Affine) -> Affine:
     pads = plan.attribute(node, "pads", None)
     if pads is None and len(node.inputs) > 1:
         pads = plan.context.constants.integers(node.inputs[1])
+    axes: list[int] | None = list(range(affine.rank))
     if len(node.inputs) > 3 and node.inputs[3] is not None:
-        pads = None
-    if pads is None or any(pads[a] or pads[a + affine.rank] for a in (0, 1)):
-        raise Refused(f"{label(node)} pads channels")
+        axes = plan.context.constants.integers(node.inputs[3])
+    if pads is None or axes is None:
+        raise Refused(f"the pads of {label(node)} are not constant")
+    for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        if (begin or end) and axis % affine.rank < 2:
+            raise Refused(f"{label(node)} pads channels")
     return affine

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from fastbn.export.fold.affine import Affine, Array, Refused, fits
 from fastbn.export.fold.context import Context
@@ -37,6 +38,8 @@ class Plan:
     ----------
     constants : dict
         (node, input index) -> new float64 value of that input.
+    integers : dict
+        (node, input index) -> new integers of that input, in their own type.
     bounds : dict
         Node of the Relu family -> its new bounds.
     maps : dict
@@ -72,6 +75,7 @@ class Plan:
         self.allow_changes = allow_changes
         self.allow_maps = allow_maps
         self.inputs: dict[tuple[ir.Node, int], Array] = {}
+        self.integers: dict[tuple[ir.Node, int], NDArray[Any]] = {}
         self.bounds: dict[ir.Node, Bounds] = {}
         self.maps: dict[ir.Node, Array] = {}
         self.norms: dict[ir.Node, tuple[Array, Array]] = {}
@@ -185,6 +189,7 @@ class Plan:
         """Undo what the block planned if it ends in a refusal."""
         kept = (
             dict(self.inputs),
+            dict(self.integers),
             dict(self.bounds),
             dict(self.maps),
             dict(self.norms),
@@ -198,6 +203,7 @@ class Plan:
         except Refused:
             (
                 self.inputs,
+                self.integers,
                 self.bounds,
                 self.maps,
                 self.norms,

@@ -86,7 +86,9 @@ def test_every_pair_of_operations():
                 require_same_function(model, folded, seed, what)
     print(coverage)
     asked = {f"{name} back" for name in BACKWARD} | {f"{name} forth" for name in FORWARD}
-    assert asked - coverage.rules.keys() == {"Upsample back", "Upsample forth"}  # opset 9
+    # Of opset 9, and with weights in integers: both have graphs of their own elsewhere.
+    left = {"Upsample back", "Upsample forth", "DequantizeLinear back"}
+    assert asked - coverage.rules.keys() == left
     assert len(coverage.pairs) > 900
     assert {1, 2, 3} <= coverage.readers.keys()
     assert {"negative", "mixed and shift", "zero and shift"} <= coverage.affines.keys()

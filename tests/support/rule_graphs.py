@@ -116,6 +116,18 @@ def to_depth(g: Sketch, x: str) -> str:
     return g.op("SpaceToDepth", [x], channels=16, blocksize=2)
 
 
+def quantised_weight() -> onnx.ModelProto:
+    g = Sketch(0)
+    x = g.input(3, 6, 6)
+    whole = g.constant(g.rng.integers(-127, 128, (4, 3, 3, 3)), np.int8)
+    steps = g.constant(g.rng.uniform(0.005, 0.02, 4))
+    weight = g.op("DequantizeLinear", [whole, steps], axis=0)
+    bias = g.constant(g.rng.integers(-(10**6), 10**6, 4), np.int32)
+    bias = g.op("DequantizeLinear", [bias, g.constant(np.full(4, 1e-6))], axis=0)
+    return g.model(g.bn(g.op("Conv", [x, weight, bias], channels=4)))
+
+
+GRAPHS["quantised linear, norm"] = quantised_weight
 for name in ("Identity", "Dropout", "Neg"):
     middle(name, unary(name))
 for name in ("LeakyRelu", "Abs"):
@@ -145,6 +157,10 @@ middle("Resize", resized)
 middle("Upsample", upsampled, opset=9)
 middle("Slice", sliced)
 middle("Pad", lambda g, x: g.op("Pad", [x, g.integers(0, 0, 1, 1, 0, 0, 1, 1)], mode="reflect"))
+middle(
+    "Pad of axes",
+    lambda g, x: g.op("Pad", [x, g.integers(1, 2), "", g.integers(-1)], mode="edge"),
+)
 middle("Concat", concatenated, behind=False)
 middle("DepthToSpace", to_space, parameters="one")
 middle("SpaceToDepth", to_depth, parameters="one")

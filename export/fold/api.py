@@ -13,7 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fastbn.export.errors import ModelError
-from fastbn.export.fold.attempts import Foldable, Folded, boldest_proven, read
+from fastbn.export.fold.attempts import (
+    POWER_SECONDS,
+    Foldable,
+    Folded,
+    boldest_proven,
+    read,
+)
 from fastbn.export.fold.engine import STEPS, Boldness
 from fastbn.export.fold.report import FoldReport
 from fastbn.export.io import Source, is_too_large, read_model, write_model
@@ -28,6 +34,7 @@ def fold_batch_norm(
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
     allow_slower: bool = False,
+    max_seconds: float = POWER_SECONDS,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Return the same function with as few BatchNormalization nodes as can be.
 
@@ -49,6 +56,8 @@ def fold_batch_norm(
     allow_slower : bool
         Whether to fold even where onnxruntime then takes longer: a BatchNorm of scales of both
         signs next to a Relu becomes Max and Min, two passes over memory.
+    max_seconds : float
+        How long to change new weights one by one, to show that the comparison would notice.
 
     Returns
     -------
@@ -80,7 +89,9 @@ def fold_batch_norm(
     if not verify:
         folded = source.message()
     else:
-        folded = boldest_proven(source.message, original, lambda: Truth(original, data=check_data))
+        folded = boldest_proven(
+            source.message, original, lambda: Truth(original, data=check_data), max_seconds
+        )
     return folded.model, folded.report
 
 
@@ -104,6 +115,7 @@ def fold_file(
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
     allow_slower: bool = False,
+    max_seconds: float = POWER_SECONDS,
     overwrite_input: bool = False,
 ) -> FoldReport:
     """Fold a file into another one, which is written atomically and only if all is proven.
@@ -111,7 +123,7 @@ def fold_file(
     Parameters
     ----------
     source, target : path
-    duplicate_shared, verify, check_data, allow_slower
+    duplicate_shared, verify, check_data, allow_slower, max_seconds
         As for :func:`fold_batch_norm`.
     overwrite_input : bool
         Whether the target may be the source itself.
@@ -140,6 +152,7 @@ def fold_file(
         verify=verify,
         check_data=check_data,
         allow_slower=allow_slower,
+        max_seconds=max_seconds,
     )
     write_model(folded, target)
     return report

@@ -15,6 +15,7 @@ from fastbn.export.evaluator import Float64Evaluator, to_float64
 from fastbn.export.fold.constants import Constants
 from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place, infer_shapes
 from fastbn.export.fold.report import FoldReport
+from fastbn.export.power import show_power
 from fastbn.export.truth import Truth
 from fastbn.export.validate import require_agreement
 
@@ -24,6 +25,7 @@ EXACT, ROUNDING = 1e-9, 1e-5
 # the usual tolerance: the original's own weights count as exact, so its errors may be smaller.
 SLACK = 4.0
 ROUNDED = "rounding suffered otherwise"
+POWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,10 @@ def written(model: ir.Model) -> onnx.ModelProto:
 
 
 def boldest_proven(
-    fold: Callable[[Boldness], Folded], original: onnx.ModelProto, load: Callable[[], Truth]
+    fold: Callable[[Boldness], Folded],
+    original: onnx.ModelProto,
+    load: Callable[[], Truth],
+    max_seconds: float = POWER_SECONDS,
 ) -> Folded:
     """Fold less and less, until the result is the original's function.
 
@@ -116,6 +121,8 @@ def boldest_proven(
     original : onnx.ModelProto
     load : callable
         Makes the truth of the original.
+    max_seconds : float
+        For showing that the comparison would have noticed a wrong weight.
 
     Raises
     ------
@@ -145,10 +152,11 @@ def boldest_proven(
         except MismatchError as error:
             failure = failure or error
             why = what_suffered(truth, boldness, report.verification.max_abs_f64)
-            if why == ROUNDED and report.verification.settle(SLACK):
-                report.notes.append("rounding came out larger than usual; in float64 all is equal")
-                return folded
-            continue
+            if why != ROUNDED or not report.verification.settle(SLACK):
+                continue
+            report.notes.append("rounding came out larger than usual; in float64 all is equal")
+        if folded.path is None:
+            show_power(truth, folded.model, report.verification, max_seconds)
         return folded
     assert failure is not None
     raise MismatchError(f"{failure} ({why})")

@@ -36,6 +36,12 @@ def fold(
         typer.Option("--allow-slower", help="Fold even where onnxruntime gets a little slower."),
     ] = False,
     verify: Annotated[bool, typer.Option(help="Compare with the original before writing.")] = True,
+    max_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Time for changing new weights one by one: each change must show.", min=0
+        ),
+    ] = 5.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow the output to replace the input file.")
     ] = False,
@@ -56,6 +62,7 @@ def fold(
         verify=verify,
         check_data=None if check_data is None else read_npz(check_data),
         allow_slower=allow_slower,
+        max_seconds=max_seconds,
         overwrite_input=overwrite,
     )
     write_text(report_file, report.to_json())
@@ -69,6 +76,9 @@ def show_fold(title: str, report: FoldReport) -> None:
     if report.verification is not None:
         values["tolerance"] = report.verification.tolerance
         values["compared with"] = report.verification.against
+        values["changes noticed"] = report.verification.noticed
+        if report.verification.unproven:
+            values["unproven"] = report.verification.unproven
     else:
         values["compared with"] = "nothing: not verified"
     if report.notes:

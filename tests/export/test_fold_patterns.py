@@ -23,10 +23,14 @@ def test_pattern(name):
     assert original.SerializeToString() == before, "the input model was changed"
     assert report.bn_left + report.affine_left == pattern.best
     assert report.bn_left == _count(folded.graph)
-    assert report.verification.agree
     assert report.notes == []
-    assert report.verification.notes == []
-    assert report.verification.against == "float64"
+    assert report.changed == (report.verification is not None)
+    if report.changed:
+        assert report.verification.agree
+        assert report.verification.notes == []
+        assert report.verification.against == "float64"
+    else:
+        assert folded is original
     assert [v.name for v in folded.graph.input] == [v.name for v in original.graph.input] or (
         original.ir_version < 4
     )

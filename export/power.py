@@ -1,0 +1,125 @@
+"""Whether a comparison that found no difference would have found one.
+
+Each tensor that a fold has made is changed by one hundredth (half types: one fifth), and the folded
+model is compared again: it has to disagree. A tensor whose change nobody notices is named.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from fastbn.export.differences import OutputErrors
+from fastbn.export.evaluator import FLOATS, Float64Evaluator, widen
+from fastbn.export.report import ValidationReport
+from fastbn.export.runtime import RuntimeRefusalError, Session
+from fastbn.export.samples import Sample
+from fastbn.export.truth import Truth
+from fastbn.export.ways import Outputs, with_free_dims
+
+FACTOR, HALF_FACTOR = 1.01, 1.2
+# Initializers that are graph inputs may be given by the caller from this version on.
+GIVEN_IR_VERSION = 4
+
+Weights = dict[str, NDArray[np.generic]]
+
+
+def show_power(
+    truth: Truth, folded: onnx.ModelProto, report: ValidationReport, max_seconds: float
+) -> None:
+    """Change what a fold has made, and count in its report what the comparison notices.
+
+    Parameters
+    ----------
+    truth : Truth
+        Of the original.
+    folded : onnx.ModelProto
+        What agreed with it.
+    report : ValidationReport
+        Of that comparison; ``noticed`` and ``unproven`` are filled in.
+    max_seconds : float
+        After this time the tensors that are left are changed together, with random signs.
+    """
+    made = made_tensors(truth.model, folded)
+    run = _runner(folded, made)
+    factor = HALF_FACTOR if truth.is_narrow else FACTOR
+    deadline = time.monotonic() + max_seconds
+    names = list(made)
+    while names and time.monotonic() < deadline:
+        name = names.pop(0)
+        changed = {name: _scaled(made[name], factor)}
+        if _notices(truth, report, lambda sample, c=changed: run(sample, c)):
+            report.noticed += 1
+        else:
+            report.unproven.append(f"tensor {name!r}: nothing tells a change of {factor - 1:.0%}")
+    if not names:
+        return
+    signs = np.random.default_rng(0).choice([1.0, -1.0], len(names))
+    together = {
+        name: _scaled(made[name], factor**sign) for name, sign in zip(names, signs, strict=True)
+    }
+    if _notices(truth, report, lambda sample: run(sample, together)):
+        report.noticed += 1
+        report.notes.append(f"{len(names)} new tensors were changed together, for lack of time")
+    else:
+        report.unproven += [
+            f"tensor {name!r}: not changed alone, for lack of time" for name in names
+        ]
+
+
+def made_tensors(original: onnx.ModelProto, folded: onnx.ModelProto) -> Weights:
+    """Floating-point weights that a fold has made or changed; those of zeros say nothing."""
+    before = {tensor.name: tensor for tensor in original.graph.initializer}
+    made: Weights = {}
+    for tensor in folded.graph.initializer:
+        if tensor.data_type not in FLOATS or before.get(tensor.name) == tensor:
+            continue
+        values = numpy_helper.to_array(tensor)
+        old = before.get(tensor.name)
+        same = old is not None and np.array_equal(numpy_helper.to_array(old), values)
+        if values.any() and not same:
+            made[tensor.name] = values
+    return made
+
+
+def _scaled(values: NDArray[np.generic], factor: float) -> NDArray[np.generic]:
+    changed: NDArray[np.generic] = (widen(values) * factor).astype(values.dtype)
+    return changed
+
+
+def _runner(model: onnx.ModelProto, made: Weights) -> Callable[[Sample, Weights], Outputs]:
+    """Make a function that runs a model with other weights: they become inputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(with_free_dims(model))
+    copy.ir_version = max(copy.ir_version, GIVEN_IR_VERSION)
+    known = {value.name for value in copy.graph.input}
+    for tensor in copy.graph.initializer:
+        if tensor.name in made and tensor.name not in known:
+            copy.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    try:
+        session = Session(copy, "lowest")
+    except RuntimeRefusalError:
+        evaluator = Float64Evaluator(model)
+        return lambda sample, weights: evaluator.run({**sample, **weights})
+    return lambda sample, weights: session.run({**sample, **weights})
+
+
+def _notices(truth: Truth, report: ValidationReport, run: Callable[[Sample], Outputs]) -> bool:
+    """Whether some sample tells the changed model from the original."""
+    for sample in truth.samples():
+        expected = truth.expected(sample)
+        for output, y64, y in zip(report.outputs, expected, run(sample), strict=True):
+            found = OutputErrors()
+            found.add(y64, [], [y])
+            if found.problem or found.other > output.tolerance:
+                return True
+            if found.other_flips > found.flips_allowed():
+                return True
+    return False

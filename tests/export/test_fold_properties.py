@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from random_graphs import Drawer
 from rule_pairs import PAIRS, PLACES, pair_graph, watched
 
-from fastbn.export import fold_batch_norm
+from fastbn.export import MismatchError, fold_batch_norm
 from fastbn.export.evaluator import Float64Evaluator
 from fastbn.export.fold.api import fold_once
 from fastbn.export.fold.engine import STEPS
@@ -99,7 +99,11 @@ def test_every_pair_of_operations():
 def test_in_onnxruntime(seed, choices, opset):
     """In float32 the tolerance of every export holds, or less is folded until it does."""
     model = Drawer(seed, "float32", opset).run(choices)
-    _, report = fold_batch_norm(model)
+    try:
+        _, report = fold_batch_norm(model)
+    except MismatchError as error:  # a graph like x − x, which proves nothing
+        assert "in every sample" in str(error)
+        return
     assert report.changed == (report.verification is not None)
     assert not report.changed or report.verification.agree
 

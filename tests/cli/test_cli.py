@@ -64,6 +64,26 @@ def test_no_arguments_print_the_help(run: Run, capsys: pytest.CaptureFixture[str
     assert "Usage: fastbn" in capsys.readouterr().out
 
 
+def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"fastbn {fastbn.__version__}\n"
+
+
+def test_short_help_of_a_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "fetch", "-h") == 0
+    assert "Usage: fastbn data fetch" in capsys.readouterr().out
+
+
+def test_completion_in_the_shell(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"_FASTBN_COMPLETE": "complete_bash", "COMP_WORDS": "fastbn tra", "COMP_CWORD": "1"}
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert run() == 0
+    assert capsys.readouterr().out.split() == ["train"]
+
+
 def test_info(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info") == 0
     printed = capsys.readouterr().out

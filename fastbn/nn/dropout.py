@@ -96,7 +96,8 @@ class Dropout2d(Dropout):
         """Return dy with the forward's zeros and scale."""
         if saved is None:
             return dy
-        return np.multiply(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        dx: Array = np.multiply(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+        return dx
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add nothing: a file is for inference."""

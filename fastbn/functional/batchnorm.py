@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.functional.masks import MaskedSaved, checked_mask, packed, spread
 from fastbn.kernels import batchnorm as _kernels
 from fastbn.kernels.batchnorm import BatchNormSaved
 
@@ -30,8 +31,9 @@ def batch_norm(
     num_batches_tracked: NDArray[np.int64] | None = None,
     moments: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None,
     left_out_bias: Array | None = None,
+    mask: NDArray[np.bool_] | None = None,
     out: Array | None = None,
-) -> tuple[Array, BatchNormSaved]:
+) -> tuple[Array, BatchNormSaved | MaskedSaved]:
     r"""Normalise every channel to mean 0 and variance 1, then scale, shift, add and activate.
 
     .. math:: y = act\left(\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}}\,\gamma + \beta + r\right)
@@ -67,6 +69,9 @@ def batch_norm(
     left_out_bias : array or None
         Shape (C,), when training: what the operation in front did not add to x, because the batch's
         mean would take it out again. Only `running_mean` has to know of it.
+    mask : bool array or None
+        Which positions count, of x's shape without the channels. Statistics are of those alone; y
+        and dx are 0 elsewhere. The same as batch normalisation of the rows that count.
     out : array or None
         Where y goes. In inference it may be x or `residual`; backward is then refused. In
         training it may be x where y tells what x was: without a residual, without an activation
@@ -104,6 +109,13 @@ def batch_norm(
             "left_out_bias should have running_mean's shape, and goes with training=True, "
             f"got shape {np.shape(left_out_bias)} and training={training}"
         )
+    if mask is not None:
+        return _masked(
+            x, weight, bias, running_mean, running_var, mask, axis, out, residual, moments,
+            left_out_bias=left_out_bias, training=training, momentum=momentum, eps=eps,
+            activation=activation, negative_slope=negative_slope,
+            num_batches_tracked=num_batches_tracked,
+        )  # fmt: skip
     y, saved = _kernels.forward(
         x, weight, bias, running_mean, running_var, training, momentum, eps, axis, activation,
         negative_slope, residual, num_batches_tracked, moments, out,
@@ -116,9 +128,36 @@ def batch_norm(
     return y, saved
 
 
+def _masked(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    mask: Any,
+    axis: int,
+    out: Array | None,
+    residual: Array | None,
+    moments: Any,
+    **options: Any,
+) -> tuple[Array, MaskedSaved]:
+    """Batch normalisation of the rows that count, put back where they were."""
+    mask = checked_mask(mask, x, axis)
+    if moments is not None:
+        raise ValueError("moments of x are not those of what a mask lets count: give one of them")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual: expected shape {x.shape}, got {residual.shape}")
+    beside = None if residual is None else packed(residual, mask, axis)
+    rows, saved = batch_norm(
+        packed(x, mask, axis), weight, bias, running_mean, running_var, residual=beside, **options
+    )
+    y = np.empty_like(x, order="C", subok=False) if out is None else out
+    return spread(rows, mask, axis, y), MaskedSaved(mask, axis, saved)
+
+
 def batch_norm_backward(
     dy: Array,
-    saved: BatchNormSaved,
+    saved: BatchNormSaved | MaskedSaved,
     *,
     need_dx: bool = True,
     need_dweight: bool = True,
@@ -159,6 +198,19 @@ def batch_norm_backward(
     dresidual : array or None
         Only where forward had a residual; never shares memory with dy or dx.
     """
+    if isinstance(saved, MaskedSaved):
+        mask, axis, kept = saved
+        dx, dw, db, *beside = batch_norm_backward(
+            packed(dy, mask, axis), kept, need_dx=need_dx, need_dweight=need_dweight,
+            need_dbias=need_dbias, need_dresidual=need_dresidual, dweight=dweight, dbias=dbias,
+        )  # fmt: skip
+        results = [dx, *beside]
+        for i, to in enumerate((out, dresidual)[: len(results)]):
+            rows = results[i]
+            if rows is not None:
+                image = np.empty(dy.shape, dy.dtype) if to is None else to
+                results[i] = spread(rows, mask, axis, image)
+        return (results[0], dw, db, *results[1:])
     return _kernels.backward(
         dy, saved, need_dx, need_dweight, need_dbias, need_dresidual, out, dweight, dbias, dresidual
     )

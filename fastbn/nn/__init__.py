@@ -78,3 +78,5 @@ from fastbn.nn.smooth import Softplus as Softplus
 from fastbn.nn.symbol import Input as Input
 from fastbn.nn.symbol import Symbol as Symbol
 from fastbn.nn.upsample import Upsample as Upsample
+
+BatchNorm1d = BatchNorm2d = BatchNorm3d = BatchNorm  # PyTorch's names: the axes do not matter here

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
+from fastbn.functional import masks, variants
 from fastbn.nn import init, state
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.order import Order, Orders
 from fastbn.nn.parameter import Parameter
+from fastbn.nn.run import here
 
 Array = NDArray[Any]
+Limit = float | Callable[[int], float]
 
 
 class BatchNorm(Module):
@@ -36,6 +40,13 @@ class BatchNorm(Module):
         Whether there are weight and bias.
     track_running_stats : bool, default True
         Without running statistics inference uses the batch's, too.
+    ghost_size : int, optional
+        Normalise parts of so many rows, each by its own statistics (Hoffer, Hubara & Soudry 2017).
+        A last part of one row joins the one before. The running statistics follow those of all
+        rows, once a step.
+    renorm : (r_max, d_max), optional
+        Batch renormalisation (Ioffe 2017): what the batch's statistics differ from the running ones
+        is corrected up to a factor r_max and an offset d_max, numbers or functions of the step.
     dtype : data-type, default float32
         float32 or float64.
 
@@ -70,6 +81,8 @@ class BatchNorm(Module):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        ghost_size: int | None = None,
+        renorm: tuple[Limit, Limit] | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
@@ -82,6 +95,18 @@ class BatchNorm(Module):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.frozen = False
+        if ghost_size is not None:
+            init.check_sizes(self, ghost_size=ghost_size)
+            if ghost_size < 2:
+                raise ValueError("BatchNorm: ghost_size should be at least 2 rows, got 1")
+        if renorm is not None and (not track_running_stats or ghost_size is not None):
+            raise ValueError(
+                "BatchNorm: renorm needs running statistics, and goes without ghost_size"
+            )
+        if renorm is not None and (not isinstance(renorm, tuple) or len(renorm) != 2):
+            raise ValueError(f"BatchNorm: renorm should be (r_max, d_max), got {renorm!r}")
+        self.ghost_size = ghost_size
+        self.renorm = renorm
         self.weight = Parameter(np.ones(num_features), dtype=dtype) if affine else None
         self.bias = Parameter(np.zeros(num_features), dtype=dtype) if affine else None
         self.running_mean: Array | None = None
@@ -116,6 +141,10 @@ class BatchNorm(Module):
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the normalised x."""
         batch = self.uses_batch_statistics
+        if batch and not self.is_plain:
+            if here.run.mask is not None:
+                raise ValueError(f"{self.where}: a mask goes with no ghost_size and no renorm")
+            return self._forward_variant(x)
         return F.batch_norm(
             x,
             None if self.weight is None else self.weight.data,
@@ -126,11 +155,52 @@ class BatchNorm(Module):
             momentum=self.momentum,
             eps=self.eps,
             num_batches_tracked=self.num_batches_tracked if batch else None,
+            mask=None if here.run.mask is None else self.checked_mask(x),
             out=self._pool.take(x.shape, x.dtype),
         )
 
+    def checked_mask(self, x: Array) -> NDArray[np.bool_]:
+        """Return the mask of this call; ValueError if its positions are not those of x."""
+        try:
+            return masks.checked_mask(here.run.mask, x, -1)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a batch is normalised as a whole, by its own statistics."""
+        return self.ghost_size is None and self.renorm is None
+
+    def _forward_variant(self, x: Array) -> tuple[Array, Any]:
+        """Normalise by parts, or renormalise."""
+        weight = None if self.weight is None else self.weight.data
+        bias = None if self.bias is None else self.bias.data
+        common: dict[str, Any] = {
+            "momentum": self.momentum,
+            "eps": self.eps,
+            "num_batches_tracked": self.num_batches_tracked,
+            "out": self._pool.take(x.shape, x.dtype),
+        }
+        mean, var = self.running_mean, self.running_var
+        if self.renorm is None:
+            assert self.ghost_size is not None
+            return variants.ghost_batch_norm(
+                x, weight, bias, mean, var, size=self.ghost_size, **common
+            )
+        assert mean is not None
+        assert var is not None
+        step = int(self.num_batches_tracked)  # type: ignore[arg-type]
+        r_max, d_max = (float(v(step) if callable(v) else v) for v in self.renorm)
+        if not (r_max >= 1.0 and d_max >= 0.0):
+            raise ValueError(
+                f"{self.where}: renorm should have r_max >= 1 and d_max >= 0, got {r_max}, {d_max}"
+            )
+        return variants.batch_renorm(x, weight, bias, mean, var, r_max=r_max, d_max=d_max, **common)
+
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
+        if isinstance(saved, variants.Renormalised | list):
+            return self._backward_variant(dy, saved, need_dx)
         weight, bias = self.weight, self.bias
         dweight = None if weight is None else weight.grad_out
         dbias = None if bias is None else bias.grad_out
@@ -148,6 +218,18 @@ class BatchNorm(Module):
             weight.grad, bias.grad = dweight, dbias
         return dx
 
+    def _backward_variant(self, dy: Array, saved: Any, need_dx: bool) -> Array | None:
+        weight, bias = self.weight, self.bias
+        out = self._pool.take(dy.shape, dy.dtype) if need_dx else None
+        if isinstance(saved, list):
+            dx, dweight, dbias = variants.ghost_batch_norm_backward(dy, saved, out)
+        else:
+            dx, dweight, dbias = variants.batch_renorm_backward(dy, saved, out)
+        if weight is not None and bias is not None:
+            weight.grad = dweight if weight.grad_out is not None else None
+            bias.grad = dbias if bias.grad_out is not None else None
+        return dx
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the input's shape."""
         if not input_shape or input_shape[-1] != self.num_features:
@@ -159,7 +241,9 @@ class BatchNorm(Module):
 
     def check_batch(self, shape: Shape) -> None:
         """Raise ValueError where the batch has no variance: fewer than two values per channel."""
-        if self.uses_batch_statistics and int(np.prod(shape[:-1])) < 2:
+        parts = variants.parts_of(shape[0], self.ghost_size or max(1, shape[0]))
+        smallest = min((part.stop - part.start for part in parts), default=0)
+        if self.uses_batch_statistics and smallest * int(np.prod(shape[1:-1])) < 2:
             raise ValueError(
                 f"{self.where}: Expected more than 1 value per channel when training, "
                 f"got input size {shape}"
@@ -212,4 +296,8 @@ class BatchNorm(Module):
             text += ", affine=False"
         if not self.track_running_stats:
             text += ", track_running_stats=False"
+        if self.ghost_size is not None:
+            text += f", ghost_size={self.ghost_size}"
+        if self.renorm is not None:
+            text += f", renorm={self.renorm}"
         return text + (", frozen" if self.frozen else "")

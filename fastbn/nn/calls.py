@@ -103,7 +103,7 @@ class Called(Node):
 
     # --- forward ----------------------------------------------------------------------------
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, mask: Any = None) -> Any:
         """Return the output of `forward` after checks; see `fastbn.nn.Module`.
 
         Parameters
@@ -111,6 +111,9 @@ class Called(Node):
         *inputs : ndarray
             Mostly one: ``(N, ...)``, channels-last, of the parameters' dtype. Called on symbolic
             values, a layer returns another one; see `fastbn.nn.Graph`.
+        mask : ndarray of bool, optional
+            Which positions count, of the shape of x without channels: BatchNorms take their
+            statistics of those alone, and give 0 elsewhere. All have to see these positions.
 
         Returns
         -------
@@ -136,7 +139,13 @@ class Called(Node):
         run = here.run
         if run.evaluated and not run.inference and self in run.evaluated:
             with run.inferring():
+                return self(*inputs, mask=mask)
+        if mask is not None:
+            run.mask = mask
+            try:
                 return self(*inputs)
+            finally:
+                run.mask = None
         key: Key
         key = ((x.shape, x.dtype),) if len(inputs) == 1 else tuple(map(shape_and_dtype, inputs))
         checked = self._checked[run.inference]

@@ -93,10 +93,10 @@ class Normalised:
                     weighted.weight.data,
                     bias,
                     **weighted.arguments,
-                    moments=batch,
+                    moments=batch and here.run.mask is None,
                     out=take(weighted.batch_shape(shape), x.dtype),
                 )
-                moments = saved.moments
+                moments = saved.moments if here.run.mask is None else None
             else:
                 out = take((*shape[:-1], weighted.out_features), x.dtype)
                 x, saved = F.linear(x, weighted.weight.data, bias, out=out)
@@ -116,6 +116,7 @@ class Normalised:
             residual=residual,
             left_out_bias=left_out,
             moments=moments,
+            mask=None if here.run.mask is None else norm.checked_mask(x),
             out=take(x.shape, x.dtype),
         )
         return y, [product, normal]  # backward takes out one after the other
@@ -326,10 +327,10 @@ def steps_of(layers: Iterable[Module]) -> list[Step]:
     while rest:
         layer = rest.pop()
         weighted: Linear | Conv2d | None = None
-        if type(layer) in (Linear, Conv2d) and rest and type(rest[-1]) is BatchNorm:
+        if type(layer) in (Linear, Conv2d) and rest and fuses(rest[-1]):
             weighted = layer  # type: ignore[assignment]
             layer = rest.pop()
-        if type(layer) is BatchNorm:
+        if fuses(layer):
             activation: ReLU | LeakyReLU | None = None
             if rest and type(rest[-1]) in (ReLU, LeakyReLU):
                 activation = rest.pop()  # type: ignore[assignment]
@@ -337,6 +338,11 @@ def steps_of(layers: Iterable[Module]) -> list[Step]:
         else:
             steps.append(Single(layer))
     return steps
+
+
+def fuses(layer: Module) -> bool:
+    """Return whether the layer is a BatchNorm of whole batches, which others can run with."""
+    return type(layer) is BatchNorm and layer.is_plain
 
 
 def kind_of(activation: ReLU | LeakyReLU | None) -> tuple[str | None, float]:

@@ -17,15 +17,18 @@ class Run:
         Whether the outermost call keeps what a backward needs; None outside of all calls.
     inference : bool
         Whether all layers work as in inference mode, whatever mode they are in.
+    mask : ndarray of bool or None
+        Which positions count for the BatchNorms; see `fastbn.nn.Module`.
     evaluated : frozenset of Module
         Those that are called so; see `fastbn.nn.Module.evaluating`.
     """
 
-    __slots__ = ("evaluated", "inference", "saving")
+    __slots__ = ("evaluated", "inference", "mask", "saving")
 
     def __init__(self) -> None:
         self.saving: bool | None = None
         self.inference = False
+        self.mask: Any = None
         self.evaluated: frozenset[Any] = frozenset()
 
     @contextmanager

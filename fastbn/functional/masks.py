@@ -1,0 +1,42 @@
+"""Masks: which positions count, and the rows of those that do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class MaskedSaved(NamedTuple):
+    """What the backward of a masked batch normalisation needs."""
+
+    mask: NDArray[np.bool_]
+    axis: int
+    saved: Any
+
+
+def checked_mask(mask: Any, x: Array, axis: int) -> NDArray[np.bool_]:
+    """Return the mask, or raise if it is not one of x's positions."""
+    axis %= x.ndim
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != shape:
+        got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise ValueError(
+            f"mask: expected booleans of shape {shape}, x's without channels, got {got}"
+        )
+    return mask
+
+
+def packed(x: Array, mask: NDArray[np.bool_], axis: int) -> Array:
+    """Return the values that count, one row each: (values, C)."""
+    return np.moveaxis(x, axis, -1)[mask]
+
+
+def spread(rows: Array, mask: NDArray[np.bool_], axis: int, out: Array) -> Array:
+    """Put the rows where they belong, and zero elsewhere."""
+    out[...] = 0
+    np.moveaxis(out, axis, -1)[mask] = rows
+    return out

@@ -88,8 +88,9 @@ class Sequential(Module):
 
     def chain(self) -> Iterator[Module]:
         """Yield the layers, with those of nested Sequentials in their place."""
-        if type(self).forward is not Sequential.forward:
-            yield self  # a subclass may do something else
+        own = type(self)
+        if own.forward is not Sequential.forward or own.backward is not Sequential.backward:
+            yield self  # a subclass that does something else
             return
         for layer in self.layers:
             yield from layer.chain()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data.tables import as_frame
+from fastbn.data.frames import as_frame
 
 if TYPE_CHECKING:
     import pandas as pd

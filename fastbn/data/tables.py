@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import gzip
 import logging
-import os
-import zlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.data.columns import Columns
 from fastbn.data.dataset import Dataset
+from fastbn.data.frames import as_frame
 from fastbn.data.split import Split, split_rows
-from fastbn.files import require_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
-SEPARATORS = ",;\t|"
 MOST_CLASSES = 20  # whole numbers of more values are amounts
 
 log = logging.getLogger(__name__)
@@ -37,8 +33,6 @@ def read_table(
     path: Path, target: str | None, *, split: Split | None = None, missing: str = "impute"
 ) -> Dataset:
     """Read a table; see `fastbn.data.load`."""
-    from fastbn.data.columns import Columns
-
     if missing not in ("impute", "refuse"):
         raise ValueError(f"missing should be 'impute' or 'refuse', but got {missing!r}")
     frame = as_frame(path)
@@ -70,55 +64,6 @@ def read_table(
             ", ".join(columns.left_out),
         )
     return Dataset(x[train], y[train], x[test], y[test], classes, path.name, columns=columns)
-
-
-def as_frame(
-    rows: pd.DataFrame | Sequence[Mapping[str, Any]] | str | os.PathLike[str],
-) -> pd.DataFrame:
-    """Return rows as a data frame, read from a file where they are one.
-
-    Raises
-    ------
-    ValueError
-        If the file is no table, or has no rows or two columns of one name.
-    OSError
-        If it cannot be read.
-    ImportError
-        If pandas, or pyarrow for Parquet, is not installed.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError('Tables are read by pandas: pip install "fastbn[tables]"') from error
-    name = ""
-    if isinstance(rows, str | os.PathLike):
-        path = require_file(Path(rows).expanduser())
-        name = f"{path}: "
-        try:
-            parquet = path.suffix.lower() in (".parquet", ".pq")
-            frame = pd.read_parquet(path) if parquet else pd.read_csv(path, sep=_separator(path))
-        except ImportError as error:
-            raise ImportError('Parquet is read by pyarrow: pip install "fastbn[tables]"') from error
-        except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            # the parsers' own errors are ValueErrors
-            raise ValueError(f"{path}: no table that can be read: {error}") from None
-    else:
-        frame = pd.DataFrame(rows)
-    if frame.empty:
-        raise ValueError(f"{name}the table has no rows")
-    frame = frame.set_axis(frame.columns.map(str), axis=1)
-    twice = frame.columns[frame.columns.duplicated()].unique()
-    if len(twice):
-        raise ValueError(f"{name}several columns have the name {', '.join(twice)}")
-    return frame
-
-
-def _separator(path: Path) -> str:
-    """Return what separates the names in the first line."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rb") as stream:
-        line = stream.readline(1 << 16).decode("utf-8", "replace")
-    return max(SEPARATORS, key=line.count)
 
 
 def _without_gaps(frame: pd.DataFrame, target: str, path: Path, missing: str) -> pd.DataFrame:

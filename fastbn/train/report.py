@@ -18,6 +18,7 @@ from fastbn.data.rows import Samples
 from fastbn.files import atomic
 from fastbn.nn import Module
 from fastbn.train.layerwise import calls
+from fastbn.train.png import png
 
 if TYPE_CHECKING:
     from fastbn.train.trainer import Trainer
@@ -146,8 +147,6 @@ def examples(net: Module, data: Dataset) -> dict[str, Any]:
     wrong = wrong[np.argsort(right[wrong], kind="stable")]
 
     def image(row: Any) -> dict[str, Any]:
-        from fastbn.train.page import png
-
         pixels = np.asarray(data.x_test[row : row + 1], np.float64)[0]
         if data.normalization is not None:
             told = data.normalization.as_dict()

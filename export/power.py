@@ -53,7 +53,11 @@ def show_power(
     while names and time.monotonic() < deadline:
         name = names.pop(0)
         changed = {name: _scaled(made[name], factor)}
-        if _notices(truth, report, lambda sample, c=changed: run(sample, c)):
+
+        def run_changed(sample: Sample, weights: Weights = changed) -> Outputs:
+            return run(sample, weights)
+
+        if _notices(truth, report, run_changed):
             report.noticed += 1
         else:
             report.unproven.append(f"tensor {name!r}: nothing tells a change of {factor - 1:.0%}")

@@ -223,7 +223,8 @@ def _standardise(x: Array, over: tuple[int, ...], eps: float) -> tuple[Array, Ar
 def _gradient_of_standardised(g: Array, xhat: Array, invstd: Array, over: tuple[int, ...]) -> Array:
     """Return dx from g, the gradient by xhat: invstd * (g - mean(g) - xhat * mean(g * xhat))."""
     mean_g = g.mean(axis=over, keepdims=True)
-    return invstd * (g - mean_g - xhat * (g * xhat).mean(axis=over, keepdims=True))
+    dx: Array = invstd * (g - mean_g - xhat * (g * xhat).mean(axis=over, keepdims=True))
+    return dx
 
 
 def layer_norm(

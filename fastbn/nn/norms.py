@@ -117,12 +117,13 @@ class _LastAxes(_SampleNorm):
 
 def _shape_of(layer: str, normalized_shape: int | Sequence[int]) -> Shape:
     one = isinstance(normalized_shape, int | np.integer)
-    sizes = (normalized_shape,) if one else tuple(normalized_shape)  # type: ignore[arg-type]
+    given: Any = (normalized_shape,) if one else normalized_shape
+    sizes = tuple(given)
     if not sizes or any(not isinstance(n, int | np.integer) or n < 1 for n in sizes):
         raise ValueError(
             f"{layer}: normalized_shape should be positive integers, got {normalized_shape}"
         )
-    return tuple(int(n) for n in sizes)  # type: ignore[call-overload]
+    return tuple(int(n) for n in sizes)
 
 
 class LayerNorm(_LastAxes):

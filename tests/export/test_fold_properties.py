@@ -102,7 +102,8 @@ def test_in_onnxruntime(seed, choices, opset):
     try:
         _, report = fold_batch_norm(model)
     except MismatchError as error:  # a graph like x − x, which proves nothing
-        assert "in every sample" in str(error)
+        if "in every sample" not in str(error):
+            raise
         return
     assert report.changed == (report.verification is not None)
     assert not report.changed or report.verification.agree

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx
@@ -53,11 +54,7 @@ def show_power(
     while names and time.monotonic() < deadline:
         name = names.pop(0)
         changed = {name: _scaled(made[name], factor)}
-
-        def run_changed(sample: Sample, weights: Weights = changed) -> Outputs:
-            return run(sample, weights)
-
-        if _notices(truth, report, run_changed):
+        if _notices(truth, report, partial(run, weights=changed)):
             report.noticed += 1
         else:
             report.unproven.append(f"tensor {name!r}: nothing tells a change of {factor - 1:.0%}")
@@ -67,7 +64,7 @@ def show_power(
     together = {
         name: _scaled(made[name], factor**sign) for name, sign in zip(names, signs, strict=True)
     }
-    if _notices(truth, report, lambda sample: run(sample, together)):
+    if _notices(truth, report, partial(run, weights=together)):
         report.noticed += 1
         report.notes.append(f"{len(names)} new tensors were changed together, for lack of time")
     else:
@@ -96,7 +93,7 @@ def _scaled(values: NDArray[np.generic], factor: float) -> NDArray[np.generic]:
     return changed
 
 
-def _runner(model: onnx.ModelProto, made: Weights) -> Callable[[Sample, Weights], Outputs]:
+def _runner(model: onnx.ModelProto, made: Weights) -> Callable[..., Outputs]:
     """Make a function that runs a model with other weights: they become inputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(with_free_dims(model))

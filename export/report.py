@@ -122,6 +122,8 @@ class ValidationReport(Report):
     argmax_agreement : float
         Share of rows whose largest entry along the last axis is the same, in onnxruntime at the
         highest level and in float64.
+    snr : float or None
+        Signal to noise in dB, of a narrow file on given data; of its worst output.
     samples : int
         Number of inputs tried.
     against : str
@@ -146,6 +148,7 @@ class ValidationReport(Report):
     max_rel_ort: float = 0.0
     rms_ort: float = 0.0
     argmax_agreement: float = 1.0
+    snr: float | None = None
     samples: int = 0
     against: str = "float64"
     noticed: int = 0

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastbn.export.errors import MismatchError
 from fastbn.export.io import Source, read_model
+from fastbn.export.narrow import compare_narrow, is_narrow
 from fastbn.export.report import ValidationReport
 from fastbn.export.truth import Truth
 from fastbn.export.ways import Memory
@@ -32,6 +33,8 @@ def validate(
     data: Mapping[str, NDArray[Any]] | None = None,
     seeds: int = 5,
     batch_sizes: Sequence[int] = (1, 3),
+    tolerance: float | None = None,
+    min_agreement: float | None = None,
 ) -> ValidationReport:
     """Compare two models with each other, or one with its own float64 truth.
 
@@ -47,6 +50,10 @@ def validate(
         Number of random inputs.
     batch_sizes : sequence of int
         Sizes the open batch axis takes in turn.
+    tolerance : float, optional
+        What an output may be off by, relative to its largest number.
+    min_agreement : float, optional
+        Share of rows that need the same class; of a narrow file beside a float one 0.99.
 
     Returns
     -------
@@ -61,7 +68,19 @@ def validate(
     """
     first = read_model(a)
     second = first if b is None else read_model(b)
-    return compare(first, second, data=data, seeds=seeds, batch_sizes=batch_sizes)
+    if b is not None and is_narrow(second) and not is_narrow(first):
+        return compare_narrow(
+            first, second, data=data, seeds=seeds, tolerance=tolerance, min_agreement=min_agreement
+        )
+    truth = Truth(first, data=data, seeds=seeds, batch_sizes=batch_sizes, tolerance=tolerance)
+    report = truth.compare(None if b is None else second)
+    if b is None and is_narrow(first):
+        report.fail("not proven", "")
+        report.verdict = "not compared"
+        report.notes.append("a narrow file alone tells nothing: name the float model it came from")
+    if min_agreement is not None and not report.argmax_agreement >= min_agreement:
+        report.fail("differ", f"{report.argmax_agreement:.2%} of rows have the same class")
+    return report
 
 
 def require_agreement(report: ValidationReport, what: str) -> None:

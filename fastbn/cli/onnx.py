@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,15 @@ from fastbn.cli.files import CheckData, ReportFile, need_other_files, write_text
 from fastbn.cli.table import show
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fastbn.export import FoldReport, PredictionReport
 
 # What a table shows of a fold's report.
 FOLDED = ("bn_before", "bn_left", "affine_left", "nodes_before", "nodes_after", "max_abs_f64")
+
+# Samples of a data set that two files are compared on.
+TEST_SAMPLES = 2048
 
 
 def fold(
@@ -103,7 +108,16 @@ def validate(
         Path | None, typer.Option(help="Compare with the predictions of these weights on --data.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Test images: digits, mnist, cifar10, or a folder.")
+        str | None,
+        typer.Option(help="Test images: digits, mnist, cifar10, a folder; or an .npz of inputs."),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest difference, relative to the output's largest number.", min=0),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Share of samples that need the same class.", min=0, max=1),
     ] = None,
     factory: Annotated[
         str | None, typer.Option(help="package.module:factory of your own network.")
@@ -116,11 +130,18 @@ def validate(
 
     need_other_files(report_file, model, other, check_data, weights)
     found: Report
-    if weights is None and data is None:
+    verdict = ""
+    if weights is None:
+        if data is not None and check_data is not None:
+            raise typer.BadParameter("give --data or --check-data, not both")
         given = None if check_data is None else read_npz(check_data)
-        found = report = export.validate(model, other, data=given, seeds=seeds)
-        agree = report.agree
-    elif weights is None or data is None or other is not None or check_data is not None:
+        if data is not None:
+            given = inputs_for(model, data)
+        found = report = export.validate(
+            model, other, data=given, seeds=seeds, tolerance=tolerance, min_agreement=min_agreement
+        )
+        agree, verdict = report.agree, report.verdict
+    elif data is None or other is not None or check_data is not None:
         raise typer.BadParameter("give both --weights and --data, and one model")
     else:
         from fastbn.export.build import PREDICT_TOLERANCE
@@ -128,8 +149,26 @@ def validate(
         found = predicted = compare_with_weights(weights, model, data, factory)
         agree = predicted.max_rel <= PREDICT_TOLERANCE
     write_text(report_file, found.to_json())
-    show("same function" if agree else "different", found.as_dict())
+    shown = found.as_dict()
+    shown.pop("outputs", None)
+    titles = {"not proven": "not proven", "not compared": "not compared"}
+    show("same function" if agree else titles.get(verdict, "different"), shown)
     return DONE if agree else DIFFERENT
+
+
+def inputs_for(model: Path, source: str) -> dict[str, NDArray[Any]]:
+    """Read samples for a model: an .npz of its inputs, or the test images of a data set."""
+    from fastbn.export.samples import read_npz
+
+    if source.endswith(".npz"):
+        return read_npz(source)
+    import numpy as np
+
+    from fastbn import data
+    from fastbn.export.io import read_model
+    from fastbn.export.narrow import as_inputs
+
+    return as_inputs(read_model(model), np.asarray(data.load(source).x_test[:TEST_SAMPLES]))
 
 
 def compare_with_weights(

@@ -215,5 +215,5 @@ def test_validate_on_real_images(run: Run, capsys: pytest.CaptureFixture[str], l
 
 
 def test_validate_needs_weights_and_data(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("validate", "m.onnx", "--data", "digits") == 2
+    assert run("validate", "m.onnx", "--weights", "w.safetensors") == 2
     assert "give both --weights and --data" in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""A narrow file (int8, float16) beside the float network it came from.
+
+Its numbers differ by design, so what counts is the signal-to-noise ratio and whether the same class
+comes first, on data that the network is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fastbn.export.differences import agreement
+from fastbn.export.errors import ModelError
+from fastbn.export.evaluator import widen
+from fastbn.export.io import coarsest_eps, quantises
+from fastbn.export.report import OutputReport, ValidationReport
+from fastbn.export.runtime import Session
+from fastbn.export.samples import InputSpec, Sample, check_data, input_specs
+from fastbn.export.truth import HALF_EPS, Truth
+from fastbn.export.ways import with_free_dims
+
+# By default: nine tenths of the signal, and one class in a hundred.
+MIN_SNR, MIN_AGREEMENT = 20.0, 0.99
+# Samples a call.
+BATCH = 64
+
+
+def is_narrow(model: onnx.ModelProto) -> bool:
+    """Whether a model computes with half types, or with integers in place of numbers."""
+    return coarsest_eps(model) >= HALF_EPS or quantises(model)
+
+
+def compare_narrow(
+    first: onnx.ModelProto,
+    second: onnx.ModelProto,
+    *,
+    data: Mapping[str, NDArray[Any]] | None = None,
+    seeds: int = 5,
+    tolerance: float | None = None,
+    min_agreement: float | None = None,
+) -> ValidationReport:
+    """Compare a narrow model in onnxruntime with the float64 evaluation of another.
+
+    Parameters
+    ----------
+    first, second : onnx.ModelProto
+    data : mapping of str to array, optional
+        Inputs by name, any number of samples; random ones otherwise.
+    seeds : int
+        Number of random inputs, where there is no data.
+    tolerance : float, optional
+        Largest difference, relative to an output's largest number, in place of the noise.
+    min_agreement : float, optional
+        Share of rows that need the same class, 0.99 by default.
+    """
+    truth = Truth(first, seeds=seeds)
+    report = ValidationReport(verdict="agree")
+    if data is None:
+        samples = list(truth.samples())
+        report.notes.append("on random inputs; give data that the network is for")
+    else:
+        samples = list(_batches(input_specs(first), data))
+    run = Session(with_free_dims(second), "highest").run
+    signal, noise, size, error = (np.zeros(len(truth.outputs)) for _ in range(4))
+    shares: list[tuple[float, int]] = []
+    for sample in samples:
+        report.samples += 1
+        for index, (y64, y) in enumerate(zip(truth.expected(sample), run(sample), strict=True)):
+            wide, expected = widen(y).astype(np.float64), widen(y64).astype(np.float64)
+            if wide.shape != expected.shape:
+                report.fail("differ", f"output {truth.outputs[index]!r} has another shape")
+                continue
+            gap = wide - expected
+            signal[index] += float(np.sum(expected * expected))
+            noise[index] += float(np.sum(gap * gap))
+            size[index] = max(size[index], float(np.abs(expected).max(initial=0.0)))
+            error[index] = max(error[index], float(np.abs(gap).max(initial=0.0)))
+            share = agreement(y, np.asarray(y64))
+            shares += [] if share is None else [(share, y.shape[0] if y.ndim else 1)]
+    for index, name in enumerate(truth.outputs):
+        allowed = np.inf if tolerance is None else tolerance * float(size[index])
+        report.outputs.append(
+            OutputReport(name, float(error[index]), 0.0, allowed, allowed, float(size[index]))
+        )
+    report.settle()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = 10.0 * np.log10(np.where(noise > 0, signal / noise, np.inf))
+    report.snr = float(ratios.min(initial=np.inf))
+    rows = sum(count for _, count in shares)
+    report.argmax_agreement = sum(s * n for s, n in shares) / rows if rows else 1.0
+    if tolerance is None and not report.snr >= MIN_SNR:
+        report.fail("differ", f"{report.snr:.1f} dB of signal to noise, needs {MIN_SNR:g}")
+    needed = MIN_AGREEMENT if min_agreement is None else min_agreement
+    if not report.argmax_agreement >= needed:
+        report.fail(
+            "differ", f"{report.argmax_agreement:.2%} of the same class, needs {needed:.2%}"
+        )
+    return report
+
+
+def _batches(specs: list[InputSpec], data: Mapping[str, NDArray[Any]]) -> Iterator[Sample]:
+    """Cut given samples into what the model takes at once."""
+    leading = [spec.dims[0] if spec.dims else 1 for spec in specs]
+    at_once = next((d for d in leading if isinstance(d, int)), BATCH)
+    counts = {len(data[spec.name]) for spec in specs if spec.name in data}
+    if len(counts) != 1:
+        yield check_data(specs, data)
+        return
+    for start in range(0, counts.pop(), at_once):
+        part = {name: array[start : start + at_once] for name, array in data.items()}
+        yield check_data(specs, part)
+
+
+def as_inputs(model: onnx.ModelProto, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Images (N, H, W, C) as the one input of a model takes them: NCHW, NHWC or rows.
+
+    Raises
+    ------
+    ModelError
+        If they do not fit.
+    """
+    specs = input_specs(model)
+    if len(specs) != 1:
+        raise ModelError(f"the model takes {len(specs)} inputs; give an .npz file of them")
+    dims = specs[0].dims
+    forms = {
+        "NCHW": np.moveaxis(images, -1, 1),
+        "NHWC": images,
+        "rows": images.reshape(len(images), -1),
+    }
+    for form in forms.values():
+        if len(dims) == form.ndim and all(
+            isinstance(d, str) or d == n for d, n in zip(dims[1:], form.shape[1:], strict=True)
+        ):
+            return {specs[0].name: np.ascontiguousarray(form)}
+    raise ModelError(f"samples of shape {images.shape[1:]} do not fit the input {dims}")

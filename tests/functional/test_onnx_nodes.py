@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 CANDIDATES = re.compile(
     r"test_(basic_)?(batchnorm|conv|convtranspose|gemm|maxpool|averagepool|globalaveragepool"
-    r"|relu|leakyrelu|sigmoid|tanh|softmax|elu|selu|gelu|hardsigmoid|hardswish|softplus|mish)(_|$)"
+    r"|relu|leakyrelu|sigmoid|tanh|softmax|elu|selu|gelu|hardsigmoid|hardswish|softplus|mish|prelu|swish)(_|$)"
 )
 
 
@@ -247,6 +247,18 @@ def selu(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     return [F.selu(inputs[0])[0]]
 
 
+def prelu(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    x, slopes = inputs
+    if slopes.ndim > 1:
+        raise LeftOut("a slope for every element")
+    return [F.prelu(x, slopes)[0]]
+
+
+def swish(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    alpha = attributes.get("alpha", 1.0)
+    return [F.silu((alpha * inputs[0]).astype(np.float32))[0] / np.float32(alpha)]
+
+
 def hard_sigmoid(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     """Ours has the slope 1/6 and 1/2 at 0."""
     slope, at_zero = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
@@ -276,6 +288,8 @@ RUN: dict[str, Callable[[list[Array], dict[str, Any]], list[Array]]] = {
     ],
     "HardSigmoid": hard_sigmoid,
     "HardSwish": lambda inputs, attributes: [F.hardswish(inputs[0])[0]],
+    "PRelu": prelu,
+    "Swish": swish,
     "Softplus": lambda inputs, attributes: [F.softplus(inputs[0])[0]],
     "Mish": lambda inputs, attributes: [F.mish(inputs[0])[0]],
 }
@@ -324,4 +338,4 @@ def test_onnx_node_tests(capsys: pytest.CaptureFixture[str]) -> None:
         "test_batchnorm_example_training_mode",
         "test_batchnorm_epsilon_training_mode",
     }
-    assert len(ran) >= 61  # a new onnx may bring more; fewer means that the core lost something
+    assert len(ran) >= 90  # a new onnx may bring more; fewer means that the core lost something

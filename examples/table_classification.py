@@ -21,7 +21,7 @@ print(rows)
 net = models.mlp(rows.input_shape, rows.outputs, hidden=(32, 16), rng=0)
 trainer = train.Trainer(net)
 trainer.fit(rows, EPOCHS, 16, rng=0)
-print(f"test accuracy {trainer.evaluate(rows.part('test')).accuracy:.3f}")
+print(f"test accuracy {trainer.evaluate(rows).accuracy:.3f}")
 
 train.save(
     net,

@@ -17,6 +17,7 @@ from fastbn.bench.patterns.sketch import Sketch
 from fastbn.export import fold_batch_norm
 from fastbn.export.fold import backward
 from fastbn.train import run as training
+from fastbn.train.config import Config
 from fastbn.train.factory import network
 
 Run = Callable[..., int]
@@ -195,8 +196,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small network that has seen the digits."""
     pytest.importorskip("sklearn", reason="the digits are part of scikit-learn")
     folder = tmp_path_factory.mktemp("trained")
-    training.train("convnet", "digits", folder, epochs=1)
-    return folder
+    training.train(Config("convnet", "digits", str(folder / "run"), epochs=1))
+    return folder / "run"
 
 
 def outputs(path: str, x: np.ndarray) -> np.ndarray:

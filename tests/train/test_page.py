@@ -1,0 +1,115 @@
+"""``report.html`` in a real browser: it draws, it fits a phone, it needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastbn import data, models, train
+from fastbn.train import page, report
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a short run."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random((240, 8, 8, 3), dtype=np.float32), rng.integers(0, 3, 240)
+    names = ("cat", "<b>dog</b>", "</script>")
+    images = data.Dataset(x[:160], y[:160], x[160:], y[160:], names, "pictures")
+    net = models.convnet((8, 8, 3), 3, channels=(4, 4), hidden=8, rng=0)
+    trainer, monitor = train.Trainer(net), train.Monitor()
+    trainer.fit(images, 5, 32, validation=0.2, callbacks=[monitor], rng=0)
+    known = {
+        "model": "convnet",
+        "data": "pictures & more",
+        "monitor": monitor.records,
+        "arguments": {"lr": 0.1, "note": "<i>"},
+        "environment": {"isa": "avx2"},
+    }
+    told = report.describe(trainer, images, known)
+    json.dumps(told)
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    page.write(path, told, report.examples(net, images))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the page is opened by playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium to open the page")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1200, 900), (390, 844)])
+def test_in_a_browser(written: Path, browser: Any, width: int, height: int) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": height}, offline=True)
+    wrong: list[str] = []
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("console", lambda message: wrong.append(message.text) if message.type == "error" else 0)
+    tab.goto(written.as_uri())
+    tab.wait_for_selector("html[data-drawn=yes]")
+    assert wrong == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator("canvas").count() == 6
+    assert tab.locator(".images img").first.evaluate("i => i.naturalWidth") == 8
+    assert tab.locator("h1").inner_text() == "convnet on pictures & more"
+    tab.locator("select[data-choice=layers]").select_option(index=2)
+    assert tab.locator("canvas").count() == 6
+    plot = tab.locator(".chart .u-over").first
+    plot.hover(position={"x": 60, "y": 60})  # the legend tells the values there
+    assert tab.locator(".u-legend .u-value").first.inner_text().strip() not in {"", "--"}
+    assert wrong == []
+    tab.close()
+
+
+def test_names_are_text(written: Path) -> None:
+    text = written.read_text(encoding="utf-8")
+    assert "<b>dog" not in text
+    assert "&lt;b&gt;dog" in text
+    assert text.count("</script>") == 3  # those of the page itself
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    row = {"epoch": 1, "loss": 0.5, "val_loss": None, "accuracy": 0.5, "lr": 0.1}
+    reports = {
+        "a": {"history": [row], "arguments": {"seed": 0, "lr": 1.0}, "test_accuracy": 0.5},
+        "b": {"history": [row, row], "arguments": {"seed": 1, "lr": 1.0}},
+    }
+    assert page.differing(reports) == {"seed": [0, 1]}
+    page.write_comparison(tmp_path / "page.html", reports)
+    assert "seed" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_classification() -> None:
+    truth, guesses = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
+    found = report.classification(truth, guesses, ["a", "b", "c", "d"])
+    assert found["confusion"] == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
+    assert found["per_class"][2]["recall"] == pytest.approx(2 / 3)
+    assert found["per_class"][3] == {
+        "class": "d",
+        "count": 0,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+    }

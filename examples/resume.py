@@ -10,6 +10,7 @@ from fastbn import data, models, optim, train
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 6
 digits = data.load("digits")
 last = Path("last.safetensors")
+last.unlink(missing_ok=True)
 
 
 def fit(*callbacks: object) -> train.Trainer:

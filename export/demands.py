@@ -49,7 +49,7 @@ def require_turns(model: onnx.ModelProto) -> None:
     executed = _executed(model.graph, {})
     if executed > EXECUTED:
         raise DemandError(
-            f"its loops execute {_count(executed)} nodes; that is too many to try out: "
+            f"the model's loops execute {_count(executed)} nodes; that is too many to try out: "
             "skip verification"
         )
 

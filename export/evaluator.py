@@ -38,7 +38,7 @@ class _Counted(ReferenceEvaluator):
         left = _nodes_left.get() - len(self.rt_nodes_)
         if left < 0:
             raise DemandError(
-                f"its loops execute more than {EXECUTED:,} nodes; that is too many to try out: "
+                f"the model's loops execute more than {EXECUTED:,} nodes, too many to try out: "
                 "skip verification"
             )
         _nodes_left.set(left)

@@ -190,8 +190,10 @@ def _check_external(tensor: onnx.TensorProto, name: str, folder: Path | None, nb
     target = root / inside
     if not target.resolve().is_relative_to(root) or target.is_symlink():
         raise ModelError(f"{name}: external data {location!r} lies outside the model's folder")
-    if not target.is_file():
-        raise ModelError(f"{name}: external data {location!r} is missing")
+    try:
+        require_file(target)
+    except OSError:
+        raise ModelError(f"{name}: external data {location!r} is missing") from None
     if length != nbytes or offset < 0 or offset + length > target.stat().st_size:
         raise ModelError(
             f"{name} needs {nbytes} bytes at offset {offset} of {location!r}, "

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 MEMORY = 128 << 20
 PROCESS = 768 << 20
 RATIO = 32
-SECONDS = 8.0
+SECONDS = 7.0
 BYTES_A_SECOND = 100_000
 
 # n nodes may become, with functions inlined, NODES + RATIO * n, and one run may execute EXECUTED
@@ -136,6 +136,16 @@ raise that with --max-memory (in Python fastbn.budgets.limits) if you trust the 
             f"{what} takes {as_text(needed)} of memory, allowed are {as_text(allowed)}; raise "
             "that with --max-memory (in Python fastbn.budgets.limits) if you trust the file"
         )
+
+
+# Called with each input's path and size before it is read, by whoever watches a command.
+listener: Callable[[str, int], None] | None = None
+
+
+def found(path: str, size: int) -> None:
+    """Say that a file of this size is about to be read."""
+    if listener is not None:
+        listener(path, size)
 
 
 _parameters: ContextVar[list[int] | None] = ContextVar("fastbn_parameters", default=None)

@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from fastbn import budgets
+
 if sys.platform != "win32":  # there nothing is locked, so nothing is known to be litter
     import fcntl
 
@@ -45,13 +47,14 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     """
     given = Path(path)
     try:
-        mode = given.stat().st_mode
+        status = given.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{given}: no such file") from None
     except ValueError as error:  # a null byte
         raise OSError(f"{str(given)!r} is no name of a file: {error}") from None
-    if not stat.S_ISREG(mode):
-        raise _not_a_file(given, mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_a_file(given, status.st_mode)
+    budgets.found(str(given), status.st_size)
     return given
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli import bench, data, demo, export, info, onnx, predict, train
+from fastbn.cli import bench, data, demo, export, info, onnx, predict, train, watch
 from fastbn.cli.errors import INTERRUPTED, exit_code, one_line
 
 app = typer.Typer(
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    watch.enabled = argv is None
     try:
         code = app(args=arguments or ["--help"], prog_name="fastbn", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

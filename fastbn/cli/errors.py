@@ -24,6 +24,8 @@ def one_line(error: Exception) -> str:
         return f"{text.rstrip('.')}; see '{command} --help'"
     if isinstance(error, OSError | ValueError | TypeError | ImportError | RuntimeError):
         return text or type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text or 'nothing is left'}"
     return (
         f"unexpected {type(error).__name__}: {text}; "
         "please report it with the traceback that --debug prints"

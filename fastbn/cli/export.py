@@ -11,6 +11,7 @@ import typer
 from fastbn.cli.errors import DONE
 from fastbn.cli.files import ReportFile, need_other_files, write_text
 from fastbn.cli.table import show
+from fastbn.cli.watch import watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,7 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+@watched("weights")
 def export(
     weights: Annotated[Path, typer.Argument(help="Weights: a model.safetensors of fastbn.")],
     *,

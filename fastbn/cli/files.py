@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fastbn.files import require_output
+
 ReportFile = Annotated[
     Path | None, typer.Option("--report", help="Also write the whole report to this JSON file.")
 ]
@@ -18,8 +20,11 @@ CheckData = Annotated[
 
 def need_other_files(written: Path | None, *others: Path | None) -> None:
     """Refuse to write over a file of the same command, or where there is no folder."""
-    if written is not None and not written.parent.is_dir():
-        raise typer.BadParameter(f"{written.parent} is no folder; make it first")
+    if written is not None:
+        try:
+            require_output(written)
+        except OSError as error:
+            raise typer.BadParameter(str(error)) from None
     for other in others:
         if written is None or other is None:
             continue

@@ -10,6 +10,7 @@ import typer
 from fastbn.cli.errors import DIFFERENT, DONE
 from fastbn.cli.files import CheckData, ReportFile, need_other_files, write_text
 from fastbn.cli.table import show
+from fastbn.cli.watch import watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +24,7 @@ FOLDED = ("bn_before", "bn_left", "affine_left", "nodes_before", "nodes_after", 
 TEST_SAMPLES = 2048
 
 
+@watched("model", "check_data")
 def fold(
     model: Annotated[Path, typer.Argument(help="Any ONNX file, opset 7 or later.")],
     *,
@@ -94,6 +96,7 @@ def show_fold(title: str, report: FoldReport) -> None:
         show("what stayed, and why", stayed)
 
 
+@watched("model", "other", "check_data", "weights")
 def validate(
     model: Annotated[
         Path, typer.Argument(help="An ONNX file. Its result in float64 is the reference.")

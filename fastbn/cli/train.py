@@ -13,6 +13,7 @@ import typer
 
 from fastbn.cli.errors import DONE, INTERRUPTED, NOT_FINITE
 from fastbn.cli.table import show
+from fastbn.cli.watch import takes_memory
 
 if TYPE_CHECKING:
     from fastbn.train.config import Config
@@ -92,6 +93,7 @@ Threads = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
+@takes_memory
 def train(
     model: Model = None,
     *,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastbn.cli.errors import DONE
+from fastbn.cli.watch import watched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class Predictor:
     probabilities: bool
 
 
+@watched("model")
 def predict(
     model: Annotated[Path, typer.Argument(help="A model.safetensors or an ONNX file.")],
     files: Annotated[

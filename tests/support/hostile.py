@@ -31,6 +31,12 @@ def fold(folder: Path, model: onnx.ModelProto) -> list[str]:
     return ["fold", str(folder / "a.onnx"), "-o", str(folder / "out.onnx")]
 
 
+def run(folder: Path, model: onnx.ModelProto) -> list[str]:
+    """Save a model and return a command that runs it."""
+    fold(folder, model)
+    return ["validate", str(folder / "a.onnx")]
+
+
 def model_of(
     nodes, inits=(), *, dims=("N", 4), rank=2, functions=(), opset=None
 ) -> onnx.ModelProto:
@@ -97,7 +103,7 @@ def loop_model(folder: Path, trips: int, condition: str = "Identity") -> list[st
     )
     node = helper.make_node("Loop", ["trips", "go", "h"], ["y"], body=body)
     inits = [constant("trips", trips), constant("go", True, np.bool_)]
-    return fold(folder, model_of([node], inits))
+    return run(folder, model_of([node], inits))
 
 
 @hostile
@@ -125,14 +131,14 @@ def loop_whose_condition_is_computed(folder: Path) -> list[str]:
     )
     node = helper.make_node("Loop", ["", "go", "h"], ["y"], body=body)
     inits = [constant("limit", np.inf, np.float32), constant("go", True, np.bool_)]
-    return fold(folder, model_of([node], inits))
+    return run(folder, model_of([node], inits))
 
 
 @hostile
 def expand(folder: Path) -> list[str]:
     """A value of the run, not a constant."""
     node = helper.make_node("Expand", ["h", "shape"], ["y"])
-    return fold(folder, model_of([node], [constant("shape", [2**16, 2**12, 1, 4])], rank=4))
+    return run(folder, model_of([node], [constant("shape", [2**16, 2**12, 1, 4])], rank=4))
 
 
 @hostile
@@ -145,7 +151,7 @@ def many_large_constants(folder: Path) -> list[str]:
         nodes.append(helper.make_node("Add", [last, f"r{index}"], [f"h{index}"]))
         last = f"h{index}"
     nodes.append(helper.make_node("Identity", [last], ["y"]))
-    return fold(folder, model_of(nodes, [constant("shape", [2**26])]))
+    return run(folder, model_of(nodes, [constant("shape", [2**26])]))
 
 
 @hostile
@@ -156,7 +162,7 @@ def doubled_by_concat(folder: Path) -> list[str]:
         nodes.append(helper.make_node("Concat", [last, last], [f"h{index}"], axis=0))
         last = f"h{index}"
     nodes.append(helper.make_node("Identity", [last], ["y"]))
-    return fold(folder, model_of(nodes))
+    return run(folder, model_of(nodes))
 
 
 @hostile
@@ -168,7 +174,7 @@ def constants_doubled_by_concat(folder: Path) -> list[str]:
         last = f"k{index}"
     nodes.append(helper.make_node("ReduceSum", [last], ["sum"], keepdims=0))
     nodes.append(helper.make_node("Add", ["h", "sum"], ["y"]))
-    return fold(folder, model_of(nodes, [constant("one", [1.0], np.float32)]))
+    return run(folder, model_of(nodes, [constant("one", [1.0], np.float32)]))
 
 
 @hostile
@@ -182,7 +188,7 @@ def outer_sum_of_constants(folder: Path) -> list[str]:
     ]
     numbers = {"zero": 0.0, "many": 2.0**18, "step": 1.0}
     inits = [constant(name, value, np.float32) for name, value in numbers.items()]
-    return fold(folder, model_of(nodes, [*inits, constant("last", [1])]))
+    return run(folder, model_of(nodes, [*inits, constant("last", [1])]))
 
 
 @hostile
@@ -192,7 +198,7 @@ def convolution_padded_without_end(folder: Path) -> list[str]:
         "Conv", ["h", "w"], ["y"], kernel_shape=[1, 1], pads=[size, size, size, size]
     )
     weight = constant("w", np.ones((4, 4, 1, 1)), np.float32)
-    return fold(folder, model_of([node], [weight], dims=("N", 4, 3, 3), rank=4))
+    return run(folder, model_of([node], [weight], dims=("N", 4, 3, 3), rank=4))
 
 
 @hostile

@@ -23,7 +23,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from fastbn import budgets
-from fastbn.cli.errors import WRONG
+from fastbn.cli.errors import INTERRUPTED, WRONG
 
 P = ParamSpec("P")
 
@@ -127,14 +127,16 @@ def _go_on_in_a_child(named: str) -> None:
 
         budgets.listener = listen
         return
-    message = ""
+    message, interrupted = "", False
     try:
         message = _wait(child, size)
     except KeyboardInterrupt:  # the child has got it, too
-        pass
+        interrupted = True
     finally:
         _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
+    if interrupted and code:  # whatever the interrupt was turned into on its way
+        sys.exit(INTERRUPTED)
     if not message and code < 0 and -code not in _FORWARDED:
         message = f"the process that read it was ended by {signal.Signals(-code).name}"
     if message:

@@ -7,7 +7,7 @@ import shutil
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import md5
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Source:
     base_url : str
         Address of the folder that holds the files.
     files : dict of str to str
-        MD5 of each file, by name.
+        SHA-256 of each file, by name.
     members : dict of str to int
         Where the one file is a tar archive: the files to take out of it, by name, and their sizes.
         Empty: the files are used as they come.
@@ -41,15 +41,27 @@ SOURCES = {
     "mnist": Source(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         {
-            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+            "train-images-idx3-ubyte.gz": (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+            ),
         },
     ),
     "cifar10": Source(
         "https://www.cs.toronto.edu/~kriz/",
-        {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        {
+            "cifar-10-binary.tar.gz": (
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+            ),
+        },
         {
             **{f"data_batch_{number}.bin": 10_000 * RECORD for number in range(1, 6)},
             "test_batch.bin": 10_000 * RECORD,
@@ -133,12 +145,12 @@ def _missing(source: Source, folder: Path) -> dict[str, str]:
     return {
         file: digest
         for file, digest in source.files.items()
-        if not (folder / file).is_file() or _md5(folder / file) != digest
+        if not (folder / file).is_file() or _sha256(folder / file) != digest
     }
 
 
-def _md5(path: Path) -> str:
-    return md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+def _sha256(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _download(base_url: str, file: str, digest: str, folder: Path, progress: Any) -> Path:
@@ -151,7 +163,7 @@ def _download(base_url: str, file: str, digest: str, folder: Path, progress: Any
     url = f"{base_url.rstrip('/')}/{file}"
     downloader = pooch.HTTPDownloader(chunk_size=1 << 16, progressbar=progress)
     try:
-        return Path(pooch.retrieve(url, f"md5:{digest}", file, folder, downloader=downloader))
+        return Path(pooch.retrieve(url, f"sha256:{digest}", file, folder, downloader=downloader))
     except OSError as error:
         raise OSError(
             f"{url}: the download failed ({error}); check the network, or name a mirror (base_url)"

@@ -7,6 +7,7 @@ the bit for every number of threads.
 
 import os
 import sys
+import warnings
 
 
 cdef extern from "common/cpu.h" nogil:
@@ -38,6 +39,9 @@ cdef double copy_above = 0           # the same of a copy that several threads s
 cdef double own_above = 0            # the same of each thread, where L3 is slow; else 0
 cdef double forced_above = -1        # see stream_from
 cdef int how_to_stream = STREAM_TURNS
+
+# More than these, and four a core, are taken for a mistake.
+MOST_THREADS = 64
 
 LEVELS = ("baseline", "avx2", "avx512")
 has_openmp = bool(FASTBN_OPENMP)
@@ -171,6 +175,15 @@ def _choose_threads():
     quota = _quota()
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
         threads = min(threads, quota)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if threads > max(MOST_THREADS, 4 * usable):
+        warnings.warn(
+            f"OMP_NUM_THREADS asks for {threads} threads on {usable} cores; {usable} are used, "
+            "and fastbn.set_num_threads takes another number",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        threads = usable
 
 
 def _choose_sizes():

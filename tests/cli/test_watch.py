@@ -109,6 +109,5 @@ def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    process.communicate(timeout=60)
     assert process.returncode in (128 + number, -number)
-    assert errors == ""

@@ -5,7 +5,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from functools import partial
-from hashlib import md5
+from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def two_files(served: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]
     files = {"a.gz": b"first" * 1000, "b.gz": b"second"}
     for name, raw in files.items():
         (served / name).write_bytes(raw)
-    hashes = {name: md5(raw).hexdigest() for name, raw in files.items()}
+    hashes = {name: sha256(raw).hexdigest() for name, raw in files.items()}
     monkeypatch.setitem(download.SOURCES, "mnist", Source("http://nowhere.invalid/", hashes))
     return files
 
@@ -73,7 +73,7 @@ def archive(served: Path, cifar_folder: Path, monkeypatch: pytest.MonkeyPatch) -
         readme.size = 5
         tar.addfile(readme, io.BytesIO(b"hello"))
     source = Source(
-        "http://nowhere.invalid/", {path.name: md5(path.read_bytes()).hexdigest()}, sizes
+        "http://nowhere.invalid/", {path.name: sha256(path.read_bytes()).hexdigest()}, sizes
     )
     monkeypatch.setitem(download.SOURCES, "cifar10", source)
     return path

@@ -154,3 +154,16 @@ print("done")
 @pytest.mark.skipif(not runtime.has_openmp, reason="this build has no OpenMP")
 def test_fork_after_a_parallel_region() -> None:
     assert run(["-c", FORK]) == "done\n"
+
+
+@pytest.mark.parametrize(("value", "warnings"), [("1000", 1), ("abc", 0), ("0", 0), ("2", 0)])
+def test_odd_numbers_of_threads_are_sensible(value: str, warnings: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastbn; print(fastbn.get_num_threads())"],
+        env=os.environ | {"OMP_NUM_THREADS": value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 1 <= int(done.stdout) <= max(64, 4 * (os.cpu_count() or 1))
+    assert done.stderr.count("RuntimeWarning: OMP_NUM_THREADS asks for 1000") == warnings

@@ -124,6 +124,7 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
             yield from _graph_tensors(graph)
 
 
+_TYPES = frozenset(onnx.TensorProto.DataType.values())
 # Number of typed entries of a tensor, by storage field; complex types take two each.
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _COMPLEX = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
@@ -143,7 +144,7 @@ def _check_tensor(tensor: onnx.TensorProto, where: str, folder: Path | None) -> 
     if any(d < 0 for d in tensor.dims):
         raise ModelError(f"{name} has a negative dimension {list(tensor.dims)}")
     count = math.prod(tensor.dims)
-    if tensor.data_type not in onnx.TensorProto.DataType.values() or tensor.data_type == 0:
+    if tensor.data_type not in _TYPES or tensor.data_type == 0:
         raise ModelError(f"{name} has the unknown type {tensor.data_type}")
     packed = _BITS.get(tensor.data_type)
     if tensor.data_type == onnx.TensorProto.STRING:

@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from fastbn import budgets
 from fastbn.export.differences import OutputErrors
 from fastbn.export.evaluator import FLOATS, Float64Evaluator, widen
 from fastbn.export.report import ValidationReport
@@ -49,6 +50,7 @@ def show_power(
     made = made_tensors(truth.model, folded)
     run = _runner(folded, made)
     factor = HALF_FACTOR if truth.is_narrow else FACTOR
+    budgets.found("the changes of a proof", int(max_seconds * budgets.BYTES_A_SECOND))
     deadline = time.monotonic() + max_seconds
     names = list(made)
     while names and time.monotonic() < deadline:

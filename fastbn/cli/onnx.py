@@ -43,7 +43,7 @@ def fold(
         typer.Option("--allow-slower", help="Fold even where onnxruntime gets a little slower."),
     ] = False,
     verify: Annotated[bool, typer.Option(help="Compare with the original before writing.")] = True,
-    max_seconds: Annotated[
+    prove_seconds: Annotated[
         float,
         typer.Option(
             help="Time for changing new weights one by one: each change must show.", min=0
@@ -69,7 +69,7 @@ def fold(
         verify=verify,
         check_data=None if check_data is None else read_npz(check_data),
         allow_slower=allow_slower,
-        max_seconds=max_seconds,
+        max_seconds=prove_seconds,
         overwrite_input=overwrite,
     )
     write_text(report_file, report.to_json())

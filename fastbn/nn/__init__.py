@@ -33,6 +33,8 @@ from fastbn.nn.containers import Sequential as Sequential
 from fastbn.nn.conv import Conv2d as Conv2d
 from fastbn.nn.conv1d import Conv1d as Conv1d
 from fastbn.nn.conv_transpose import ConvTranspose2d as ConvTranspose2d
+from fastbn.nn.diagnose import diagnose as diagnose
+from fastbn.nn.diagnose import recalibrate as recalibrate
 from fastbn.nn.dropout import Dropout as Dropout
 from fastbn.nn.dropout import Dropout2d as Dropout2d
 from fastbn.nn.flatten import Flatten as Flatten

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fastbn.data import Batches
 from fastbn.nn import Module
+from fastbn.nn.layerwise import outputs
 from fastbn.train.callbacks import Callback
-from fastbn.train.layerwise import outputs
 from fastbn.train.snapshot import Snapshot
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import nn
+from fastbn.nn.layerwise import outputs
 from fastbn.train.callbacks import Callback
-from fastbn.train.layerwise import outputs
 
 if TYPE_CHECKING:
     from fastbn.train.trainer import Trainer

@@ -17,7 +17,7 @@ from fastbn.data import Dataset
 from fastbn.data.rows import Samples
 from fastbn.files import atomic
 from fastbn.nn import Module
-from fastbn.train.layerwise import calls
+from fastbn.nn.layerwise import calls
 from fastbn.train.png import png
 
 if TYPE_CHECKING:

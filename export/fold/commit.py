@@ -17,6 +17,7 @@ from fastbn.export.fold.plan import Bounds, Plan, attribute
 
 def commit(plan: Plan) -> None:
     """Make the changes of a plan, except for removing what it makes superfluous."""
+    plan.context.read.clear()
     for node, operator in plan.operators.items():
         node.op_type = operator
     for node, changes in plan.attributes.items():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from fastbn.export.fold.affine import Refused
+from fastbn.export.fold.affine import Array, Refused
 from fastbn.export.fold.constants import Constants
 
 Dims = tuple[int | str | None, ...]
@@ -32,6 +32,8 @@ class Context:
     # Names of nodes and values, so that new ones differ.
     names: set[str] = field(default_factory=set)
     serial: int = 0
+    # Scale and shift of BatchNorms as the graph has them, until a plan is committed.
+    read: dict[ir.Node, tuple[Array, Array]] = field(default_factory=dict)
 
     def fresh_name(self, stem: str) -> str:
         """Make a name that no node and no value has."""

@@ -34,6 +34,12 @@ def read_batch_norm(plan: Plan, node: ir.Node) -> tuple[Array, Array]:
     """
     if node in plan.norms:
         return plan.norms[node]
+    if node not in plan.context.read:
+        plan.context.read[node] = _read(plan, node)
+    return plan.context.read[node]
+
+
+def _read(plan: Plan, node: ir.Node) -> tuple[Array, Array]:
     opset = plan.context.opset
     if opset < OLDEST_OPSET:
         raise Refused(f"opset {opset} is older than {OLDEST_OPSET}")

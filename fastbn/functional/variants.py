@@ -79,7 +79,7 @@ def ghost_batch_norm(
 
 
 def ghost_batch_norm_backward(
-    dy: Array, saved: list[Any], out: Array | None, **needs: bool
+    dy: Array, saved: list[Any], out: Array | None, **needs: Any
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Return dx, and dweight and dbias, which are sums over the parts."""
     totals: list[Array | None] = [None, None]

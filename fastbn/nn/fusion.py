@@ -17,7 +17,7 @@ own; the layers themselves are not called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from numpy.typing import NDArray
 
@@ -340,7 +340,7 @@ def steps_of(layers: Iterable[Module]) -> list[Step]:
     return steps
 
 
-def fuses(layer: Module) -> bool:
+def fuses(layer: Module) -> TypeGuard[BatchNorm]:
     """Return whether the layer is a BatchNorm of whole batches, which others can run with."""
     return type(layer) is BatchNorm and layer.is_plain
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 MEMORY = 128 << 20
 PROCESS = 768 << 20
 RATIO = 32
-SECONDS = 5.0
+SECONDS = 7.5
 BYTES_A_SECOND = 100_000
 
 # n nodes may become, with functions inlined, NODES + RATIO * n, and one run may execute EXECUTED

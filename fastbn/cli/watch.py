@@ -39,7 +39,7 @@ MaxSeconds = Annotated[
 # How often memory and time are looked at, and the share of the time that must be work: a machine
 # that is busy otherwise gets longer, up to PATIENCE times.
 INTERVAL = 0.01
-WORKING = 0.5
+WORKING = 0.9
 PATIENCE = 10.0
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else []))

@@ -9,19 +9,19 @@
 
 #if defined(FASTBN_F64)
 #define TAIL_BEND 0.26
-static const T tail_q[] = {
-    -3.6753579231272587e-10, -6.106579854256381e-10, 4.385407705677627e-09, 3.573649695517226e-09,
-    -2.848903728121496e-08, 3.259057530911713e-10, 1.3847868296780607e-07, -1.1770599301477185e-07,
-    -5.869477594774041e-07, 1.0545730384279148e-06, 2.4830333735097334e-06, -7.154741395084002e-06,
-    -1.2752021607571046e-05, 4.558592897075059e-05, 9.755388812818664e-05, -0.0002684697210917039,
-    -0.001071916445510146, 0.0004656027406977071, 0.011963837383257346, 0.04291814712222563,
-    0.09528348747717626, 0.15498285206246354, 0.19560027607761055};
+static const T tail_q[] = {-3.6753579231272587e-10, -6.106579854256381e-10,  4.385407705677627e-09,
+                           3.573649695517226e-09,   -2.848903728121496e-08,  3.259057530911713e-10,
+                           1.3847868296780607e-07,  -1.1770599301477185e-07, -5.869477594774041e-07,
+                           1.0545730384279148e-06,  2.4830333735097334e-06,  -7.154741395084002e-06,
+                           -1.2752021607571046e-05, 4.558592897075059e-05,   9.755388812818664e-05,
+                           -0.0002684697210917039,  -0.001071916445510146,   0.0004656027406977071,
+                           0.011963837383257346,    0.04291814712222563,     0.09528348747717626,
+                           0.15498285206246354,     0.19560027607761055};
 #else
 #define TAIL_BEND 0.32f
-static const T tail_q[] = {
-    -4.22326804e-05f, 2.46531122e-06f, 0.000355663866f, -2.58602252e-05f,
-    -0.00255641485f, -0.00170236719f, 0.0204240338f, 0.0808513524f,
-    0.167988172f, 0.23470517f};
+static const T tail_q[] = {-4.22326804e-05f, 2.46531122e-06f, 0.000355663866f, -2.58602252e-05f,
+                           -0.00255641485f,  -0.00170236719f, 0.0204240338f,   0.0808513524f,
+                           0.167988172f,     0.23470517f};
 #endif
 #define TAIL_TERMS ((int)(sizeof(tail_q) / sizeof(tail_q[0])))
 
@@ -78,11 +78,23 @@ INLINE V elu_slope(V x, V a)
 /* Klambauer et al. 2017, Eq. 2 */
 #define SELU_SCALE (T)1.0507009873554804934
 #define SELU_ALPHA (T)1.6732632423543772848
-INLINE V selu(V x, V a) { (void)a; return elu(x, v_set(SELU_ALPHA)) * SELU_SCALE; }
-INLINE V selu_slope(V x, V a) { (void)a; return elu_slope(x, v_set(SELU_ALPHA)) * SELU_SCALE; }
+INLINE V selu(V x, V a)
+{
+    (void)a;
+    return elu(x, v_set(SELU_ALPHA)) * SELU_SCALE;
+}
+INLINE V selu_slope(V x, V a)
+{
+    (void)a;
+    return elu_slope(x, v_set(SELU_ALPHA)) * SELU_SCALE;
+}
 
 /* x sigmoid(x) (Elfwing et al. 2018) */
-INLINE V silu(V x, V a) { (void)a; return x * v_sigmoid(x); }
+INLINE V silu(V x, V a)
+{
+    (void)a;
+    return x * v_sigmoid(x);
+}
 INLINE V silu_slope(V x, V a)
 {
     const V s = v_sigmoid(x);
@@ -147,7 +159,11 @@ INLINE V hardswish_slope(V x, V a)
     return v_where(x <= -3, v_set(0), v_where(x >= 3, v_set(1), inside));
 }
 
-INLINE V relu6(V x, V a) { (void)a; return v_clip(x, v_set(0), v_set(6)); }
+INLINE V relu6(V x, V a)
+{
+    (void)a;
+    return v_clip(x, v_set(0), v_set(6));
+}
 INLINE V relu6_slope(V x, V a)
 {
     (void)a;

@@ -72,6 +72,10 @@ def flatten_backward(dy: Array, saved: FlattenSaved) -> Array:
     array
         dx; a view of dy where dy is contiguous, else a copy.
     """
+    if not isinstance(saved, FlattenSaved) or not hasattr(saved, "dtype"):
+        raise TypeError("saved is not what flatten returned")
+    if not isinstance(dy, np.ndarray):
+        raise TypeError(f"dy: expected a numpy.ndarray, got {type(dy).__name__}")
     if dy.dtype != saved.dtype:
         raise TypeError(f"dy: expected {saved.dtype}, got {dy.dtype}")
     expected = (saved.shape[0], prod(saved.shape[1:]))

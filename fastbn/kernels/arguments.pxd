@@ -1,5 +1,30 @@
 # Argument checks: what every operation does first, so that no loop has to.
+from libc.stdint cimport int64_t
+
 cimport numpy as cnp
+
+cdef enum:
+    MOST_SIZE = 2147483647  # of a side, a stride and their like: products of two fit int64
+    MOST_ARRAYS = 12        # of a call
+
+
+# ---- numbers ----
+
+# A whole number from `least` to MOST_SIZE.
+cdef int64_t whole_number(object value, str what, int64_t least) except? -1
+
+# One for both, or a pair: along height and width.
+cdef int whole_pair(object value, str what, int64_t least, int64_t *first,
+                    int64_t *second) except -1
+
+# A floating-point number; ValueError for an int that is too large for one.
+cdef double real_number(object value, str what) except? -1.0
+
+# Refuse so many elements: more than any memory holds, or than int64 counts.
+cdef int check_size(double elements, str what) except -1
+
+
+# ---- arrays ----
 
 # The element type (runtime.Element) of an array; TypeError for any other than floats.
 cdef int element_of(cnp.ndarray x, str what) except -1
@@ -35,10 +60,32 @@ cdef cnp.ndarray output_of(object out, int ndim, const cnp.npy_intp *shape, int 
 # dy of x's dtype and this shape, as dense returns it.
 cdef cnp.ndarray gradient_of(object dy, cnp.ndarray x, str what)
 
-# Refuse an out that shares memory with `other`, unless it is the same array and that is fine.
+# Refuse a `saved` that holds nothing, because the operation did not make it.
+cdef int check_filled(object held, str maker) except -1
+
+
+# ---- arrays that share memory ----
+
+# The arrays of a call, as bytes: what it reads, and what it writes. An array may be None.
+cdef struct arrays_t:
+    int count
+    char *low[MOST_ARRAYS]
+    char *high[MOST_ARRAYS]
+    const char *name[MOST_ARRAYS]
+    bint written[MOST_ARRAYS]
+    bint same[MOST_ARRAYS]
+
+# `same`: the first array that is written may be this very array.
+cdef int reads(arrays_t *a, object array, const char *name, bint same=*) except -1
+cdef int writes(arrays_t *a, object array, const char *name) except -1
+
+# ValueError where what is written shares memory with anything else.
+cdef int check_arrays(const arrays_t *a) except -1
+
+# The same of one output and one input.
 cdef int check_apart(cnp.ndarray out, cnp.ndarray other, str what, bint same) except -1
 
-# Do the bytes of two contiguous arrays overlap?
+# Do the bytes of two arrays overlap?
 cdef bint overlaps(cnp.ndarray p, cnp.ndarray q)
 
 

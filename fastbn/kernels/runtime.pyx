@@ -16,6 +16,7 @@ cdef extern from "common/cpu.h" nogil:
 
 
 cdef extern from "common/scratch.h" nogil:
+    int open_scratch()
     void *scratch_bytes(int slot, int64_t n)
 
 
@@ -214,6 +215,8 @@ def _after_fork_in_child():
     forked = True
 
 
+if not open_scratch():
+    raise ImportError("no key for what threads keep: too many are in use")
 _choose_level()
 _choose_threads()
 _choose_sizes()

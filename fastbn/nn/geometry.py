@@ -10,6 +10,7 @@ from fastbn.nn.state import batch_of
 IntPair = int | tuple[int, int]
 
 BATCH = 32  # images in a batch, where it is not known
+MOST = 2**31 - 1  # of a window's numbers, as in `fastbn.functional`
 
 
 def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, int]:
@@ -27,7 +28,7 @@ def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, in
     Raises
     ------
     TypeError, ValueError
-        If it is not one or two whole numbers, or they are too small.
+        If it is not one or two whole numbers, or they are too small or too large.
 
     Examples
     --------
@@ -42,6 +43,8 @@ def pair(value: int | Sequence[int], what: str, least: int = 1) -> tuple[int, in
     height, width = (int(v) for v in values)
     if min(height, width) < least:
         raise ValueError(f"{what} should be at least {least}, got {value!r}")
+    if max(height, width) > MOST:
+        raise ValueError(f"{what} should be at most {MOST}, got {value!r}")
     return height, width
 
 

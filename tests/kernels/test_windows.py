@@ -60,7 +60,7 @@ def test_the_first_of_equals_takes_the_gradient(c: int) -> None:
 )
 def test_what_is_no_pair(name: str, value: Any) -> None:
     arguments = {"kernel_size": 2, name: value}
-    with pytest.raises(TypeError, match=f"{name} should be an int or a pair of ints"):
+    with pytest.raises(TypeError, match=f"{name}: expected an int or a pair of ints"):
         F.max_pool2d(np.ones((1, 4, 4, 1)), **arguments)
 
 

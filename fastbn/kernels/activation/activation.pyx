@@ -12,7 +12,8 @@ import numpy as np
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    check_apart, data, dense, dense_vector, float_of, gradient_of, output, overlaps,
+    check_apart, check_filled, data, dense, dense_vector, float_of, gradient_of, output, overlaps,
+    real_number,
 )
 from fastbn.kernels.runtime cimport isa_level, run_tasks, streams, team
 
@@ -117,8 +118,9 @@ cdef tuple forward(object x_, int operation, double slope, object out):
 
 
 cdef cnp.ndarray backward(object dy_, ActivationSaved saved, int operation, str name, object out):
-    if saved is None or saved.values is None or saved.operation != operation:
-        raise TypeError(f"saved is not what {name} returned")
+    if saved is None or saved.operation != operation:
+        check_filled(None, name)
+    check_filled(saved.values, name)
     cdef cnp.ndarray values = saved.values, dy = gradient_of(dy_, values, "dy")
     cdef cnp.ndarray dx = output(out, values, "out")
     cdef work_t w
@@ -144,9 +146,10 @@ def relu_backward(object dy, ActivationSaved saved, object out):
     return backward(dy, saved, MAP_RELU, "relu", out)
 
 
-def leaky_relu(object x, double negative_slope, object out):
+def leaky_relu(object x, object negative_slope, object out):
     """Compute ``functional.leaky_relu``."""
-    return forward(x, MAP_LEAKY if negative_slope != 0 else MAP_RELU, negative_slope, out)
+    cdef double slope = real_number(negative_slope, "negative_slope")
+    return forward(x, MAP_LEAKY if slope != 0 else MAP_RELU, slope, out)
 
 
 def leaky_relu_backward(object dy, ActivationSaved saved, object out):
@@ -201,9 +204,9 @@ cdef dict SMOOTH = {
 }
 
 
-def smooth(object x, str name, double parameter, object out):
+def smooth(object x, str name, object parameter, object out):
     """Compute the operation of ``functional`` that has this name."""
-    return forward(x, SMOOTH[name], parameter, out)
+    return forward(x, SMOOTH[name], real_number(parameter, f"{name}: parameter"), out)
 
 
 def smooth_backward(object dy, ActivationSaved saved, str name, object out):
@@ -296,8 +299,7 @@ def prelu(object x_, object weight, object out):
 
 def prelu_backward(object dy_, PreluSaved saved not None, object out, object dweight):
     """Compute ``functional.prelu_backward``."""
-    if saved.x is None:
-        raise TypeError("saved is not what prelu returned")
+    check_filled(saved.x, "prelu")
     cdef cnp.ndarray x = saved.x, dy = gradient_of(dy_, x, "dy")
     cdef cnp.ndarray dx = output(out, x, "out"), dw = output(dweight, saved.weight, "dweight")
     cdef prelu_t w

@@ -42,6 +42,12 @@ cdef extern from "batchnorm/table.h" nogil:
         int kind
         double slope
 
+    ctypedef struct careful_t:
+        double mean
+        double invstd
+        double weight
+        double bias
+
     ctypedef struct batchnorm_simd_t:
         void (*nchw_forward)(const tensors_t *t, const planes_t *r, int64_t first, int64_t now,
                              const affine_t *f, int64_t coming, double *mean, double *m2,
@@ -50,6 +56,9 @@ cdef extern from "batchnorm/table.h" nogil:
                               const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                               double *sum_dx, const act_t *act, int frozen, int prefetch,
                               int stream) noexcept nogil
+        void (*careful_gradient)(const tensors_t *t, const planes_t *r, int64_t first,
+                                 const careful_t *f, const act_t *act, int frozen,
+                                 double *dweight, double *dbias) noexcept nogil
         void (*small_moments)(const void *x, int64_t rows, int64_t channels, int64_t length,
                               int64_t ld, double *mean, double *m2) noexcept nogil
         void (*small_spread)(const affine_t *f, int64_t channels, int64_t length,

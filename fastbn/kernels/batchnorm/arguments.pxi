@@ -9,7 +9,7 @@ cdef act_t activation_of(object activation, object negative_slope) except *:
         act.kind = ACT_RELU
     elif activation == "leaky_relu":
         act.kind = ACT_LEAKY
-        act.slope = negative_slope
+        act.slope = real_number(negative_slope, "negative_slope")
         if act.slope == 0.0:
             act.kind = ACT_RELU
     else:
@@ -82,10 +82,24 @@ cdef int64_t *count_of(object tracked) except? NULL:
     return <int64_t *>data(count)
 
 
+cdef int check_variances(cnp.ndarray running_var, int element) except -1:
+    """Refuse negative ones."""
+    cdef void *values = data(running_var)
+    cdef int64_t c
+    for c in range(cnp.PyArray_SIZE(running_var)):
+        if parameter(values, c, element, 0.0) < 0.0:
+            raise ValueError(f"running_var[{c}] is negative: {parameter(values, c, element, 0.0)}")
+    return 0
+
+
 cdef double next_factor(object momentum, const int64_t *count) except? -1.0:
     """The share of this batch in the running statistics."""
+    cdef double factor
     if momentum is not None:
-        return momentum
+        factor = real_number(momentum, "momentum")
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"momentum should be between 0 and 1, got {momentum}")
+        return factor
     if count == NULL:
         raise ValueError("momentum=None (a cumulative average) needs num_batches_tracked")
     return 1.0 / (count[0] + 1.0)
@@ -96,8 +110,6 @@ cdef int check_in_place(BatchNormSaved saved, cnp.ndarray out, bint training) ex
     for name, other in (("x", saved.x), ("residual", saved.residual)):
         if other is None or not overlaps(out, other):
             continue
-        if data(out) != data(other):
-            raise ValueError(f"out overlaps {name} in part: use the same array or another one")
         if not training:
             saved.overwritten = name
         elif name == "residual":
@@ -128,17 +140,4 @@ cdef int check_invertible(BatchNormSaved saved) except -1:
         if not (w > TINY_WEIGHT and w * MOST_BIAS >= fabs(parameter(bias, c, element, 0.0))):
             raise ValueError(f"out may not be x in training: weight[{c}] is too small against "
                              f"bias[{c}] to find x from y")
-    return 0
-
-
-cdef int check_aliases(BatchNormSaved saved, cnp.ndarray dy, object dx, object dresidual) except -1:
-    if dx is not None:
-        if overlaps(dx, saved.x) or (saved.residual is not None and overlaps(dx, saved.residual)):
-            raise ValueError("out may be dy, but neither x nor residual")
-        if overlaps(dx, dy) and data(dx) != data(dy):
-            raise ValueError("out overlaps dy in part: use the same array or another one")
-    if dresidual is not None:
-        for name, other in (("x", saved.x), ("residual", saved.residual), ("dy", dy), ("out", dx)):
-            if other is not None and overlaps(dresidual, other):
-                raise ValueError(f"dresidual must not overlap {name}")
     return 0

@@ -16,14 +16,15 @@ file, one function for each layout and direction; table.h lists them.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.math cimport fabs
+from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    check_vector, data, dense, dense_vector, element_of, output, overlaps,
+    arrays_t, check_arrays, check_filled, check_vector, data, dense, dense_vector, element_of,
+    output, overlaps, reads, real_number, writes,
 )
 from fastbn.kernels.runtime cimport (
     BF16, F64, LINE_BYTES, PAGE_BYTES, is_far, isa_level, run_tasks, scratch, streams, team,
@@ -287,14 +288,14 @@ include "arguments.pxi"
 
 
 def forward(object x_, object weight, object bias, object running_mean, object running_var,
-            bint training, object momentum, double eps, object axis_, object activation,
+            bint training, object momentum, object eps_, object axis_, object activation,
             object negative_slope, object residual_, object tracked, object moments, object out):
     """Check the arguments of ``functional.batch_norm``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x"), residual, y
     cdef int axis = axis_of(x, axis_), element = element_of(x, "x")
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C = cnp.PyArray_DIM(x, axis)
-    cdef double factor = 0.0
+    cdef double factor = 0.0, eps = real_number(eps_, "eps")
     cdef bint batch = training and moments is None  # statistics are to be taken from x
     cdef layout_t l = layout_of(x, axis, element, 2 if residual_ is None else 3,
                                 MOMENT_SMALL_BYTES if batch else SMALL_BYTES,
@@ -305,6 +306,7 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     cdef int64_t *count = count_of(tracked) if training else NULL
     cdef const batchnorm_simd_t *simd = batchnorm_simd(element)
     cdef BatchNormSaved saved
+    cdef arrays_t a
     weight = dense_vector(weight, "weight", C, number)
     bias = dense_vector(bias, "bias", C, number)
     check_vector(running_mean, "running_mean", C, number)
@@ -312,8 +314,6 @@ def forward(object x_, object weight, object bias, object running_mean, object r
     residual = residual_of(residual_, x)
     if (running_mean is None) != (running_var is None):
         raise ValueError("running_mean and running_var: give both or neither")
-    if tracks and overlaps(running_mean, running_var):
-        raise ValueError("running_mean and running_var must be two arrays")
     if not eps >= 0.0:
         raise ValueError(f"eps should not be negative, got {eps}")
     if training:
@@ -329,7 +329,26 @@ def forward(object x_, object weight, object bias, object running_mean, object r
         raise ValueError("Expected running_mean and running_var to be defined when training=False")
     if moments is not None:
         check_moments(moments, training, &l)
+    if tracks:
+        check_variances(running_var, element)
     y = output(out, x, "out")
+    a.count = 0
+    writes(&a, y, b"out")
+    if training:
+        writes(&a, running_mean, b"running_mean")
+        writes(&a, running_var, b"running_var")
+        writes(&a, tracked, b"num_batches_tracked")
+    else:
+        reads(&a, running_mean, b"running_mean")
+        reads(&a, running_var, b"running_var")
+    reads(&a, x, b"x", True)
+    reads(&a, residual, b"residual", True)
+    reads(&a, weight, b"weight")
+    reads(&a, bias, b"bias")
+    if moments is not None:
+        reads(&a, moments[1], b"moments: mean")
+        reads(&a, moments[2], b"moments: m2")
+    check_arrays(&a)
 
     saved = saved_of(x, weight, bias, residual, axis, act, training)
     if out is not None:
@@ -400,13 +419,16 @@ cdef object rebuilt(BatchNormSaved saved, const layout_t *l, object dx):
     return xc
 
 
-def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
-             bint need_dresidual, object out, object dweight, object dbias, object dresidual):
+def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_dweight,
+             bint need_dbias, bint need_dresidual, object out, object dweight, object dbias,
+             object dresidual):
     """Check the arguments of ``functional.batch_norm_backward``, then compute it."""
+    check_filled(saved.x, "batch_norm")
     cdef cnp.ndarray x = saved.x, dy = dense(dy_, "dy")
     cdef int element = element_of(x, "x")
     cdef layout_t l = layout_of(x, saved.axis, element, 3)
     cdef bint has_residual = saved.residual is not None
+    cdef arrays_t a
     cdef call_t k
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
@@ -422,7 +444,17 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     dweight = output(dweight, saved.weight, "dweight") if need_dweight else None
     dbias = output(dbias, saved.bias, "dbias") if need_dbias else None
     dresidual = output(dresidual, x, "dresidual") if has_residual and need_dresidual else None
-    check_aliases(saved, dy, dx, dresidual)
+    a.count = 0
+    writes(&a, dx, b"out")
+    writes(&a, dweight, b"dweight")
+    writes(&a, dbias, b"dbias")
+    writes(&a, dresidual, b"dresidual")
+    reads(&a, dy, b"dy", True)
+    reads(&a, x, b"x")
+    reads(&a, saved.residual, b"residual")
+    reads(&a, saved.weight, b"weight")
+    reads(&a, saved.bias, b"bias")
+    check_arrays(&a)
 
     if saved.in_place:
         x = rebuilt(saved, &l, dx if data(dx) != data(dy) else None)
@@ -444,10 +476,41 @@ def backward(object dy_, BatchNormSaved saved, bint need_dx, bint need_dweight, 
     return (dx, dweight, dbias, dresidual) if has_residual else (dx, dweight, dbias)
 
 
+cdef bint is_extreme(const call_t *k) noexcept nogil:
+    """Does 1 / std times its square, which dx is made of, leave the type?"""
+    cdef double most = 1e90 if k.l.element == F64 else 1e12
+    cdef int64_t c
+    for c in range(k.l.C):
+        if not 1.0 <= k.invstd[c] * most <= most * most and k.invstd[c] < INFINITY:
+            return True
+    return False
+
+
+cdef void careful_task(const void *job, int64_t c) noexcept nogil:
+    """The gradients of one channel, whatever its scale."""
+    cdef const call_t *k = <const call_t *>job
+    cdef const layout_t *l = &k.l
+    cdef careful_t f
+    cdef planes_t planes
+    cdef double dweight, dbias
+    f.mean, f.invstd = k.mean[c], k.invstd[c]
+    f.weight = parameter(k.weight, c, l.element, 1.0)
+    f.bias = parameter(k.bias, c, l.element, 0.0)
+    planes.planes, planes.length, planes.stride = l.count // l.inner, l.inner, l.C * l.inner
+    batchnorm_simd(l.element).careful_gradient(&k.t, &planes, c * l.inner, &f, &k.act, k.frozen,
+                                               &dweight, &dbias)
+    if k.dweight != NULL:
+        put(k.dweight, c, l.element, dweight)
+    if k.dbias != NULL:
+        put(k.dbias, c, l.element, dbias)
+
+
 cdef int compute_backward(call_t *k) except -1:
     cdef int status = 0
     with nogil:
-        if k.l.nhwc:
+        if is_extreme(k):
+            run_tasks(careful_task, k, k.l.C, k.l.threads)
+        elif k.l.nhwc:
             status = backward_nhwc(k)
         else:
             backward_nchw(k)

@@ -60,11 +60,20 @@ def scale_shift(object x_, object scale, object shift, object centre, object axi
                                 PIECE_BYTES)
     cdef call_t k = call_on(l, x, residual)
     cdef BatchNormSaved saved
+    cdef arrays_t a
     k.act = activation_of(activation, negative_slope)
     scale = dense_vector(scale, "scale", C, number)
     shift = dense_vector(shift, "shift", C, number)
     centre = dense_vector(centre, "centre", C, cnp.NPY_FLOAT64)
     y = output(out, x, "out")
+    a.count = 0
+    writes(&a, y, b"out")
+    reads(&a, x, b"x", True)
+    reads(&a, residual, b"residual", True)
+    reads(&a, scale, b"scale")
+    reads(&a, shift, b"shift")
+    reads(&a, centre, b"centre")
+    check_arrays(&a)
     saved = saved_of(x, scale, shift, residual, axis, k.act, False)
     if out is not None:
         check_in_place(saved, y, False)

@@ -3,6 +3,7 @@
 #include "common/vec.h"
 
 #include "batchnorm/shared.h"
+#include "batchnorm/careful.h"
 #include "batchnorm/nchw_strips.h"
 #include "batchnorm/nchw_moments.h"
 #include "batchnorm/nchw_forward.h"
@@ -16,6 +17,7 @@
 TABLE(batchnorm) = {
     .nchw_forward = nchw_forward,
     .nchw_backward = nchw_backward,
+    .careful_gradient = careful_gradient,
     .small_moments = small_moments,
     .small_spread = small_spread,
     .nhwc_moments = nhwc_moments,

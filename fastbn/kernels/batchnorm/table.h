@@ -43,6 +43,11 @@ typedef struct {
     double slope;
 } act_t;
 
+/* The same of one channel in float64, whatever its scale. */
+typedef struct {
+    double mean, invstd, weight, bias;
+} careful_t;
+
 /* `prefetch`: arrays come from memory, and some of it is fetched ahead. */
 typedef struct {
     /* NCHW. What f says is done to channels first to first + now - 1, and the moments (or sums) of
@@ -53,6 +58,10 @@ typedef struct {
     void (*nchw_backward)(const tensors_t *t, const planes_t *r, int64_t first, int64_t now,
                           const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                           double *sum_dx, const act_t *act, int frozen, int prefetch, int stream);
+    /* Either layout, one channel, whose first value is at index `first`. */
+    void (*careful_gradient)(const tensors_t *t, const planes_t *r, int64_t first,
+                             const careful_t *f, const act_t *act, int frozen, double *dweight,
+                             double *dbias);
     /* NCHW of small spatial size (4 x 4): `channels` of them, each `length` values, in rows `ld`
      * apart. Their coefficients are spread to one for every value, so that the functions for NHWC
      * do the rest. */

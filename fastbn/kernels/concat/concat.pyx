@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from fastbn.kernels.arguments cimport dense, output_of, overlaps, product_element
+from fastbn.kernels.arguments cimport check_filled, dense, output_of, overlaps, product_element
 from fastbn.kernels.runtime cimport run_tasks, scratch, team
 
 cnp.import_array()
@@ -114,8 +114,9 @@ def join(tuple xs, object out):
     return y, saved
 
 
-def part(object dy_, ConcatSaved saved, object out):
+def part(object dy_, ConcatSaved saved not None, object out):
     """Check the arguments of ``functional.concat_backward``, then copy dy's parts."""
+    check_filled(saved.shapes, "concat")
     cdef cnp.ndarray dy = dense(dy_, "dy"), dx
     cdef cnp.npy_intp[32] shape
     cdef list parts = []

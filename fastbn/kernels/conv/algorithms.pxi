@@ -36,14 +36,14 @@ cdef int run_weights(const conv_t *v, const char *x, const char *dy, char *dweig
 
 
 def algorithm(tuple x_shape, tuple weight_shape, object stride, object padding, object dilation,
-              int64_t groups):
+              object groups):
     """See ``functional.conv2d_algorithm``."""
     cdef conv_t v
-    v.N, v.H, v.W, v.C = x_shape
-    v.K, _, v.kh, v.kw = weight_shape
-    v.sh, v.sw = pair(stride, "stride", 1)
-    v.dh, v.dw = pair(dilation, "dilation", 1)
-    v.groups = groups
+    v.N, v.H, v.W, v.C = [whole_number(size, "x_shape", 0) for size in x_shape]
+    v.K, _, v.kh, v.kw = [whole_number(size, "weight_shape", 0) for size in weight_shape]
+    whole_pair(stride, "stride", 1, &v.sh, &v.sw)
+    whole_pair(dilation, "dilation", 1, &v.dh, &v.dw)
+    v.groups = whole_number(groups, "groups", 1)
     pads(&v, padding)
     if is_depthwise(&v):
         return "depthwise" if v.groups == v.C else "narrow groups"

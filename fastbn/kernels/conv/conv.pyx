@@ -23,7 +23,8 @@ cimport numpy as cnp
 
 from fastbn.kernels.add cimport MOST_TERMS, add_simd
 from fastbn.kernels.arguments cimport (
-    check_vector, data, dense, output, output_of, overlaps, product_element, weight_of,
+    MOST_SIZE, arrays_t, check_arrays, check_filled, check_vector, data, dense, output, output_of,
+    product_element, reads, weight_of, whole_number, whole_pair, writes,
 )
 from fastbn.kernels.batchnorm cimport TILE, batchnorm_simd
 from fastbn.kernels.matmul cimport (
@@ -89,20 +90,20 @@ cdef class ConvSaved(Saved):
     cdef readonly object moments  # of y: count, mean, m2; None if not asked for
 
 
-cdef tuple pair(object value, str what, int least):
-    try:
-        a, b = (value, value) if isinstance(value, int) else value
-        a, b = int(a), int(b)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what}: expected an int or a pair of ints, got {value!r}") from None
-    if a < least or b < least:
-        raise ValueError(f"{what} should be at least {least}, got {value!r}")
-    return a, b
+cdef int check_sides(int64_t height, int64_t width, str what) except -1:
+    """So that products of two of what is about as large fit int64."""
+    if max(height, width) > MOST_SIZE:
+        raise ValueError(f"{what}: sides of more than {MOST_SIZE} are not supported, got "
+                         f"{(height, width)}")
+    return 0
 
 
 cdef int pads(conv_t *v, object padding) except -1:
     """Padding before and the output's size; "same" pads more behind where it is odd."""
-    cdef int64_t reach_h = v.dh * (v.kh - 1), reach_w = v.dw * (v.kw - 1), after_h, after_w
+    cdef int64_t reach_h, reach_w, after_h, after_w
+    check_sides(v.H, v.W, "x")
+    check_sides(v.kh, v.kw, "weight")
+    reach_h, reach_w = v.dh * (v.kh - 1), v.dw * (v.kw - 1)
     if padding == "valid":
         v.ph = v.pw = after_h = after_w = 0
     elif padding == "same":
@@ -113,7 +114,7 @@ cdef int pads(conv_t *v, object padding) except -1:
     elif isinstance(padding, str):
         raise ValueError(f"padding should be an int, a pair, 'same' or 'valid', got {padding!r}")
     else:
-        v.ph, v.pw = pair(padding, "padding", 0)
+        whole_pair(padding, "padding", 0, &v.ph, &v.pw)
         after_h, after_w = v.ph, v.pw
     if v.H + v.ph + after_h <= reach_h or v.W + v.pw + after_w <= reach_w:
         raise ValueError(
@@ -122,6 +123,7 @@ cdef int pads(conv_t *v, object padding) except -1:
             "can't be greater than actual input size")
     v.OH = (v.H + v.ph + after_h - reach_h - 1) // v.sh + 1
     v.OW = (v.W + v.pw + after_w - reach_w - 1) // v.sw + 1
+    check_sides(v.OH, v.OW, "y")
     return 0
 
 
@@ -142,27 +144,29 @@ cdef cnp.ndarray images_of(object x_, conv_t *v):
     return x
 
 
-cdef cnp.ndarray filters_of(object weight, cnp.ndarray x, int64_t groups, conv_t *v):
+cdef cnp.ndarray filters_of(object weight, cnp.ndarray x, object groups, conv_t *v):
     """weight, whose window and groups v gets."""
     cdef cnp.ndarray w = weight_of(weight, x, "weight", 4)
-    v.kh, v.kw, v.groups = w.shape[2], w.shape[3], groups
-    if groups < 1:
-        raise ValueError(f"groups should be at least 1, got {groups}")
+    v.kh, v.kw = w.shape[2], w.shape[3]
+    v.groups = whole_number(groups, "groups", 1)
     return w
 
 
-cdef cnp.ndarray result_of(object out, tuple shape, cnp.ndarray x, cnp.ndarray w):
+cdef cnp.ndarray result_of(object out, tuple shape, cnp.ndarray x, cnp.ndarray w, object bias):
     """Where y goes: a new array, or out."""
     cdef cnp.npy_intp sizes[4]
     cdef cnp.ndarray y
+    cdef arrays_t a
     cdef int i
     for i in range(4):
         sizes[i] = shape[i]
-    if out is None:
-        return cnp.PyArray_EMPTY(4, sizes, cnp.PyArray_TYPE(x), 0)
     y = output_of(out, 4, sizes, cnp.PyArray_TYPE(x), "out")
-    if overlaps(y, x) or overlaps(y, w):
-        raise ValueError("out must overlap neither x nor weight")
+    a.count = 0
+    writes(&a, y, b"out")
+    reads(&a, x, b"x")
+    reads(&a, w, b"weight")
+    reads(&a, bias, b"bias")
+    check_arrays(&a)
     return y
 
 
@@ -174,10 +178,11 @@ cdef int keep(Saved saved, cnp.ndarray x, cnp.ndarray w, object bias, tuple outp
 
 
 def forward(object x_, object weight, object bias, object stride, object padding, object dilation,
-            int64_t groups, object out, bint moments):
+            object groups_, object out, bint moments):
     """Check the arguments of ``functional.conv2d``, then compute it."""
     cdef conv_t v
-    cdef cnp.ndarray x = images_of(x_, &v), w = filters_of(weight, x, groups, &v), y, sums
+    cdef cnp.ndarray x = images_of(x_, &v), w = filters_of(weight, x, groups_, &v), y, sums
+    cdef int64_t groups = v.groups
     cdef int64_t strides[4]
     cdef cnp.npy_intp shape[2]
     cdef ConvSaved saved = ConvSaved.__new__(ConvSaved)
@@ -189,14 +194,14 @@ def forward(object x_, object weight, object bias, object stride, object padding
         raise ValueError(f"weight: no side may be 0, got shape {np.shape(w)}")
     if v.K % groups:
         raise ValueError(f"weight: {v.K} output channels are not divisible by groups={groups}")
-    if v.C != w.shape[1] * groups:
+    if v.C % groups or v.C // groups != w.shape[1]:
         raise ValueError(f"given groups={groups}, weight of shape {np.shape(w)}, expected an input "
                          f"of {w.shape[1] * groups} channels, got shape {np.shape(x)}")
-    v.sh, v.sw = pair(stride, "stride", 1)
-    v.dh, v.dw = pair(dilation, "dilation", 1)
+    whole_pair(stride, "stride", 1, &v.sh, &v.sw)
+    whole_pair(dilation, "dilation", 1, &v.dh, &v.dw)
     pads(&v, padding)
     check_vector(bias, "bias", v.K, cnp.PyArray_TYPE(x))
-    y = result_of(out, (v.N, v.OH, v.OW, v.K), x, w)
+    y = result_of(out, (v.N, v.OH, v.OW, v.K), x, w, bias)
     keep(saved, x, w, bias, (v.N, v.OH, v.OW, v.K), &v)
     strides_of(w, strides)
     bias_data = <char *>data(bias)
@@ -217,7 +222,7 @@ def forward(object x_, object weight, object bias, object stride, object padding
     return y, saved
 
 
-def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
+def backward(object dy_, ConvSaved saved not None, bint need_dx, bint need_dweight, bint need_dbias,
              object out, object dweight, object dbias):
     """Check the arguments of ``functional.conv2d_backward``, then compute it."""
     return gradients(dy_, saved, False, need_dx, need_dweight, need_dbias, out, dweight, dbias)
@@ -226,23 +231,31 @@ def backward(object dy_, ConvSaved saved, bint need_dx, bint need_dweight, bint 
 cdef tuple gradients(object dy_, Saved saved, bint transposed, bint need_dx, bint need_dweight,
                      bint need_dbias, object out, object dweight, object dbias):
     """dx, dweight, dbias of a convolution or a transposed one, after checks."""
+    check_filled(saved.x, "conv_transpose2d" if transposed else "conv2d")
     cdef cnp.ndarray x = saved.x, w = saved.weight, dy = dense(dy_, "dy"), store = None
     cdef object dx = None, dw = None, db = None
     cdef conv_t v = saved.v
     cdef int64_t strides[4]
     cdef int status = 0
+    cdef arrays_t a
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
     if (<object>dy).shape != saved.output_shape:
         raise ValueError(f"dy: expected shape {saved.output_shape}, got {np.shape(dy)}")
     if need_dx:
         dx = output(out, x, "out")
-        if overlaps(dx, dy) or overlaps(dx, x):
-            raise ValueError("out must overlap neither dy nor x")
     if need_dweight:
         dw, store = gradient_like(dweight, w)
     if need_dbias and saved.bias is not None:
         db = output(dbias, saved.bias, "dbias")
+    a.count = 0
+    writes(&a, dx, b"out")
+    writes(&a, dw, b"dweight")
+    writes(&a, db, b"dbias")
+    reads(&a, dy, b"dy")
+    reads(&a, x, b"x")
+    reads(&a, w, b"weight")
+    check_arrays(&a)
     strides_of(w, strides)
     if v.N == 0:
         if need_dweight:

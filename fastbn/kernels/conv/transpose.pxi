@@ -12,10 +12,11 @@ cdef int64_t transposed_size(int64_t size, int64_t stride, int64_t padding, int6
 
 
 def transpose_forward(object x_, object weight, object bias, object stride, object padding,
-                      object output_padding, int64_t groups, object dilation, object out):
+                      object output_padding, object groups_, object dilation, object out):
     """Check the arguments of ``functional.conv_transpose2d``, then compute it."""
     cdef conv_t v
-    cdef cnp.ndarray x = images_of(x_, &v), w = filters_of(weight, x, groups, &v), y
+    cdef cnp.ndarray x = images_of(x_, &v), w = filters_of(weight, x, groups_, &v), y
+    cdef int64_t groups = v.groups
     cdef int64_t strides[4]
     cdef int64_t more_h, more_w
     cdef ConvTransposeSaved saved = ConvTransposeSaved.__new__(ConvTransposeSaved)
@@ -30,10 +31,12 @@ def transpose_forward(object x_, object weight, object bias, object stride, obje
         raise ValueError(f"given weight of shape {np.shape(w)}, expected an input of "
                          f"{w.shape[0]} channels, got shape {np.shape(x)}")
     v.C = w.shape[1] * groups
-    v.sh, v.sw = pair(stride, "stride", 1)
-    v.dh, v.dw = pair(dilation, "dilation", 1)
-    v.ph, v.pw = pair(padding, "padding", 0)
-    more_h, more_w = pair(output_padding, "output_padding", 0)
+    whole_pair(stride, "stride", 1, &v.sh, &v.sw)
+    whole_pair(dilation, "dilation", 1, &v.dh, &v.dw)
+    whole_pair(padding, "padding", 0, &v.ph, &v.pw)
+    whole_pair(output_padding, "output_padding", 0, &more_h, &more_w)
+    check_sides(v.OH, v.OW, "x")
+    check_sides(v.kh, v.kw, "weight")
     if more_h >= max(v.sh, v.dh) or more_w >= max(v.sw, v.dw):
         raise ValueError("output padding must be smaller than either stride or dilation, but got "
                          f"output_padding={(more_h, more_w)}, stride={(v.sh, v.sw)}, "
@@ -45,8 +48,9 @@ def transpose_forward(object x_, object weight, object bias, object stride, obje
     if min(v.H, v.W) < 1:
         raise ValueError(f"Given input size per channel: ({v.OH} x {v.OW}). Calculated output size "
                          f"per channel: ({v.H} x {v.W}). Output size is too small")
+    check_sides(v.H, v.W, "y")
     check_vector(bias, "bias", v.C, cnp.PyArray_TYPE(x))
-    y = result_of(out, (v.N, v.H, v.W, v.C), x, w)
+    y = result_of(out, (v.N, v.H, v.W, v.C), x, w, bias)
     keep(saved, x, w, bias, (v.N, v.H, v.W, v.C), &v)
     strides_of(w, strides)
     bias_data = <char *>data(bias)
@@ -59,7 +63,8 @@ def transpose_forward(object x_, object weight, object bias, object stride, obje
     return y, saved
 
 
-def transpose_backward(object dy_, ConvTransposeSaved saved, bint need_dx, bint need_dweight,
-                       bint need_dbias, object out, object dweight, object dbias):
+def transpose_backward(object dy_, ConvTransposeSaved saved not None, bint need_dx,
+                       bint need_dweight, bint need_dbias, object out, object dweight,
+                       object dbias):
     """Check the arguments of ``functional.conv_transpose2d_backward``, then compute it."""
     return gradients(dy_, saved, True, need_dx, need_dweight, need_dbias, out, dweight, dbias)

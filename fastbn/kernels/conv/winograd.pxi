@@ -31,7 +31,7 @@ cdef bint is_winograd(const conv_t *v) noexcept nogil:
     return (v.kh == 3 and v.kw == 3 and v.sh == 1 and v.sw == 1 and v.dh == 1 and v.dw == 1
             and v.groups == 1 and v.ph <= 2 and v.pw <= 2
             and v.C >= FEWEST_CHANNELS and v.K >= FEWEST_CHANNELS
-            and v.N * ((v.OH + 1) // 2) * ((v.OW + 1) // 2) >= FEWEST_WINDOWS)
+            and <double>v.N * ((v.OH + 1) // 2) * ((v.OW + 1) // 2) >= FEWEST_WINDOWS)
 
 
 cdef struct winograd_t:

@@ -10,7 +10,9 @@ from libc.stdint cimport int64_t, uint64_t
 cimport numpy as cnp
 from numpy.random cimport bitgen_t
 
-from fastbn.kernels.arguments cimport check_apart, check_is, data, dense, float_of, output_of
+from fastbn.kernels.arguments cimport (
+    check_apart, check_filled, check_is, data, dense, float_of, output_of, real_number,
+)
 from fastbn.kernels.runtime cimport isa_level, run_tasks, streams, team
 
 import numpy as np
@@ -56,6 +58,7 @@ cdef class DropoutSaved:
     cdef readonly double p
     cdef cnp.npy_intp shape[MOST_AXES]
     cdef int ndim, typenum, element
+    cdef bint filled
 
 
 cdef uint64_t drawn(object rng) except? 0:
@@ -85,13 +88,14 @@ cdef cnp.ndarray apply(cnp.ndarray x, DropoutSaved saved, object out, str what):
     return y
 
 
-def forward(object x_, double p, bint training, object rng, object out):
+def forward(object x_, object p_, bint training, object rng, object out):
     """Check the arguments of ``functional.dropout``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x")
     cdef DropoutSaved saved = DropoutSaved.__new__(DropoutSaved)
+    cdef double p = real_number(p_, "p")
     cdef int i
     saved.element, saved.typenum = float_of(x, "x"), cnp.PyArray_TYPE(x)
-    saved.ndim = cnp.PyArray_NDIM(x)
+    saved.ndim, saved.filled = cnp.PyArray_NDIM(x), True
     for i in range(saved.ndim):
         saved.shape[i] = cnp.PyArray_DIM(x, i)
     if not 0.0 <= p <= 1.0:
@@ -107,6 +111,8 @@ def forward(object x_, double p, bint training, object rng, object out):
 
 def backward(object dy_, DropoutSaved saved not None, object out):
     """Check the arguments of ``functional.dropout_backward``, then compute it."""
+    if not saved.filled:
+        check_filled(None, "dropout")
     cdef cnp.ndarray dy = dense(dy_, "dy")
     check_is(dy, saved.ndim, saved.shape, saved.typenum, "dy")
     return apply(dy, saved, out, "dy")

@@ -12,13 +12,16 @@ so the results, are the same. Planes that do not fill a vector (fewer than SMALL
 as one row of NHWC, whose coefficients repeat.
 """
 
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 cimport numpy as cnp
 
-from fastbn.kernels.arguments cimport check_apart, data, dense, dense_vector, element_of, output
+from fastbn.kernels.arguments cimport (
+    check_apart, data, dense, dense_vector, element_of, output, real_number,
+)
 from fastbn.kernels.batchnorm cimport (
     ACT_LEAKY, ACT_NONE, ACT_RELU, GROUP, STAGGER_BYTES, TILE, act_t, affine_t, affines_t,
     batchnorm_simd, batchnorm_simd_t, planes_t, tensors_t,
@@ -35,6 +38,7 @@ cdef enum:
     CHUNK_BYTES = 1 << 18  # of x: rows of NHWC whose moments are taken at once
     SET_BYTES = 1 << 17    # of x: groups of NCHW that are normalised while L2 holds them
     MOST_BLOCKS = 64
+    MOST_TOGETHER = 1024   # values of planes that are taken several at a time: a block holds them
     SMALL = 32             # values: the widest vector's
 
 cdef struct call_t:
@@ -163,7 +167,7 @@ cdef void group_moments(const call_t *k, int64_t n, const double *mean,
 cdef inline void settle_group(const call_t *k, int64_t group, double mean,
                               double m2) noexcept nogil:
     k.mean[group] = mean
-    k.invstd[group] = 1.0 / (m2 / k.count + k.eps) ** 0.5
+    k.invstd[group] = 1.0 / sqrt(m2 / k.count + k.eps)
 
 
 cdef void fail(const call_t *k) noexcept nogil:
@@ -284,14 +288,15 @@ cdef call_t call_on(cnp.ndarray x, int axis, int64_t groups, double eps, int arr
     return k
 
 
-def forward(object x_, object num_groups, object weight, object bias, double eps, int axis_,
-            object activation, double negative_slope, object out):
+def forward(object x_, object num_groups, object weight, object bias, object eps_, object axis_,
+            object activation, object negative_slope, object out):
     """Check the arguments of ``functional.group_norm``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x"), y
     cdef int element = element_of(x, "x"), ndim = cnp.PyArray_NDIM(x), axis, status
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C, groups
-    cdef act_t act = activation_of(activation, negative_slope)
+    cdef act_t act = activation_of(activation, real_number(negative_slope, "negative_slope"))
+    cdef double eps = real_number(eps_, "eps")
     cdef GroupNormSaved saved
     cdef call_t k
     shape = (<object>x).shape

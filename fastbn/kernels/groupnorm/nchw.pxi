@@ -14,7 +14,9 @@ cdef int64_t row_bytes() noexcept nogil:
 
 
 cdef inline int64_t channels_at_once(const call_t *k) noexcept nogil:
-    return GROUP if k.inner >= SMALL else TILE // k.inner
+    if k.inner >= SMALL:
+        return GROUP if k.inner <= MOST_TOGETHER else 1
+    return TILE // k.inner
 
 
 cdef void apply_channels(const call_t *k, const tensors_t *t, const affine_t *f, int64_t first,
@@ -40,7 +42,7 @@ cdef void forward_nchw(const void *job, int64_t task) noexcept nogil:
     cdef const call_t *k = <const call_t *>job
     cdef int64_t block = task // k.sets, n, g, c, now, last
     cdef int64_t first = task % k.sets * k.groups, groups = min(k.groups, k.G - first)
-    cdef int64_t most = channels_at_once(k), together = groups if k.count >= SMALL else 1
+    cdef int64_t most = channels_at_once(k), together = 1
     cdef planes_t group
     cdef tensors_t t
     cdef double mean[GROUP]
@@ -50,6 +52,8 @@ cdef void forward_nchw(const void *job, int64_t task) noexcept nogil:
     if memory == NULL:
         fail(k)
         return
+    if SMALL <= k.count <= MOST_TOGETHER:
+        together = groups
     memset(memory, 0, row_bytes())
     group.planes, group.length, group.stride = 1, k.count, k.G * k.count
     for n in range(first_of_block(k, block), first_of_block(k, block + 1)):

@@ -16,7 +16,9 @@ from libc.string cimport memset
 import numpy as np
 cimport numpy as cnp
 
-from fastbn.kernels.arguments cimport check_apart, data, dense, element_of, output
+from fastbn.kernels.arguments cimport (
+    check_apart, data, dense, element_of, output, real_number,
+)
 from fastbn.kernels.batchnorm cimport (
     ACT_NONE, GROUP, SUM_ROWS, act_t, batchnorm_simd, planes_t, tensors_t,
 )
@@ -52,6 +54,7 @@ cdef enum:
     BACKWARD_BYTES = 1 << 17
     FEWEST_ROWS = 16           # of a chunk in backward, whose sums cost as much as some rows
     MOST_CHUNKS = 64           # in backward
+    MOST_TOGETHER = 4096       # values of rows that are taken several at a time: a block holds them
     SMALL = 32                 # values: of shorter rows one at a time is taken for its moments
 
 
@@ -116,7 +119,7 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
     cdef const call_t *k = <const call_t *>job
     cdef int64_t i = first_of_chunk(k, chunk), last = first_of_chunk(k, chunk + 1), now, r, at
     cdef int64_t near = max(1, min(<int64_t>GROUP, NEAR_BYTES // (k.n * k.itemsize)))
-    cdef int64_t together = 1 if k.n < SMALL else near
+    cdef int64_t together = near if SMALL <= k.n <= MOST_TOGETHER else 1
     cdef planes_t planes
     cdef tensors_t t
     cdef act_t act
@@ -221,7 +224,7 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
             if other is not None:
                 check_apart(y, other, name, False)
     k = call_on(x, int(np.prod(shape)), rms, False)
-    k.eps = eps
+    k.eps = real_number(eps, "eps")
     saved = LayerNormSaved.__new__(LayerNormSaved)
     saved.x, saved.weight, saved.has_bias, saved.rms = x, weight, bias is not None, rms
     saved.rows, saved.n, saved.shape = k.rows, k.n, shape

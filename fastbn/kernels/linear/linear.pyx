@@ -11,7 +11,8 @@ from libc.stdint cimport int64_t
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    check_vector, data, dense, element_of, output, overlaps, product_element, weight_of,
+    arrays_t, check_arrays, check_filled, check_size, check_vector, data, dense, element_of, output,
+    product_element, reads, weight_of, writes,
 )
 from fastbn.kernels.matmul cimport (
     MOST_MR, ahead_t, column_sums, matmul_simd, matmul_simd_t,
@@ -189,6 +190,7 @@ def forward(object x_, object weight, object bias, object out):
     cdef cnp.ndarray x = dense(x_, "x"), w, y, like
     cdef product_t p
     cdef LinearSaved saved
+    cdef arrays_t a
     cdef object shape = (<object>x).shape
     p.element = product_element(x, "x")
     w = weight_of(weight, x, "weight", 2)
@@ -199,6 +201,7 @@ def forward(object x_, object weight, object bias, object out):
     p.m = 1
     for d in shape[:len(shape) - 1]:
         p.m *= d
+    check_size(<double>p.m * p.n, "y")
     if out is None:
         y = cnp.PyArray_EMPTY(2, [p.m, p.n], cnp.PyArray_TYPE(x), 0)
         result = y if len(shape) == 2 else (<object>y).reshape((*shape[:len(shape) - 1], p.n))
@@ -207,9 +210,12 @@ def forward(object x_, object weight, object bias, object out):
         if len(shape) != 2:
             like = (<object>like).reshape((*shape[:len(shape) - 1], p.n))
         y = result = output(out, like, "out")
-        for name, other in (("x", x), ("weight", w)):
-            if overlaps(y, other):
-                raise ValueError(f"out must not overlap {name}")
+        a.count = 0
+        writes(&a, y, b"out")
+        reads(&a, x, b"x")
+        reads(&a, w, b"weight")
+        reads(&a, bias, b"bias")
+        check_arrays(&a)
     p.itemsize = cnp.PyArray_ITEMSIZE(x)
     p.a, p.b, p.c = <char *>data(x), <char *>data(w), <char *>data(y)
     p.sn = cnp.PyArray_STRIDE(w, 0) // p.itemsize
@@ -222,10 +228,13 @@ def forward(object x_, object weight, object bias, object out):
     return result, saved
 
 
-def backward(object dy_, LinearSaved saved, bint need_dx, bint need_dweight, bint need_dbias,
-             object out, object dweight, object dbias):
+def backward(object dy_, LinearSaved saved not None, bint need_dx, bint need_dweight,
+             bint need_dbias, object out, object dweight, object dbias):
     """Check the arguments of ``functional.linear_backward``, then compute it."""
-    cdef cnp.ndarray x = saved.x, w = saved.weight, dy = dense(dy_, "dy"), dw, dx = None, db
+    check_filled(saved.x, "linear")
+    cdef cnp.ndarray x = saved.x, w = saved.weight, dy = dense(dy_, "dy")
+    cdef cnp.ndarray dw = None, dx = None, db = None
+    cdef arrays_t a
     cdef int64_t k = cnp.PyArray_DIM(w, 1), n = cnp.PyArray_DIM(w, 0)
     cdef int itemsize = cnp.PyArray_ITEMSIZE(x), element = element_of(x, "x")
     cdef product_t p
@@ -240,15 +249,20 @@ def backward(object dy_, LinearSaved saved, bint need_dx, bint need_dweight, bin
         raise ValueError(f"dy: expected shape {expected}, got {(<object>dy).shape}")
     if need_dx:
         dx = output(out, x, "out")
-        if overlaps(dx, dy) or overlaps(dx, x):
-            raise ValueError("out must overlap neither dy nor x")
     if need_dweight:
         dw = gradient_like(dweight, w, "dweight")
     if need_dbias and saved.bias is not None:
         db = output(dbias, saved.bias, "dbias")
     else:
         need_dbias = False
-        db = None
+    a.count = 0
+    writes(&a, dx, b"out")
+    writes(&a, dw, b"dweight")
+    writes(&a, db, b"dbias")
+    reads(&a, dy, b"dy")
+    reads(&a, x, b"x")
+    reads(&a, w, b"weight")
+    check_arrays(&a)
     if need_dx:
         p.m, p.k, p.n = m, n, k
         p.a, p.b, p.c, p.bias = <char *>data(dy), <char *>data(w), <char *>data(dx), NULL
@@ -274,7 +288,7 @@ def backward(object dy_, LinearSaved saved, bint need_dx, bint need_dweight, bin
         with nogil:
             column_sums(<char *>cnp.PyArray_DATA(dy), m, n, element, itemsize,
                         cnp.PyArray_DATA(db))
-    return dx, dw if need_dweight else None, db
+    return dx, dw, db
 
 
 cdef cnp.ndarray gradient_like(object destination, cnp.ndarray w, str what):

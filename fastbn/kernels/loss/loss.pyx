@@ -15,7 +15,8 @@ import numpy as np
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    check_apart, check_vector, data, dense, dense_vector, float_of, gradient_of, output,
+    MOST_SIZE, check_apart, check_filled, check_vector, data, dense, dense_vector, float_of,
+    gradient_of, output, real_number, whole_number,
 )
 from fastbn.kernels.runtime cimport isa_level, run_tasks, streams, team
 
@@ -254,9 +255,11 @@ cdef int check_logits(cnp.ndarray logits) except -1:
     return 0
 
 
-def cross_entropy(object logits_, object labels_, object weight, double label_smoothing,
-                  int64_t ignore_index, object sample_weight, bint mean):
+def cross_entropy(object logits_, object labels_, object weight, object label_smoothing_,
+                  object ignore_index_, object sample_weight, bint mean):
     """Compute ``functional.cross_entropy``."""
+    cdef double label_smoothing = real_number(label_smoothing_, "label_smoothing")
+    cdef int64_t ignore_index = whole_number(ignore_index_, "ignore_index", -MOST_SIZE)
     cdef cnp.ndarray logits = dense(logits_, "logits"), labels = None
     cdef int element = float_of(logits, "logits")
     cdef int64_t count, classes, ignored = 0
@@ -301,10 +304,11 @@ cdef void fill_in(work_t *w, CrossEntropySaved saved) noexcept:
     w.w, w.p = <const char *>data(saved.weight), <const char *>data(saved.probabilities)
 
 
-def cross_entropy_backward(double dloss, CrossEntropySaved saved not None, object out):
+def cross_entropy_backward(object dloss, CrossEntropySaved saved not None, object out):
     """Compute ``functional.cross_entropy_backward``."""
     if saved.rows == NULL:
-        raise TypeError("saved is not what cross_entropy returned")
+        check_filled(None, "cross_entropy")
+    cdef double factor = real_number(dloss, "dloss")
     cdef cnp.ndarray logits = saved.logits
     cdef cnp.ndarray dlogits = output(out, logits, "out")
     cdef work_t w
@@ -316,7 +320,7 @@ def cross_entropy_backward(double dloss, CrossEntropySaved saved not None, objec
             check_apart(dlogits, <cnp.ndarray>saved.weight, "weight", False)
     w = work_on(logits, None, dlogits, cnp.PyArray_DIM(logits, 1), float_of(logits, "logits"))
     fill_in(&w, saved)
-    w.factor = dloss / saved.divisor if saved.divisor else 0.0
+    w.factor = factor / saved.divisor if saved.divisor else 0.0
     run(&w, team(3.0 * cnp.PyArray_NBYTES(logits)))
     return dlogits
 
@@ -378,9 +382,10 @@ cdef tuple pairs(object pred_, object target_, int op, double delta, object samp
     return (loss / saved.divisor if saved.divisor else 0.0), saved
 
 
-cdef cnp.ndarray pairs_backward(double dloss, PairsSaved saved, int op, object out):
+cdef cnp.ndarray pairs_backward(object dloss, PairsSaved saved, int op, object out):
     if saved is None or saved.pred is None or saved.op != op:
-        raise TypeError(f"saved is not what {NAMES[op]} returned")
+        check_filled(None, NAMES[op])
+    cdef double factor = real_number(dloss, "dloss")
     cdef cnp.ndarray pred = saved.pred
     cdef cnp.ndarray dpred = output(out, pred, "out")
     cdef work_t w
@@ -388,7 +393,7 @@ cdef cnp.ndarray pairs_backward(double dloss, PairsSaved saved, int op, object o
         check_apart(dpred, pred, "pred", True)
         check_apart(dpred, <cnp.ndarray>saved.target, "target", True)
     w = work_on_pairs(saved, dpred)
-    w.factor = dloss / saved.divisor if saved.divisor else 0.0
+    w.factor = factor / saved.divisor if saved.divisor else 0.0
     run(&w, team(3.0 * cnp.PyArray_NBYTES(pred)))
     return dpred
 
@@ -398,7 +403,7 @@ def mse_loss(object pred, object target, object sample_weight, bint mean):
     return pairs(pred, target, LOSS_SQUARED, 0.0, sample_weight, mean)
 
 
-def mse_loss_backward(double dloss, PairsSaved saved, object out):
+def mse_loss_backward(object dloss, PairsSaved saved, object out):
     """Compute ``functional.mse_loss_backward``."""
     return pairs_backward(dloss, saved, LOSS_SQUARED, out)
 
@@ -408,19 +413,20 @@ def l1_loss(object pred, object target, object sample_weight, bint mean):
     return pairs(pred, target, LOSS_ABSOLUTE, 0.0, sample_weight, mean)
 
 
-def l1_loss_backward(double dloss, PairsSaved saved, object out):
+def l1_loss_backward(object dloss, PairsSaved saved, object out):
     """Compute ``functional.l1_loss_backward``."""
     return pairs_backward(dloss, saved, LOSS_ABSOLUTE, out)
 
 
-def huber_loss(object pred, object target, double delta, object sample_weight, bint mean):
+def huber_loss(object pred, object target, object delta_, object sample_weight, bint mean):
     """Compute ``functional.huber_loss``."""
+    cdef double delta = real_number(delta_, "delta")
     if not 0.0 < delta < INFINITY:
         raise ValueError(f"delta should be finite and > 0, but got {delta}")
     return pairs(pred, target, LOSS_HUBER, delta, sample_weight, mean)
 
 
-def huber_loss_backward(double dloss, PairsSaved saved, object out):
+def huber_loss_backward(object dloss, PairsSaved saved, object out):
     """Compute ``functional.huber_loss_backward``."""
     return pairs_backward(dloss, saved, LOSS_HUBER, out)
 
@@ -430,6 +436,6 @@ def binary_cross_entropy_with_logits(object pred, object target, object sample_w
     return pairs(pred, target, LOSS_LOGISTIC, 0.0, sample_weight, mean)
 
 
-def binary_cross_entropy_with_logits_backward(double dloss, PairsSaved saved, object out):
+def binary_cross_entropy_with_logits_backward(object dloss, PairsSaved saved, object out):
     """Compute ``functional.binary_cross_entropy_with_logits_backward``."""
     return pairs_backward(dloss, saved, LOSS_LOGISTIC, out)

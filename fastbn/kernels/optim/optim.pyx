@@ -8,13 +8,15 @@ threads. Loops over numbers are in loops.h.
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.math cimport pow, sqrt
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uintptr_t
 
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport data as address
 from fastbn.kernels.arguments cimport float_of
 from fastbn.kernels.runtime cimport isa_level, run_tasks, task_t, team
+
+from bisect import bisect_left
 
 cnp.import_array()
 
@@ -149,6 +151,8 @@ cdef class Sweep:
 
     cdef readonly tuple data
     cdef readonly tuple states
+    cdef list starts         # the addresses of all these arrays, in order,
+    cdef list ends           # and their ends and names
     cdef list grads          # of the last step: the arrays behind the entries' g
     cdef entry_t *entries
     cdef piece_t *pieces
@@ -186,6 +190,7 @@ cdef class Sweep:
             for k in range(len(self.states)):
                 check_like(self.states[k][i], values, True, f"states[{k}]", i)
                 e.state[k] = <char *>address(self.states[k][i])
+        self.find_places()
         self.cut()
 
     def __dealloc__(self):
@@ -226,6 +231,33 @@ cdef class Sweep:
         self.chunk_count = chunk
         return 0
 
+    cdef int find_places(self) except -1:
+        """Where the arrays that steps write lie, in order; ValueError where two share memory."""
+        cdef cnp.ndarray array
+        found = []
+        for what, arrays in (("data", self.data),
+                             *[(f"states[{k}]", s) for k, s in enumerate(self.states)]):
+            for i, values in enumerate(arrays):
+                array = <cnp.ndarray>values
+                if cnp.PyArray_SIZE(array):
+                    found.append((<uintptr_t>cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array),
+                                  f"{what}[{i}]"))
+        found.sort()
+        for before, behind in zip(found, found[1:]):
+            if before[0] + before[1] > behind[0]:
+                raise ValueError(f"{before[2]} must not overlap {behind[2]}")
+        self.starts = [start for start, _, _ in found]
+        self.ends = [(start + size, name) for start, size, name in found]
+        return 0
+
+    cdef int check_apart(self, cnp.ndarray grad, str what) except -1:
+        """Refuse a gradient that shares memory with what a step writes."""
+        cdef object start = <uintptr_t>cnp.PyArray_DATA(grad)
+        k = bisect_left(self.starts, start + cnp.PyArray_NBYTES(grad)) - 1
+        if k >= 0 and self.ends[k][0] > start and cnp.PyArray_SIZE(grad):
+            raise ValueError(f"{what} must not overlap {self.ends[k][1]}")
+        return 0
+
     def holds(self, object data):
         """Tell whether these very arrays are the ones that steps update."""
         cdef Py_ssize_t i
@@ -245,6 +277,7 @@ cdef class Sweep:
             grad = grads[i]
             if grad is not self.grads[i] and grad is not None:
                 check_like(grad, <cnp.ndarray>self.data[i], False, "grads", i)
+                self.check_apart(<cnp.ndarray>grad, f"grads[{i}]")
         for i in range(n):
             grad = grads[i]
             if grad is not self.grads[i]:

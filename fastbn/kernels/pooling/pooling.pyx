@@ -6,12 +6,15 @@ every number of threads. Loops over windows and numbers are in loops.h.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from libc.stdint cimport INT32_MAX, int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 cimport numpy as cnp
 
-from fastbn.kernels.arguments cimport check_apart, check_is, data, dense, float_of, output_of
+from fastbn.kernels.arguments cimport (
+    MOST_SIZE, check_apart, check_filled, check_is, check_size, data, dense, float_of, output_of,
+    whole_pair,
+)
 from fastbn.kernels.runtime cimport isa_level, run_tasks, scratch, streams, team
 
 cnp.import_array()
@@ -46,20 +49,6 @@ cdef class PoolSaved:
         PyMem_Free(self.winners)
         PyMem_Free(self.counts)
         PyMem_Free(self.lists)
-
-
-cdef int take_pair(object value, str what, int64_t *first, int64_t *second) except -1:
-    """An int or a pair of ints, along height and width."""
-    try:
-        if isinstance(value, (tuple, list)):
-            if len(value) != 2:
-                raise TypeError
-            first[0], second[0] = value[0].__index__(), value[1].__index__()
-        else:
-            first[0] = second[0] = value.__index__()
-    except (AttributeError, TypeError):
-        raise TypeError(f"{what} should be an int or a pair of ints, got {value!r}") from None
-    return 0
 
 
 cdef int check_window(const pool_t *g) except -1:
@@ -104,21 +93,27 @@ cdef PoolSaved window_of(cnp.ndarray x, object kernel_size, object stride, objec
     saved.operation = operation
     if cnp.PyArray_NDIM(x) != 4:
         raise ValueError(f"x: expected shape (N, H, W, C), got {(<object>x).shape}")
-    take_pair(kernel_size, "kernel_size", &g.kh, &g.kw)
-    take_pair(kernel_size if stride is None else stride, "stride", &g.sh, &g.sw)
-    take_pair(padding, "padding", &g.ph, &g.pw)
-    take_pair(dilation, "dilation", &g.dh, &g.dw)
+    whole_pair(kernel_size, "kernel_size", -MOST_SIZE, &g.kh, &g.kw)
+    whole_pair(kernel_size if stride is None else stride, "stride", -MOST_SIZE, &g.sh, &g.sw)
+    whole_pair(padding, "padding", -MOST_SIZE, &g.ph, &g.pw)
+    whole_pair(dilation, "dilation", -MOST_SIZE, &g.dh, &g.dw)
     check_window(g)
     for i in range(4):
         saved.x_shape[i] = saved.y_shape[i] = cnp.PyArray_DIM(x, i)
     g.in_h, g.in_w, g.channels = saved.x_shape[1], saved.x_shape[2], saved.x_shape[3]
+    if min(g.in_h, g.in_w) < 1:
+        raise ValueError(f"x: expected at least one pixel, got shape {(<object>x).shape}")
+    if max(g.in_h, g.in_w) >= MOST_SIZE:
+        raise ValueError(f"x is too large for pooling: shape {(<object>x).shape}")
     g.out_h = windows(g.in_h, g.kh, g.sh, g.ph, g.dh, ceil_mode)
     g.out_w = windows(g.in_w, g.kw, g.sw, g.pw, g.dw, ceil_mode)
     if g.out_h == 0 or g.out_w == 0:
         raise ValueError(f"Given input size: ({g.channels}x{g.in_h}x{g.in_w}). Calculated output "
                          f"size: ({g.channels}x{g.out_h}x{g.out_w}). Output size is too small")
-    if max(g.in_h, g.in_w, g.out_h * g.kh, g.out_w, g.kh * g.kw) >= INT32_MAX:
-        raise ValueError(f"x is too large for pooling: shape {(<object>x).shape}")
+    if max(<double>g.out_h * g.kh, <double>g.out_w, <double>g.kh * g.kw) >= MOST_SIZE:
+        raise ValueError(f"x is too large for such windows: shape {(<object>x).shape}, kernel size "
+                         f"{(g.kh, g.kw)}")
+    check_size(<double>saved.x_shape[0] * g.out_h * g.out_w * g.channels, "y")
     saved.y_shape[1], saved.y_shape[2] = g.out_h, g.out_w
     g.wide = g.kh * g.kw >= NARROW_TAPS
     return saved
@@ -246,7 +241,7 @@ cdef void run(PoolSaved saved, cnp.ndarray x, cnp.ndarray y, bint backward) noex
     w.y_row = in_row if backward else out_row
     w.winners_row = g.out_w * g.channels * winners_size
     w.winners_image = w.winners_row * g.out_h
-    w.step = max(1, CHUNK_BYTES // (in_row if backward else in_row * g.sh))
+    w.step = max(1, CHUNK_BYTES // (in_row if backward else in_row * min(g.sh, g.in_h)))
     w.stream = backward and streams(<double>cnp.PyArray_NBYTES(y), 2)
     with nogil:
         run_tasks(run_chunk, &w, (w.rows + w.step - 1) // w.step, threads)
@@ -376,6 +371,8 @@ def global_avg_pool2d(object x_, object out):
 
 def global_avg_pool2d_backward(object dy_, GlobalAvgPoolSaved saved not None, object out):
     """Compute ``functional.global_avg_pool2d_backward``."""
+    if saved.itemsize == 0:
+        check_filled(None, "global_avg_pool2d")
     cdef cnp.ndarray dy = dense(dy_, "dy"), dx
     cdef cnp.npy_intp y_shape[2]
     cdef image_t w

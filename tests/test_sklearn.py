@@ -19,6 +19,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from watched import Watched
 
 import fastbn
 from fastbn.sklearn import FastBNClassifier, FastBNRegressor
@@ -189,13 +190,6 @@ def test_fitted_estimators_travel() -> None:
     for estimator in (network, copy):
         estimator.partial_fit(X_train, y_train)
     np.testing.assert_array_equal(copy.predict_proba(X_test), network.predict_proba(X_test))
-
-
-class Watched(FastBNClassifier):  # type: ignore[misc]
-    """Scores the number of threads that it has in its process."""
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        return float(fastbn.get_num_threads())
 
 
 def test_grid_search_shares_the_cores() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hostile
 import onnx
+import psutil
 import pytest
 
 from fastbn.bench.patterns import PATTERNS
@@ -104,7 +105,9 @@ def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
         text=True,
         start_new_session=True,
     )
-    time.sleep(3)  # whenever it comes, it ends the command
+    while not psutil.Process(process.pid).children():  # the one that reads the file
+        assert process.poll() is None
+        time.sleep(0.05)
     if number == signal.SIGINT:  # a terminal tells the whole group
         os.killpg(process.pid, number)
     else:

@@ -193,7 +193,7 @@ def odd_model(rng: Rng, content: bytes) -> bytes:
                 del model.graph.output[:]
             case _:
                 model.opset_import[0].version = number
-                model.ir_version = abs(number)
+                model.ir_version = max(number, 0)
     return model.SerializeToString()
 
 

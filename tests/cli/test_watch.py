@@ -98,7 +98,9 @@ def test_a_crash_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     arguments = hostile.FILES["loop_whose_condition_is_computed"](tmp_path)
-    program = [sys.executable, "-c", "from fastbn.cli import main; main()", *arguments]
+    # Whoever runs the tests in the background may have had SIGINT ignored.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = [sys.executable, "-c", f"{heed}; from fastbn.cli import main; main()", *arguments]
     process = subprocess.Popen(
         [*program, "--max-seconds", "600"],
         stderr=subprocess.PIPE,

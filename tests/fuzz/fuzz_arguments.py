@@ -44,7 +44,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 def protected(nbytes: int, at_end: bool) -> np.ndarray:
     """Return so many bytes, in front of a page that cannot be touched or behind one."""
     size = -(-max(nbytes, 1) // PAGE) * PAGE
-    memory = mmap.mmap(-1, size + PAGE)
+    try:
+        memory = mmap.mmap(-1, size + PAGE)
+    except OSError as error:
+        raise MemoryError("an array of this call does not fit") from error
     whole = np.frombuffer(memory, np.uint8)
     guard = whole.ctypes.data + (size if at_end else 0)
     if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(PAGE), 0):
@@ -418,6 +421,8 @@ def main() -> int:
         started = time.monotonic()
         try:
             what = run(seed)
+        except MemoryError:  # of arrays that are made here; those of operations are refusals
+            what = "nothing"
         except Exception as error:
             error.add_note(f"in call {seed}")
             raise

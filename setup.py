@@ -156,7 +156,6 @@ def extension(path: Path) -> Extension:
 
 
 setup(
-    package_data={"fastbn": ["py.typed"], "fastbn.kernels": ["*.pyi", "*/*.pyi"]},
     include_package_data=False,
     ext_modules=cythonize(
         [extension(path) for path in sorted(Path(KERNELS).rglob("*.pyx"))],

@@ -52,7 +52,7 @@ def pytorch_convnet(torch: Any) -> Any:
     [
         ("mlp", pytorch_mlp, "float32", 200, 1e-4),
         ("mlp", pytorch_mlp, "float64", 50, 1e-9),
-        ("convnet", pytorch_convnet, "float64", 20, 1e-9),
+        ("convnet", pytorch_convnet, "float64", 25, 1e-9),
     ],
 )
 def test_loss_curve_equals_pytorchs(
@@ -87,7 +87,7 @@ def test_loss_curve_equals_pytorchs(
         torch_optimizer.step()
         torch_curve.append(float(torch_value.detach()))
     assert len(curve) == steps
-    assert curve[-1] < 0.6 * curve[0]
+    assert curve[-1] < 0.5 * curve[0]
     np.testing.assert_allclose(curve, torch_curve, rtol=tolerance)
 
     state = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}

@@ -12,6 +12,10 @@ import hypothesis
 import numpy as np
 import pytest
 
+# Programs that tests start import the installed package, not what lies in the working directory:
+# a checkout has `fastbn`, but `fastbn.export` is there only when it is installed.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 # Every run tries the same examples, so that a failure is a failure for everybody.
 hypothesis.settings.register_profile(
     "fastbn", deadline=None, derandomize=True, database=None, print_blob=False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,10 @@ def _tracking(net: Module) -> dict[Module, str]:
     return found
 
 
-def _moments(net: Module, batches: Sequence[Array], wanted: set[Module]) -> dict[Module, Moments]:
-    """Return the moments of all that reaches some layers in inference."""
+def _moments(
+    net: Module, batches: Sequence[Array], wanted: Iterable[Module]
+) -> dict[Module, Moments]:
+    """Return the moments of all that reaches some layers in inference, in the layers' order."""
     parts: dict[Module, list[Moments]] = {layer: [] for layer in wanted}
     with net.evaluating():
         for batch in batches:
@@ -101,11 +103,11 @@ def recalibrate(
     """
     layers = {layer: name for layer, name in _tracking(net).items() if not layer.frozen}  # type: ignore[attr-defined]
     batches = _batches(data, batch_size)
-    first = _moments(net, batches[:1], set(layers))  # refuses before anything is changed
+    first = _moments(net, batches[:1], layers)  # refuses before anything is changed
     if any(moments.count < 2 for moments in first.values()) and len(batches) == 1:
         raise ValueError(f"{net.where}: one value of a channel has no variance")
     moved: dict[str, float] = {}
-    passes = [set(layers)] if at_once else [{layer} for layer in layers]
+    passes = [list(layers)] if at_once else [[layer] for layer in layers]
     for wanted in passes:
         for layer, moments in _moments(net, batches, wanted).items():
             assert isinstance(layer, BatchNorm)
@@ -192,7 +194,7 @@ def diagnose(net: Module, data: Array | Sequence[Array], *, batch_size: int = 25
     """
     layers = _tracking(net)
     found = Diagnoses()
-    for layer, moments in _moments(net, _batches(data, batch_size), set(layers)).items():
+    for layer, moments in _moments(net, _batches(data, batch_size), layers).items():
         assert isinstance(layer, BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None

@@ -47,6 +47,7 @@ def test_a_diagnosis_names_what_is_wrong() -> None:
     x = RNG.standard_normal((64, 6, 6, 2))
     nn.recalibrate(net, x)
     training = [module.training for module in net.modules()]
+    assert [layer.name for layer in nn.diagnose(net, x)] == ["1", "3.body.1", "6"]
     assert max(layer.gap for layer in nn.diagnose(net, x)) < 0.02
     net[1].running_mean[...] += 3.0
     net[1].weight.data = [1e-5, 1.0, 1.0, 1.0]

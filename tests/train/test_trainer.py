@@ -189,7 +189,7 @@ x, y = np.zeros((40, 6), dtype=np.float32), np.arange(40) % 4
 Trainer(models.mlp((6,), 4)).fit((x, y), 2, 8)
 assert "rich" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 

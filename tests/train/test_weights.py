@@ -194,7 +194,7 @@ def test_a_kill_leaves_the_old_or_the_new_file_whole(tmp_path: Path) -> None:
     replaced = unfinished = 0
     for _ in range(40):
         with subprocess.Popen(
-            [sys.executable, "-P", "-c", SAVER, str(path)], stdout=subprocess.PIPE
+            [sys.executable, "-c", SAVER, str(path)], stdout=subprocess.PIPE
         ) as saver:
             assert saver.stdout is not None
             assert saver.stdout.readline() == b"ready\n"

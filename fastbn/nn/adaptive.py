@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import functional as F
@@ -71,18 +72,9 @@ class AdaptiveAvgPool2d(Module):
     def _windows(self, x_shape: Shape) -> Iterator[tuple[int, int, tuple[slice, slice, slice]]]:
         _, height, width, _ = x_shape
         rows, columns = self.output_size
-        for i in range(rows):
-            down = slice(i * height // rows, -(-(i + 1) * height // rows))
-            for j in range(columns):
-                yield (
-                    i,
-                    j,
-                    (
-                        slice(None),
-                        down,
-                        slice(j * width // columns, -(-(j + 1) * width // columns)),
-                    ),
-                )
+        for i, down in enumerate(_parts(height, rows)):
+            for j, across in enumerate(_parts(width, columns)):
+                yield i, j, (slice(None), down, across)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return (OH, OW, C)."""
@@ -90,16 +82,17 @@ class AdaptiveAvgPool2d(Module):
         return (*self.output_size, input_shape[2])
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add GlobalAveragePool, or AveragePool where all windows are alike."""
+        """Add GlobalAveragePool, AveragePool where all windows are alike, or two products."""
         shape = self.output_shape(flow.shape)
         if self.output_size == (1, 1):
             return flow.to(build.node("GlobalAveragePool", [flow.value]), shape)
         kernel = self._kernel(flow.shape)
-        if kernel is None:
-            raise ValueError(
-                f"{self.where}: ONNX has no pool of {self.output_size} windows for images of "
-                f"{flow.shape[:2]}; let the sizes be multiples"
-            )
+        if kernel is None:  # ONNX has no such pool: rows from the left, columns from the right
+            (height, width), (rows, columns) = flow.shape[:2], self.output_size
+            right = build.weight("columns", _shares(width, columns).T)
+            value = build.node("MatMul", [flow.value, right], "over_columns")
+            left = build.weight("rows", _shares(height, rows))
+            return flow.to(build.node("MatMul", [left, value], "over_rows"), shape)
         size = [*kernel]
         value = build.node("AveragePool", [flow.value], kernel_shape=size, strides=size)
         return flow.to(value, shape)
@@ -107,3 +100,16 @@ class AdaptiveAvgPool2d(Module):
     def extra_repr(self) -> str:
         """Return the number of windows."""
         return short(self.output_size)
+
+
+def _parts(size: int, count: int) -> list[slice]:
+    """Return the windows along an axis."""
+    return [slice(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def _shares(size: int, count: int) -> Array:
+    """Return the means along an axis as a matrix (count, size)."""
+    shares = np.zeros((count, size))
+    for i, part in enumerate(_parts(size, count)):
+        shares[i, part] = 1.0 / (part.stop - part.start)
+    return shares

@@ -141,6 +141,10 @@ NETWORKS = {
         nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(36, 3)), 0),
     "adaptive-one": (IMAGE, lambda: nn.Sequential(
         conv_bn(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3), nn.Softmax()), 0),
+    "adaptive-uneven": (IMAGE, lambda: nn.Sequential(
+        conv_bn(), nn.AdaptiveAvgPool2d((4, 7)), nn.Flatten(), nn.Linear(168, 3)), 0),
+    "slices": ((4, 4, 8), lambda: nn.Sequential(
+        nn.Concat(nn.Slice(3, 8), nn.Slice(0, 4)), conv_bn(9, 6)), 0),
     "shuffles": ((4, 4, 8), lambda: nn.Sequential(
         nn.ChannelShuffle(4), conv_bn(8, 12, padding=1), nn.PixelShuffle(2), nn.Softmax()), 0),
     "reshape-permute": ((4, 3, 2), lambda: nn.Sequential(

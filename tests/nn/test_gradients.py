@@ -259,6 +259,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Permute": (lambda: nn.Permute(0, 3, 1, 2), (2, 2, 3, 4)),
     "PixelShuffle": (lambda: nn.PixelShuffle(2), (2, 2, 3, 8)),
     "ChannelShuffle": (lambda: nn.ChannelShuffle(3), (2, 2, 1, 6)),
+    "Slice": (lambda: nn.Slice(1, 4), (2, 2, 1, 6)),
     "Softmax": (nn.Softmax, (4, 5)),
     "a layer of one's own": (lambda: nn.Sequential(OwnLayer(), nn.Tanh()), (4, 3)),
     "a network of one's own": (OwnNet, (5, 3)),

@@ -106,6 +106,9 @@ def test_rearranging_by_numpy(rng: np.random.Generator) -> None:
         (lambda: nn.Permute(0, 1).output_shape((3, 4)), "Permute: expected 2 axes"),
         (lambda: nn.PixelShuffle(2).output_shape((2, 2, 6)), "PixelShuffle: channels must be"),
         (lambda: nn.ChannelShuffle(4).output_shape((6,)), "ChannelShuffle: number of channels"),
+        (lambda: nn.Slice(2, 2), "Slice: stop should be at least 3"),
+        (lambda: nn.Slice(-1, 2), "Slice: start should be at least 0"),
+        (lambda: nn.Slice(1, 5).output_shape((2, 4)), "Slice: there are no channels 1:5"),
     ],
 )
 def test_what_does_not_fit_is_refused(make: Any, message: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -94,6 +95,7 @@ def to_onnx(
     verify: bool = True,
     allow_untrained: bool = False,
     classes: Sequence[str] | None = None,
+    columns: Mapping[str, Any] | None = None,
     input_range: tuple[float, float] | None = None,
     normalization: Normalization | None = None,
     softmax: bool = False,
@@ -126,6 +128,8 @@ def to_onnx(
         Whether a BatchNorm whose running statistics were never updated is accepted.
     classes : sequence of str, optional
         Names of the classes, kept in the file's metadata.
+    columns : mapping, optional
+        How rows of a table become the file's input, ``data.columns.as_dict()``, kept there, too.
     input_range : (float, float), optional
         Smallest and largest number that inputs of the file hold, kept in its metadata.
     normalization : (mean, std), optional
@@ -196,7 +200,7 @@ def to_onnx(
             inputs, labels = model.file_input(test[0]), test[1]
         report.narrowing = compare_precision(wide, final, precision, inputs, labels)
         require_precision(report.narrowing)
-    _write_metadata(final, report, model, classes, precision, input_range)
+    _write_metadata(final, report, model, classes, columns, precision, input_range)
     _full_check(final)
     write_model(final, path)
     return report
@@ -242,6 +246,7 @@ def _write_metadata(
     report: ExportReport,
     built: BuiltModel,
     classes: Sequence[str] | None,
+    columns: Mapping[str, Any] | None,
     precision: str,
     input_range: tuple[float, float] | None,
 ) -> None:
@@ -264,6 +269,8 @@ def _write_metadata(
         values["input_range"] = json.dumps([float(bound) for bound in input_range])
     if classes is not None:
         values["classes"] = json.dumps(list(classes))
+    if columns:
+        values["columns"] = json.dumps(columns)
     onnx.helper.set_model_props(model, values)
 
 

@@ -89,8 +89,9 @@ def export(
     net, metadata = network(weights, model)
     samples, test = _calibration(calibration)
     inside = _normalization(mean, std, metadata if normalize else None)
-    # Pixels are in [0, 1] unless the network was trained on others and the file leaves it so.
-    pixels = bool(inside) or not metadata.input_normalization
+    # Pixels are in [0, 1], and rows those of the table, unless the network was trained on others
+    # and the file leaves it so.
+    raw = bool(inside) or not metadata.input_normalization
     report = to_onnx(
         net,
         output,
@@ -99,7 +100,8 @@ def export(
         fold=fold,
         opset=opset,
         classes=metadata.classes,
-        input_range=(0.0, 1.0) if pixels else None,
+        columns=metadata.columns if raw else None,
+        input_range=(0.0, 1.0) if raw and not metadata.columns else None,
         normalization=inside,
         softmax=softmax,
         precision=precision.value,

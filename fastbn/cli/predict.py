@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-TABLES = (".csv", ".tsv", ".parquet")
 PIXEL_MAX = 255.0
+ROWS = 256  # at a time through an ONNX file
 
 
 @dataclass
@@ -74,7 +74,9 @@ def predict(
         for row, told in enumerate(told_of(predictor, samples(predictor, file), top))
     ]
     if as_json:
-        print(json.dumps(found, indent=2))
+        from fastbn.train.report import finite
+
+        print(json.dumps(finite(found), indent=2))
     elif as_csv:
         _print_csv(found)
     else:
@@ -124,15 +126,14 @@ def of_onnx(path: Path) -> Predictor:
     shape = (*sizes[2:], sizes[1]) if channels_first else tuple(sizes[1:])
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
 
+    if sizes[0] > 1:
+        raise ValueError(f"{path}: takes batches of {sizes[0]}, export it with a free size")
+    rows = sizes[0] or ROWS
+
     def run(x: Array) -> Array:
         given = np.moveaxis(x, -1, 1) if channels_first else x
-        given = np.ascontiguousarray(given, dtype)
-        if sizes[0] > 0:  # a fixed batch
-            if sizes[0] != 1:
-                raise ValueError(f"{path}: takes batches of {sizes[0]}, export with a free size")
-            rows = [session.run({session.input_names[0]: row[None]})[0] for row in given]
-            return np.concatenate(rows)
-        return session.run({session.input_names[0]: given})[0]
+        blocks = [given[i : i + rows].astype(dtype, "C") for i in range(0, len(given), rows)]
+        return np.concatenate([session.run({session.input_names[0]: x})[0] for x in blocks])
 
     return Predictor(
         run,
@@ -147,25 +148,42 @@ def samples(predictor: Predictor, file: Path) -> Array:
     """Return the samples of a file: one of an image, the rows of a table or of an array."""
     import numpy as np
 
+    from fastbn.data.tables import is_table
     from fastbn.files import require_file
 
     require_file(file)
     shape = predictor.input_shape
     if file.suffix == ".npy":
-        x = np.load(file, allow_pickle=False)
+        x = _array(file)
         x = x[None] if x.shape == shape else x
-        x = x / PIXEL_MAX if x.dtype == np.uint8 else x
-    elif file.suffix in TABLES:
+    elif is_table(file):
         x = _rows(predictor, file)
     elif len(shape) == 3:
         from fastbn.data.images import read_image
 
         x = read_image(file, (shape[0], shape[1]), shape[2])[None] / PIXEL_MAX
     else:
-        raise ValueError(f"{file}: the network takes rows of {shape}, not images")
+        raise ValueError(
+            f"{file}: the network takes rows of {shape[0]} numbers: a table, or an .npy file"
+        )
     if x.shape[1:] != shape:
         raise ValueError(f"{file}: samples of shape {x.shape[1:]}, the network takes {shape}")
+    if not len(x):
+        raise ValueError(f"{file}: there are no samples in it")
     return np.asarray(x, np.float64)
+
+
+def _array(file: Path) -> Array:
+    """Return numbers of an .npy file; bytes are pixels, as in image files."""
+    import numpy as np
+
+    try:
+        x: Array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file}: not a whole .npy file of numbers: {error}") from None
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif":
+        raise ValueError(f"{file}: expected one array of numbers")
+    return x / PIXEL_MAX if x.dtype == np.uint8 else x
 
 
 def _rows(predictor: Predictor, file: Path) -> Array:
@@ -173,10 +191,14 @@ def _rows(predictor: Predictor, file: Path) -> Array:
 
     if not predictor.columns:
         raise ValueError(
-            f"{file}: the model does not tell how rows of a table become numbers; take the "
-            "model.safetensors of a table, or give the numbers as an .npy file"
+            f"{file}: the model does not tell how rows of a table become numbers; take one that "
+            "was trained on a table, or give the numbers as an .npy file"
         )
-    return Columns.from_dict(predictor.columns).apply(file)
+    try:
+        return Columns.from_dict(predictor.columns).apply(file)
+    except ValueError as error:
+        named = str(error).startswith(str(file))
+        raise ValueError(str(error) if named else f"{file}: {error}") from None
 
 
 def told_of(predictor: Predictor, x: Array, top: int) -> Iterator[list[dict[str, Any]]]:
@@ -222,12 +244,7 @@ def _print_table(found: Sequence[Mapping[str, Any]]) -> None:
     for entry in found:
         name = entry["file"]
         label = f"{name}, row {entry['row']}" if name in several else name
-        told = ", ".join(
-            f"{item['class']} {item['probability']:.1%}"
-            if "class" in item
-            else f"{item['value']:.5g}"
-            for item in entry["predictions"]
-        )
+        told = ", ".join(map(_said, entry["predictions"]))
         table.add_row(label, told)
     Console().print(table)
 

@@ -17,4 +17,5 @@ from fastbn.models.registry import build as build
 from fastbn.models.registry import names as names
 from fastbn.models.registry import register as register
 from fastbn.models.resnet import resnet20 as resnet20
+from fastbn.models.speedrun import speedrun as speedrun
 from fastbn.models.torch_weights import load_torch as load_torch

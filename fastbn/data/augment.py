@@ -2,7 +2,9 @@
 
 A function of augmentation is called as ``f(images, rng)`` with a batch ``(N, H, W, C)`` of float
 and a `numpy.random.Generator`, and returns a batch. It may change the images it gets. The makers
-here return such functions; any function of your own serves as well.
+here return such functions; any function of your own serves as well. One with an attribute
+``located = True`` is called as ``f(images, rng, where)``, with the `fastbn.data.batches.Where` that
+tells epoch and samples.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data.batches import Augment
+from fastbn.data.batches import Augment, Where, keyed
 
 Images = NDArray[Any]
+FLIPS = (0, 0, 0)  # the key of what is drawn once for all epochs
 
 
 def flip(p: float = 0.5) -> Augment:
@@ -44,6 +47,37 @@ def flip(p: float = 0.5) -> Augment:
             images[image] = images[image, :, ::-1].copy()
         return images
 
+    return apply
+
+
+def alternating_flip() -> Augment:
+    """Mirror a random half of the samples in every even epoch, and the others in every odd one.
+
+    Two epochs then show every image both ways round, which `flip` does for half of them (Jordan
+    2024, arXiv 2404.00498, section 3.6).
+
+    Returns
+    -------
+    callable
+        For data sets of known length: streams of batches do not tell which sample is which.
+
+    Examples
+    --------
+    >>> from fastbn.data.batches import Batches
+    >>> images = np.array([[[[0.0], [1.0]]]])  # one image of 1×2
+    >>> batches = Batches(images, np.zeros(1), 1, rng=0, augment=alternating_flip())
+    >>> sorted(x.ravel().tolist() for x, _ in (*batches.epoch(0), *batches.epoch(1)))
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+
+    def apply(images: Images, rng: np.random.Generator, where: Where) -> Images:
+        _check(images, "alternating_flip")
+        drawn = keyed(where.seed, *FLIPS).random(where.count) < 0.5
+        mirrored = drawn[where.index] == (where.epoch % 2 == 0)
+        images[mirrored] = images[mirrored, :, ::-1]
+        return images
+
+    apply.located = True  # type: ignore[attr-defined]
     return apply
 
 
@@ -200,12 +234,18 @@ def compose(*functions: Augment) -> Augment:
     (2, 32, 32, 3)
     """
 
-    def apply(images: Images, rng: np.random.Generator) -> Images:
+    def apply(images: Images, rng: np.random.Generator, *where: Where) -> Images:
         for function in functions:
-            images = function(images, rng)
+            images = function(images, rng, *(where if is_located(function) else ()))
         return images
 
+    apply.located = any(map(is_located, functions))  # type: ignore[attr-defined]
     return apply
+
+
+def is_located(function: Augment) -> bool:
+    """Tell whether a function asks for a `Where`."""
+    return bool(getattr(function, "located", False))
 
 
 def _check(images: Images, name: str) -> None:

@@ -8,7 +8,7 @@ of any epoch without replaying those before, given three integers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,28 @@ from fastbn.data.prefetch import ahead
 from fastbn.data.rows import Rows, Samples, read
 
 Batch = tuple[NDArray[Any], ...]
-Augment = Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
+Augment = Callable[..., NDArray[Any]]  # (images, rng), and a `Where` behind if it is `located`
 Rng = np.random.Generator | int | None
+
+
+class Where(NamedTuple):
+    """Which samples a batch holds: what an augmentation that is `located` gets besides.
+
+    Attributes
+    ----------
+    epoch : int
+    index : ndarray of int
+        Numbers of the samples.
+    count : int
+        Samples there are.
+    seed : int
+        Of the run; see `keyed`.
+    """
+
+    epoch: int
+    index: NDArray[np.intp]
+    count: int
+    seed: int
 
 
 def seed_of(rng: Rng) -> int:
@@ -152,6 +172,7 @@ class Batches:
 
     def _epoch(self, number: int, start: int) -> Iterator[Batch]:
         order = keyed(self.seed, number).permutation(len(self.x)) if self.shuffle else None
+        located = getattr(self.augment, "located", False)
         for step in range(start, len(self)):
             cut = slice(step * self.batch_size, min((step + 1) * self.batch_size, len(self.x)))
             index = cut if order is None else order[cut]
@@ -159,6 +180,11 @@ class Batches:
             if self.augment is not None:
                 if order is None and not isinstance(self.x, Rows):
                     x = x.copy()
-                x = self.augment(x, keyed(self.seed, number, step))
+                at = (self._where(number, cut, order),) if located else ()
+                x = self.augment(x, keyed(self.seed, number, step), *at)
             others = (self.y,) if self.weight is None else (self.y, self.weight)
             yield (x, *(read(other, index) for other in others))
+
+    def _where(self, number: int, cut: slice, order: NDArray[np.intp] | None) -> Where:
+        index = np.arange(cut.start, cut.stop) if order is None else order[cut]
+        return Where(number, index, len(self.x), self.seed)

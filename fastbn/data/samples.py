@@ -248,6 +248,11 @@ class Stream:
         rng: Rng = None,
         augment: Augment | None = None,
     ) -> None:
+        if getattr(augment, "located", False):
+            raise ValueError(
+                "augment: what it does depends on the number of a sample, which a stream of "
+                "batches does not tell"
+            )
         self.source = source
         self.expected = expected
         self.augment = augment

@@ -68,6 +68,7 @@ from fastbn.nn.rearrange import ChannelShuffle as ChannelShuffle
 from fastbn.nn.rearrange import Permute as Permute
 from fastbn.nn.rearrange import PixelShuffle as PixelShuffle
 from fastbn.nn.rearrange import Reshape as Reshape
+from fastbn.nn.scale import Scale as Scale
 from fastbn.nn.slices import Slice as Slice
 from fastbn.nn.smooth import ELU as ELU
 from fastbn.nn.smooth import GELU as GELU

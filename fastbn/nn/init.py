@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -80,6 +81,72 @@ def bias_uniform(size: int, fan_in: int, *, rng: Rng = None) -> NDArray[np.float
     """
     bound = 1.0 / math.sqrt(fan_in) if fan_in else 0.0
     return generator(rng).uniform(-bound, bound, size)
+
+
+def dirac(weight: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return a convolution's weight whose first filters hand on the channels as they are.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (O, I, kh, kw)
+        Odd kernels, as for a convolution that keeps the size.
+
+    Returns
+    -------
+    ndarray
+        A copy with the identity in the first min(O, I) filters (Zagoruyko & Komodakis 2017,
+        "DiracNets"); the others stay.
+
+    Examples
+    --------
+    >>> dirac(np.full((2, 1, 1, 3), 0.5)).reshape(2, 3)
+    array([[0. , 1. , 0. ],
+           [0.5, 0.5, 0.5]])
+    """
+    made = np.array(weight)
+    count, (kh, kw) = min(weight.shape[:2]), weight.shape[2:]
+    made[:count] = 0.0
+    made[np.arange(count), np.arange(count), kh // 2, kw // 2] = 1.0
+    return made
+
+
+def whitening(
+    images: NDArray[Any], kernel_size: int = 2, *, eps: float = 5e-4
+) -> NDArray[np.float64]:
+    """Return the filters that whiten the patches of images, and their negatives.
+
+    Parameters
+    ----------
+    images : ndarray, shape (N, H, W, C)
+    kernel_size : int
+        Side k of a patch.
+    eps : float
+        Added to the eigenvalues, so that directions without variance stay small.
+
+    Returns
+    -------
+    ndarray of float64, shape (2·C·k², C, k, k)
+        ``±v / √(λ + eps)`` for every eigenvector v and eigenvalue λ, largest first, of the patches'
+        second moments (Page 2019, "How to train your ResNet"; Jordan 2024, arXiv 2404.00498).
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((8, 6, 6, 1))
+    >>> whitening(images).shape
+    (8, 1, 2, 2)
+    """
+    k = kernel_size
+    if images.ndim != 4 or min(images.shape[1:3]) < k or not len(images):
+        raise ValueError(f"whitening: expected images of {k}×{k} or more, got {images.shape}")
+    windows = np.lib.stride_tricks.sliding_window_view(images, (k, k), axis=(1, 2))
+    patches = windows.reshape(-1, images.shape[3] * k * k)  # (patches, C·k·k)
+    moments = np.zeros((patches.shape[1],) * 2)
+    for part in np.array_split(patches, max(1, len(patches) // 100_000)):
+        wide = part.astype(np.float64)
+        moments += wide.T @ wide
+    values, vectors = np.linalg.eigh(moments / len(patches))
+    scaled = (vectors / np.sqrt(values + eps)).T[::-1]
+    return np.concatenate([scaled, -scaled]).reshape(-1, images.shape[3], k, k)
 
 
 def filters(

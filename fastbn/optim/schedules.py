@@ -154,6 +154,44 @@ class polynomial(Schedule):
 
 
 @dataclass(frozen=True)
+class piecewise(Schedule):
+    """Straight lines between points; two points at one step make a jump.
+
+    Parameters
+    ----------
+    points : sequence of (int, float)
+        Steps, from 0 on and never falling, and the values there.
+
+    Examples
+    --------
+    >>> rate = piecewise([(0, 0.2), (4, 1.0), (8, 0.0)])
+    >>> [round(rate(step), 2) for step in (0, 2, 4, 6, 8, 100)]
+    [0.2, 0.6, 1.0, 0.5, 0.0, 0.0]
+    """
+
+    points: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        points = tuple((step, value) for step, value in self.points)
+        steps = [step for step, _ in points]
+        if not points or steps[0] != 0 or steps != sorted(steps):
+            raise ValueError(f"piecewise: steps should begin at 0 and not fall, but got {steps}")
+        for step, value in points:
+            if not 0.0 <= value < math.inf:
+                raise ValueError(
+                    f"piecewise: value at {step} should be finite and >= 0, but got {value}"
+                )
+        object.__setattr__(self, "points", points)
+
+    def __call__(self, step: int) -> float:
+        end = next((i for i, (at, _) in enumerate(self.points) if at > step), len(self.points))
+        if end == len(self.points):
+            return float(self.points[-1][1])
+        (left, low), (right, high) = self.points[end - 1], self.points[end]
+        return float(low + (high - low) * (step - left) / (right - left))
+
+
+@dataclass(frozen=True)
 class one_cycle(Schedule):
     """Up to `peak` and down again within `steps` (Smith & Topin 2019), as in PyTorch's OneCycleLR.
 

@@ -17,6 +17,8 @@ from fastbn.train.history import History as History
 from fastbn.train.monitor import Monitor as Monitor
 from fastbn.train.probe import LearningRates as LearningRates
 from fastbn.train.trainer import Trainer as Trainer
+from fastbn.train.views import mirrored_and_moved as mirrored_and_moved
+from fastbn.train.views import predict_views as predict_views
 from fastbn.train.weights import Metadata as Metadata
 from fastbn.train.weights import load as load
 from fastbn.train.weights import read as read

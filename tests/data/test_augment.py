@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fastbn.data import augment
+from fastbn.data.batches import Batches
+from fastbn.data.samples import Stream
 
 SHAPE = (64, 12, 10, 3)
 FUNCTIONS = {
@@ -45,6 +47,38 @@ def test_flip_mirrors_whole_images(images: Any) -> None:
     np.testing.assert_array_equal(
         augment.flip(0.0)(images.copy(), np.random.default_rng(0)), images
     )
+
+
+def test_alternating_flip_shows_every_image_both_ways_round(images: Any) -> None:
+    numbers = np.arange(len(images))
+    batches = Batches(images, numbers, 10, rng=3, augment=augment.alternating_flip())
+    epochs = []
+    for epoch in range(4):
+        parts = list(batches.epoch(epoch))
+        order = np.concatenate([y for _, y in parts])
+        epochs.append(np.concatenate([x for x, _ in parts])[np.argsort(order)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(images, epochs[0], strict=True)])
+    assert 16 < same.sum() < 48
+    np.testing.assert_array_equal(epochs[0][~same], images[~same][:, :, ::-1])
+    np.testing.assert_array_equal(epochs[1], epochs[0][:, :, ::-1])
+    np.testing.assert_array_equal(epochs[2], epochs[0])
+    np.testing.assert_array_equal(epochs[3], epochs[1])
+    for (x, _), (again, _) in zip(
+        batches.epoch(1, start=2), list(batches.epoch(1))[2:], strict=True
+    ):
+        np.testing.assert_array_equal(x, again)
+
+
+def test_compose_hands_on_which_samples_these_are(images: Any) -> None:
+    both = augment.compose(augment.alternating_flip(), augment.shift(1))
+    walks = [
+        [x for x, _ in Batches(images, images, 7, rng=1, shuffle=False, augment=both).epoch(1)]
+        for _ in range(2)
+    ]
+    for one, other in zip(*walks, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="augment: what it does depends on the number of a sample"):
+        Stream([(images, images)], augment=both)
 
 
 @pytest.mark.parametrize(

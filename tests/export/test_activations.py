@@ -28,6 +28,7 @@ LAYERS: dict[str, Any] = {
     "PReLU": nn.PReLU,
     "PReLU-6": lambda: nn.PReLU(6, np.linspace(-0.5, 0.5, 6)),
     "Dropout2d": nn.Dropout2d,
+    "Scale": lambda: nn.Scale(1 / 9),
 }
 # the operator itself from this opset on
 OWN = {"GELU": ("Gelu", 20), "GELU-tanh": ("Gelu", 20), "Hardswish": ("HardSwish", 14),

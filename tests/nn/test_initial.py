@@ -55,3 +55,24 @@ def test_against_pytorch(torch: Any) -> None:
         assert values.shape == data.shape
         assert abs(values.std() - data.std()) < 0.01
         assert abs(np.abs(values).max() - np.abs(data).max()) < 0.005
+
+
+def test_dirac_filters_hand_the_channels_on(rng: np.random.Generator) -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1, bias=False, rng=0)
+    before = conv.weight.data.copy()
+    conv.weight.data = init.dirac(before)
+    x = rng.standard_normal((2, 6, 5, 3), np.float32)
+    np.testing.assert_array_equal(conv(x)[..., :3], x)
+    np.testing.assert_array_equal(conv.weight.data[3:], before[3:])
+
+
+def test_whitened_patches_are_white(rng: np.random.Generator) -> None:
+    mixed = rng.standard_normal((64, 9, 9, 3)) @ rng.standard_normal((3, 3)) + [1.0, -2.0, 0.5]
+    weight = init.whitening(mixed, 2, eps=0.0)
+    conv = nn.Conv2d(3, 24, 2, bias=False, dtype=np.float64)
+    conv.weight.data = weight
+    seen = conv(mixed).reshape(-1, 24)
+    np.testing.assert_allclose(seen[:, :12].T @ seen[:, :12] / len(seen), np.eye(12), atol=1e-9)
+    np.testing.assert_array_equal(seen[:, 12:], -seen[:, :12])
+    with pytest.raises(ValueError, match="whitening: expected images of 3×3 or more"):
+        init.whitening(mixed[:, :2], 3)

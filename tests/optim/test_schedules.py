@@ -25,6 +25,7 @@ ALL = [
     schedules.one_cycle(0.1, steps=10, pct_start=0.5, anneal_strategy="linear"),
     schedules.warmup(schedules.cosine(0.1, steps=10), steps=3),
     schedules.warmup(0.1, steps=3),
+    schedules.piecewise([(0, 0.02), (3, 0.1), (7, 0.05), (7, 0.0)]),
 ]
 
 
@@ -103,6 +104,9 @@ def test_they_can_be_copied_pickled_and_written(schedule: schedules.Schedule) ->
         (lambda: schedules.step(0.1, 0, 0.1), "step: every should be a positive integer"),
         (lambda: schedules.exponential(float("nan"), 0.1), "exponential: start should be finite"),
         (lambda: schedules.one_cycle(0.1, 5, pct_start=1.5), "pct_start should be at most 1"),
+        (lambda: schedules.piecewise([]), "piecewise: steps should begin at 0"),
+        (lambda: schedules.piecewise([(0, 0.1), (4, 0.2), (3, 0.1)]), "and not fall"),
+        (lambda: schedules.piecewise([(0, 0.1), (4, -0.2)]), "value at 4 should be finite"),
         (lambda: schedules.one_cycle(0.1, 5, div_factor=0), "div_factor should not be 0"),
         (lambda: schedules.one_cycle(0.1, 5, anneal_strategy="x"), "'cos' or 'linear'"),
         (lambda: schedules.warmup(-1.0, 5), "warmup: schedule should be finite"),

@@ -29,9 +29,7 @@ def run(arguments: list[str], **environment: str) -> str:
     # Four threads may stand on fewer cores: they should not wait by spinning.
     done = subprocess.run(
         [sys.executable, *arguments],
-        env=clean
-        | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(BATTERY.parent)}
-        | environment,
+        env=clean | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(BATTERY.parent)} | environment,
         capture_output=True,
         text=True,
         timeout=300,

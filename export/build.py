@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastbn import __version__, nn
 from fastbn.export.graph import GraphBuilder
 from fastbn.export.lower import Lowering
-from fastbn.nn.module import shapes_of
 from fastbn.nn.onnx import Flow
+from fastbn.nn.state import shapes_of
 
 INPUT, OUTPUT = "input", "output"  # with numbers behind where there are several
 LAYOUTS = ("NCHW", "NHWC")

@@ -131,6 +131,8 @@ class Softmax(Elementwise):
     array([[0.5, 0.5]])
     """
 
+    flops_per_value = 5  # maximum, difference, exp, sum, quotient
+
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the shares."""
         return F.softmax(x, out=self._pool.take(x.shape, x.dtype))

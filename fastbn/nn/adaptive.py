@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,6 +81,14 @@ class AdaptiveAvgPool2d(Module):
         """Return (OH, OW, C)."""
         check_image(self.where, input_shape)
         return (*self.output_size, input_shape[2])
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return one for every number of every window."""
+        counts = (
+            sum(part.stop - part.start for part in _parts(size, count))
+            for size, count in zip(input_shape[:2], self.output_size, strict=True)
+        )
+        return math.prod(counts) * input_shape[2]
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add GlobalAveragePool, AveragePool where all windows are alike, or two products."""

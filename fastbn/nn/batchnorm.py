@@ -70,6 +70,7 @@ class BatchNorm(Module):
     (array([0.2, 2. ], dtype=float32), 1)
     """
 
+    flops_per_value = 2  # scale and shift
     saves_output = False
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -40,6 +40,7 @@ class Concat(Module):
     ['0.bias', '0.weight', '1.bias', '1.weight']
     """
 
+    flops_per_value = 0
     saves_output = False
     is_container = True
     transient = (*Module.transient, "_plans")

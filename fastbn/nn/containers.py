@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, overload
 
@@ -36,14 +37,15 @@ class Sequential(Module):
     >>> net[0].weight.grad.shape
     (8, 4)
     >>> print(net.summary())
-       Layer         Output shape  Parameters  Fused with
-    ---------------------------------------------------------------
-    0  Linear(4, 8)  (8,)                  40  BatchNorm '1' (bias)
-    1  BatchNorm(8)  (8,)                  16
-    2  ReLU()        (8,)                   0  BatchNorm '1'
-    3  Linear(8, 2)  (2,)                  18
-    ---------------------------------------------------------------
-    Input shape: (4,). Parameters: 74. Buffers: 17.
+       Layer         Output shape  Parameters  FLOP  Output size  Fused with
+    ----------------------------------------------------------------------------------
+    0  Linear(4, 8)  (8,)                  40    64         32 B  BatchNorm '1' (bias)
+    1  BatchNorm(8)  (8,)                  16    16         32 B
+    2  ReLU()        (8,)                   0     8         32 B  BatchNorm '1'
+    3  Linear(8, 2)  (2,)                  18    32          8 B
+    ----------------------------------------------------------------------------------
+    Input shape: (4,). Parameters: 74, 296 B. Buffers: 17.
+    A sample: 120 FLOP, outputs of 104 B.
     """
 
     is_container = True
@@ -295,6 +297,10 @@ class Residual(Module):
                 f"got {state.batch_of(shape)} and {state.batch_of(other)}"
             )
         return shape
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return those of the sum, and of the activation."""
+        return (1 if self.activation is None else 2) * math.prod(self.output_shape(input_shape))
 
     def trace(self, *input_shapes: Shape) -> Iterator[Traced]:
         """Yield the layers of the body, those of the shortcut, and this sum."""

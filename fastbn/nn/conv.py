@@ -156,6 +156,11 @@ class Conv2d(Windowed):
             )
         return (*counts, self.out_channels)
 
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return two for every weight at every place, however it is computed."""
+        height, width, _ = self.output_shape(input_shape)
+        return 2 * self.weight.size * height * width
+
     def algorithm(self, input_shape: Shape) -> str:
         """Return what `fastbn.functional.conv2d_algorithm` says of a batch of such images."""
         return F.conv2d_algorithm((BATCH, *input_shape), self.weight.shape, **self.arguments)

@@ -141,6 +141,10 @@ class Conv1d(Windowed):
             )
         return (count, self.out_channels)
 
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return two for every weight at every place."""
+        return 2 * self.weight.size * self.output_shape(input_shape)[0]
+
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Conv."""
         bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]

@@ -156,6 +156,11 @@ class ConvTranspose2d(Windowed):
             )
         return (*sizes, self.out_channels)
 
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return two for every weight at every pixel of the input."""
+        height, width, _ = input_shape
+        return 2 * self.weight.size * height * width
+
     def algorithm(self, input_shape: Shape) -> str:
         """Return the algorithm of the convolution that this one is the transpose of."""
         options = {key: self.arguments[key] for key in ("stride", "padding", "dilation", "groups")}

@@ -35,6 +35,8 @@ class Dropout(Elementwise):
     [0.0, 2.0]
     """
 
+    flops_per_value = 0
+
     def __init__(self, p: float = 0.5, *, rng: init.Rng = None) -> None:
         super().__init__()
         if not 0.0 <= p <= 1.0:

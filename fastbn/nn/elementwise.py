@@ -9,6 +9,8 @@ from fastbn.nn.order import Order, Orders
 class Elementwise(Module):
     """Base class of layers whose output has the input's shape, element for element."""
 
+    flops_per_value = 1
+
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the input's shape."""
         return input_shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ class Add(Module):
             )
         return input_shapes[0]
 
+    def own_flops(self, *input_shapes: Shape) -> int:
+        """Return one for every number that is added."""
+        return (len(input_shapes) - 1) * math.prod(input_shapes[0])
+
     def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Return the order of the inputs, which must be one."""
         if not same(orders):
@@ -78,6 +83,7 @@ class Multiply(Module):
            [1., 2., 3.]])
     """
 
+    flops_per_value = 1
     saves_output = False
 
     def forward(self, *inputs: Array) -> tuple[Array, Any]:
@@ -146,6 +152,7 @@ class Concatenate(Module):
     array([[0., 1., 1.]])
     """
 
+    flops_per_value = 0
     saves_output = False
 
     def forward(self, *inputs: Array) -> tuple[Array, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,10 @@ class Linear(Module):
                 f"(N, ..., {self.in_features}), got {state.batch_of(input_shape)}"
             )
         return (*input_shape[:-1], self.out_features)
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return two for every weight, for every row of features."""
+        return 2 * self.weight.size * math.prod(input_shape[:-1])
 
     def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Permute the columns of the weight; the outputs have an order of their own."""

@@ -7,6 +7,7 @@ themselves, arrays that belong to the state are named in ``buffer_names``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
@@ -19,6 +20,7 @@ from fastbn.nn.calls import FLOATS, Called, any_signature
 from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.order import Order, OrderError, Orders
 from fastbn.nn.run import here
+from fastbn.nn.state import shapes_of
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -30,12 +32,6 @@ class Traced(NamedTuple):
     layer: Module
     input_shape: Any  # a tuple of shapes where there are several inputs
     output_shape: Any
-
-
-def shapes_of(input_shape: Any) -> tuple[Shape, ...]:
-    """Return the shapes of all inputs, where one input's shape stands for itself."""
-    several = bool(input_shape) and isinstance(input_shape[0], tuple)
-    return tuple(input_shape) if several else (tuple(input_shape),)
 
 
 class Module(Called):
@@ -94,6 +90,7 @@ class Module(Called):
     """
 
     reorders: ClassVar[bool] = False  # whether images become features here, as in Flatten
+    flops_per_value: ClassVar[int | None] = None  # see `own_flops`
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,6 +131,39 @@ class Module(Called):
         """
         shapes: Any = input_shapes[0] if len(input_shapes) == 1 else input_shapes
         yield Traced(self, shapes, self.output_shape(*input_shapes))
+
+    @any_signature
+    def own_flops(self, *input_shapes: Shape) -> int | None:
+        """Return the floating-point operations of a forward of one sample, without those inside.
+
+        In inference mode. A multiplication with the addition behind it counts as two, a bias as
+        nothing, an activation of any kind as one for every number.
+
+        Returns
+        -------
+        int or None
+            `flops_per_value` for every number of the output, or what a subclass says; None where
+            neither is known.
+        """
+        if self.flops_per_value is None:
+            return None
+        outputs = shapes_of(self.output_shape(*input_shapes))
+        return self.flops_per_value * sum(map(math.prod, outputs))
+
+    def flops(self, input_shape: Any = None) -> int:
+        """Return the floating-point operations of a forward of one sample; see `own_flops`.
+
+        Parameters
+        ----------
+        input_shape : tuple of int, optional
+            Shape of one sample, or a tuple of them; default that of the last call or of `build`.
+
+        Raises
+        ------
+        ValueError
+            If the shape is not known, or the network cannot take it.
+        """
+        return table.flops(self, input_shape)
 
     def build(self, input_shape: Shape) -> Self:
         """Check the network for samples of this shape and remember it as `input_shape`.
@@ -359,10 +389,11 @@ class Module(Called):
         raise NotImplementedError(f"{type(self).__name__} does not define onnx(build, flow)")
 
     def summary(self, input_shape: Shape | None = None) -> str:
-        """Return a table of the layers: output shape, parameters, and what runs fused with what.
+        """Return a table of the layers: shapes, parameters, cost, and what runs fused with what.
 
-        The last column tells how a convolution of a batch of images is computed; see
-        :func:`fastbn.functional.conv2d_algorithm`.
+        FLOP are those of a forward of one sample (see `own_flops`), the size of an output is that
+        of one sample's. The last column tells how a convolution of a batch of images is computed;
+        see :func:`fastbn.functional.conv2d_algorithm`.
 
         Parameters
         ----------

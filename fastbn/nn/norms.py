@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -22,6 +23,7 @@ class _SampleNorm(Module):
     """What the four have in common: parameters, their gradients, and that shapes stay."""
 
     saves_output = False
+    statistics_flops: ClassVar[int] = 6  # mean 1, variance 3, difference and quotient
     weight: Parameter | None
     bias: Parameter | None
 
@@ -61,6 +63,11 @@ class _SampleNorm(Module):
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return the input's shape."""
         return input_shape
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return those of the statistics, of the normalisation, of weight and bias."""
+        learned = (self.weight is not None) + (self.bias is not None)
+        return (self.statistics_flops + learned) * math.prod(input_shape)
 
 
 class _LastAxes(_SampleNorm):
@@ -225,6 +232,8 @@ class RMSNorm(_LastAxes):
     >>> RMSNorm(2)(np.array([[1, 7]], dtype=np.float32)).round(3)
     array([[0.2, 1.4]], dtype=float32)
     """
+
+    statistics_flops = 3  # mean of squares 2, quotient
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class ZeroPad2d(Module):
            [0., 0., 0.]])
     """
 
+    flops_per_value = 0
     saves_output = False
 
     def __init__(self, padding: int | tuple[int, int, int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numpy.typing import NDArray
@@ -57,6 +58,10 @@ class _Pool2d(Windowed):
                 f"{batch_of((*counts, input_shape[2]))}. Output size is too small"
             )
         return (*counts, input_shape[2])
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return one for every number of every window."""
+        return math.prod(self.kernel_size) * math.prod(self.output_shape(input_shape))
 
     def _window(self, build: Builder) -> dict[str, Any]:
         """Return the attributes that both operators have."""
@@ -231,6 +236,10 @@ class GlobalAvgPool2d(Module):
                 f"got {batch_of(input_shape)}"
             )
         return (input_shape[2],)
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return one for every number of the image."""
+        return math.prod(input_shape)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add GlobalAveragePool, then a Flatten, for ONNX keeps the two axes."""

@@ -33,6 +33,8 @@ class Reshape(Module):
     (5, 2, 3)
     """
 
+    flops_per_value = 0
+
     def __init__(self, *shape: int) -> None:
         super().__init__()
         if not shape or any(not hasattr(n, "__index__") for n in shape):
@@ -92,6 +94,8 @@ class Permute(Module):
     >>> Permute(0, 2, 1)(np.zeros((5, 4, 3))).shape
     (5, 3, 4)
     """
+
+    flops_per_value = 0
 
     def __init__(self, *dims: int) -> None:
         super().__init__()
@@ -155,6 +159,7 @@ class PixelShuffle(Module):
            [2., 3.]])
     """
 
+    flops_per_value = 0
     saves_output = False
 
     def __init__(self, upscale_factor: int) -> None:
@@ -221,6 +226,7 @@ class ChannelShuffle(Module):
     array([[0., 3., 1., 4., 2., 5.]])
     """
 
+    flops_per_value = 0
     saves_output = False
 
     def __init__(self, groups: int) -> None:

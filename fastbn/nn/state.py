@@ -88,6 +88,12 @@ def _quoted(names: list[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
+def shapes_of(input_shape: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of several inputs or outputs, where one's shape stands for itself."""
+    several = bool(input_shape) and isinstance(input_shape[0], tuple)
+    return tuple(input_shape) if several else (tuple(input_shape),)
+
+
 def batch_of(shape: tuple[int, ...]) -> str:
     """Return the shape of a batch of samples, for messages.
 

@@ -79,6 +79,12 @@ class Upsample(Module):
         height, width, channels = input_shape
         return (self.scale_factor[0] * height, self.scale_factor[1] * width, channels)
 
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return none, or those of two linear interpolations: of columns, then of rows."""
+        height, width, channels = self.output_shape(input_shape)
+        tall = height * input_shape[1] * channels
+        return 0 if self.mode == "nearest" else 3 * (tall + height * width * channels)
+
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Resize."""
         build.require(11, "Upsample")

@@ -176,14 +176,15 @@ def test_summary_shows_what_is_fused() -> None:
         nn.Residual(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm(2))), nn.Flatten()
     )
     assert net.summary().splitlines()[0].split() == [
-        "Layer", "Output", "shape", "Parameters", "Fused", "with"
+        "Layer", "Output", "shape", "Parameters", "FLOP", "Output", "size", "Fused", "with"
     ]  # fmt: skip
     assert "?" in net.summary()
     lines = net.summary((4, 4, 2)).splitlines()
-    assert [line.split()[0] for line in lines[2:-2]] == ["0", "0.body.0", "0.body.1", "1"]
+    assert [line.split()[0] for line in lines[2:-3]] == ["0", "0.body.0", "0.body.1", "1"]
     assert lines[3].endswith("BatchNorm '0.body.1' (bias, statistics)  direct")
     assert lines[4].endswith("Residual '0' (sum, relu)")
-    assert lines[-1] == "Input shape: (4, 4, 2). Parameters: 10. Buffers: 5."
+    assert lines[-2] == "Input shape: (4, 4, 2). Parameters: 10, 40 B. Buffers: 5."
+    assert lines[-1] == "A sample: 256 FLOP, outputs of 512 B."
 
 
 def test_summary_shows_how_convolutions_are_computed() -> None:
@@ -192,7 +193,7 @@ def test_summary_shows_how_convolutions_are_computed() -> None:
     assert lines[0].split()[-1] == "Convolution"
     assert lines[2].endswith("direct")
     assert lines[3].endswith("Winograd")
-    assert lines[4].split()[-1] == "0"
+    assert lines[4].split()[-2:] == ["4.61", "kB"]
     transposed = nn.Sequential(
         nn.ConvTranspose2d(32, 16, 3, padding=1), nn.ConvTranspose2d(16, 8, 4, stride=2)
     )

@@ -237,6 +237,18 @@ def _log_softmax(operator: OpRun, x: Array) -> Array:
     return result
 
 
+class LRN(OpRun):
+    """Local response normalisation; the reference's takes the batch's axis for the channels'."""
+
+    op_domain = ""
+
+    def _run(self, x, alpha=None, beta=None, bias=None, size=None):  # type: ignore[no-untyped-def]
+        # Of an even size, ONNX has the one more channel behind, ours in front.
+        turned = np.ascontiguousarray(np.moveaxis(x, 1, -1)[..., ::-1])
+        y, _ = F.local_response_norm(turned, size, alpha, beta, bias)
+        return (np.moveaxis(y[..., ::-1], -1, 1),)
+
+
 class Erf(OpRun):
     """Error function; the reference's rounds to float32."""
 
@@ -369,6 +381,7 @@ OWN_OPERATORS: list[type[OpRun]] = [
     BatchNormalization,
     Softmax,
     LogSoftmax,
+    LRN,
     Erf,
     Resize,
     QuantizeLinear,

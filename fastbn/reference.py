@@ -790,6 +790,30 @@ def mish(x: ArrayLike) -> tuple[Array, Saved]:
 mish_backward = _sloped_backward
 
 
+def local_response_norm(
+    x: ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> tuple[Array, Saved]:
+    """Return x / (k + alpha / size * sum of x² over `size` channels) ** beta; x (..., C).
+
+    The window of channel c begins at c - size // 2; channels that there are not count as zeros.
+    """
+    x = _f64(x)
+    behind = (size - 1) // 2
+    c = np.arange(x.shape[-1])
+    apart = c[:, None] - c  # row: the channel of y, column: the one of x
+    inside = ((apart <= size // 2) & (apart >= -behind)).astype(float)  # (C, C)
+    s = k + alpha / size * (x * x) @ inside.T
+    return x * s**-beta, (x, s, inside, alpha / size, beta)
+
+
+def local_response_norm_backward(dy: ArrayLike, saved: Saved) -> Array:
+    """Return dx: what y's own x does, and what every window does that a channel is in."""
+    x, s, inside, scale, beta = saved
+    dy = _f64(dy)
+    dx: Array = dy * s**-beta - 2 * beta * scale * x * ((dy * x * s ** (-beta - 1)) @ inside)
+    return dx
+
+
 def prelu(x: ArrayLike, weight: ArrayLike) -> tuple[Array, Saved]:
     """Return x where x > 0, else weight x; weight (1,) or (C,)."""
     x, weight = _f64(x), _f64(weight)

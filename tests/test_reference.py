@@ -82,6 +82,8 @@ def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
             return f.adaptive_avg_pool2d(x, 1)[..., 0, 0]
         case "flatten":
             return torch.flatten(x, 1)
+        case "local_response_norm" if x.ndim == 2:  # PyTorch wants an axis behind the channels
+            return f.local_response_norm(x[:, :, None], **options)[..., 0]
         case "prelu":
             return f.prelu(x, leaves["weight"])
         case "softmax":
@@ -118,6 +120,7 @@ def torch_cross_entropy(logits: Any, options: dict[str, Any], torch: ModuleType)
 
 
 IMAGES = {"conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "global_avg_pool2d"}
+IMAGES |= {"local_response_norm"}
 
 
 # PyTorch says that an even kernel with padding="same" costs it a copy.

@@ -55,6 +55,8 @@ from fastbn.functional.loss import l1_loss as l1_loss
 from fastbn.functional.loss import l1_loss_backward as l1_loss_backward
 from fastbn.functional.loss import mse_loss as mse_loss
 from fastbn.functional.loss import mse_loss_backward as mse_loss_backward
+from fastbn.functional.lrn import local_response_norm as local_response_norm
+from fastbn.functional.lrn import local_response_norm_backward as local_response_norm_backward
 from fastbn.functional.moments import Moments as Moments
 from fastbn.functional.moments import batch_moments as batch_moments
 from fastbn.functional.moments import batch_moments_backward as batch_moments_backward

@@ -51,6 +51,7 @@ from fastbn.nn.loss import CrossEntropyLoss as CrossEntropyLoss
 from fastbn.nn.loss import HuberLoss as HuberLoss
 from fastbn.nn.loss import L1Loss as L1Loss
 from fastbn.nn.loss import MSELoss as MSELoss
+from fastbn.nn.lrn import LocalResponseNorm as LocalResponseNorm
 from fastbn.nn.module import Module as Module
 from fastbn.nn.norms import GroupNorm as GroupNorm
 from fastbn.nn.norms import InstanceNorm as InstanceNorm

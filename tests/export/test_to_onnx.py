@@ -131,6 +131,9 @@ NETWORKS = {
         nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), nn.Flatten()), nn.Linear(40, 3)), 0),
     "inception": ((8, 8, 2), lambda: models.inception((8, 8, 2), 4, width=2), 0),
     "resnet20": ((8, 8, 2), lambda: models.resnet20((8, 8, 2), 4, channels=(4, 6, 8)), 0),
+    "local-response": (IMAGE, lambda: nn.Sequential(
+        conv_bn(padding=1), nn.ReLU(), nn.LocalResponseNorm(3, 0.5), conv_bn(6, 5),
+        nn.LocalResponseNorm(5, 0.7, 0.6, 2.0), nn.Flatten(), nn.Linear(180, 3)), 0),
     "conv1d": ((9, 4), lambda: nn.Sequential(
         nn.Conv1d(4, 6, 3, 2, 1, groups=2), nn.BatchNorm(6), nn.ReLU(), nn.Conv1d(6, 2, 1),
         nn.Flatten(), nn.Linear(10, 3)), 0),
@@ -261,6 +264,16 @@ def test_arguments(tmp_path):
     with pytest.raises(TypeError, match="should be a Module"):
         to_onnx(lambda x: x, path, input_shape=(3,))
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [(IMAGE, 4, "no such window of an even size 4"), ((6, 3), 3, "LRN for images alone")],
+)
+def test_local_responses_that_onnx_has_not(shape, size, message, tmp_path):
+    net = nn.Sequential(nn.LocalResponseNorm(size))
+    with pytest.raises(ValueError, match=rf"LocalResponseNorm '0': ONNX (has )?{message}"):
+        to_onnx(net, tmp_path / "a.onnx", input_shape=shape)
 
 
 def test_own_forward_is_refused(tmp_path):

@@ -22,8 +22,11 @@ Array = NDArray[Any]
 
 CANDIDATES = re.compile(
     r"test_(basic_)?(batchnorm|conv|convtranspose|gemm|maxpool|averagepool|globalaveragepool"
-    r"|relu|leakyrelu|sigmoid|tanh|softmax|elu|selu|gelu|hardsigmoid|hardswish|softplus|mish|prelu|swish)(_|$)"
+    r"|relu|leakyrelu|sigmoid|tanh|softmax|elu|selu|gelu|hardsigmoid|hardswish|softplus|mish|prelu|swish|lrn)(_|$)"
 )
+
+
+LRN_DEFAULTS = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
 
 
 class LeftOut(Exception):  # noqa: N818 - it is a verdict, not an error
@@ -254,6 +257,12 @@ def prelu(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     return [F.prelu(x, slopes)[0]]
 
 
+def lrn(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
+    constants = [attributes.get(name, value) for name, value in LRN_DEFAULTS.items()]
+    y = F.local_response_norm(channels_last(inputs[0]), attributes["size"], *constants)[0]
+    return [channels_first(y, inputs[0])]
+
+
 def swish(inputs: list[Array], attributes: dict[str, Any]) -> list[Array]:
     alpha = attributes.get("alpha", 1.0)
     return [F.silu((alpha * inputs[0]).astype(np.float32))[0] / np.float32(alpha)]
@@ -289,6 +298,7 @@ RUN: dict[str, Callable[[list[Array], dict[str, Any]], list[Array]]] = {
     "HardSigmoid": hard_sigmoid,
     "HardSwish": lambda inputs, attributes: [F.hardswish(inputs[0])[0]],
     "PRelu": prelu,
+    "LRN": lrn,
     "Swish": swish,
     "Softplus": lambda inputs, attributes: [F.softplus(inputs[0])[0]],
     "Mish": lambda inputs, attributes: [F.mish(inputs[0])[0]],

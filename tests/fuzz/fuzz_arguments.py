@@ -262,6 +262,11 @@ def _prelu(c: Call) -> Made:
     return (x, c.array((1 if c.chance(0.3) else channels,))), {}
 
 
+def _local_response_norm(c: Call) -> Made:
+    constants = {"alpha": c.real(1e-4, 1.0), "beta": c.real(0.75, 0.5), "k": c.real(1.0, 2.0)}
+    return (*_any(c)[0], c.number(1, 2, 5, 9)), constants
+
+
 def _dropout(c: Call) -> Made:
     rng = np.random.default_rng(int(c.rng.integers(100)))
     return (*_any(c)[0], c.real(0.1, 0.5)), {"training": c.chance(0.8), "rng": rng}
@@ -312,6 +317,7 @@ OPERATIONS: dict[str, list[Callable[[Call], Made]]] = {
     "hardsigmoid": [_any],
     "hardswish": [_any],
     "mish": [_any],
+    "local_response_norm": [_local_response_norm],
     "prelu": [_prelu],
     "relu6": [_any],
     "selu": [_any],

@@ -149,6 +149,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Softplus": (lambda: nn.Softplus(2.0), (4, 5)),
     "Mish": (nn.Mish, (4, 5)),
     "Scale": (lambda: nn.Scale(-0.3), (4, 5)),
+    "LocalResponseNorm": (lambda: nn.LocalResponseNorm(3, 0.8), (2, 3, 2, 5)),
     "PReLU": (lambda: nn.PReLU(dtype=F64), (4, 5)),
     "PReLU, channels": (lambda: nn.PReLU(3, [0.1, 0.5, -0.2], dtype=F64), (4, 2, 2, 3)),
     "MaxPool2d": (lambda: nn.MaxPool2d(2), (2, 4, 6, 2)),

@@ -37,6 +37,16 @@ CASES: dict[str, tuple[Any, str, tuple[int, ...]]] = {
     "pixels": (lambda: nn.PixelShuffle(3), "PixelShuffle(3)", (2, 3, 18)),
     "channels": (lambda: nn.ChannelShuffle(3), "ChannelShuffle(3)", (2, 3, 12)),
     "softmax": (nn.Softmax, "Softmax(dim=1)", (2, 3, 5)),
+    "local response": (
+        lambda: nn.LocalResponseNorm(5, 0.5, k=2.0),
+        "LocalResponseNorm(5, 0.5, k=2.0)",
+        (4, 3, 19),
+    ),
+    "local response, even": (
+        lambda: nn.LocalResponseNorm(4, 0.5, 0.4),
+        "LocalResponseNorm(4, 0.5, 0.4)",
+        (4, 3, 19),
+    ),
     "conv1d": (
         lambda: nn.Conv1d(4, 6, 3, 2, 1, 2, 2, rng=0),
         "Conv1d(4, 6, 3, 2, 1, 2, 2)",

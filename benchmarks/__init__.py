@@ -1,4 +1,4 @@
-"""Benchmarks: ``fastbn bench kernels``, ``fastbn bench conv`` and ``fastbn bench train``.
+"""Benchmarks: ``fastbn bench kernels``, ``conv``, ``train``, ``model`` and others.
 
 Everything is measured side by side, in one run and in turns, so that what disturbs the machine
 disturbs all sides: against the machine's own limits (a copy, a triad, multiply-adds) and against

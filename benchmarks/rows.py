@@ -12,7 +12,7 @@ from typing import Any
 
 from fastbn.files import atomic
 
-PACKAGES = ("fastbn", "numpy", "torch", "tensorflow", "jax")
+PACKAGES = ("fastbn", "numpy", "onnxruntime", "torch", "tensorflow", "jax")
 
 
 @dataclass

@@ -13,8 +13,10 @@ from fastbn.bench.targets import Result, geometric_mean, loses, peer_ratios
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fastbn.bench.model import ModelRow
     from fastbn.bench.train import TrainRow
 
+NOISE = 0.97  # of a speed: less is a loss
 PEERS = {f"x_{name}": f"× {title}" for name, title in TITLES.items()}
 
 
@@ -182,6 +184,38 @@ def train_table(rows: Sequence[TrainRow], peaks: Mapping[int, float], isa: str) 
             digits(ratio),
             style=("red" if loses(row) else "bold") if ours else None,
         )
+    return table
+
+
+def model_table(rows: Sequence[ModelRow], machine: Mapping[str, Any]) -> Table:
+    """Table of the rows of ``fastbn bench model``: forms slower than the file as it is are red."""
+    from rich.table import Table
+
+    runtime = f"onnxruntime {machine['versions']['onnxruntime']}"
+    table = Table(title=f"latency · {runtime}, {describe(machine)}", title_justify="left")
+    table.add_column("file", overflow="fold")
+    table.add_column("form", no_wrap=True)
+    for name in ("input", "threads", "µs", "quartiles", "× as it is", "kB", "BatchNorms", "nodes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    previous = None
+    for row in rows:
+        first = previous is None or (previous.name, previous.threads) != (row.name, row.threads)
+        if first and previous is not None:
+            table.add_section()
+        table.add_row(
+            row.name if first else "",
+            row.op,
+            "×".join(map(str, row.shape)),
+            str(row.threads),
+            digits(row.us),
+            f"{digits(row.us_low)} – {digits(row.us_high)}",
+            digits(row.x_before),
+            digits(row.size / 1e3),
+            str(row.batch_norms),
+            str(row.nodes),
+            style="red" if row.x_before < NOISE else None,
+        )
+        previous = row
     return table
 
 

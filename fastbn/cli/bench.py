@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastbn.cli.watch import takes_memory
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from fastbn.bench.rows import Row
 
 bench_app = typer.Typer(help="Measure against the machine's limits, PyTorch, TensorFlow and JAX.")
 
@@ -75,12 +79,60 @@ def in_a_folder(path: Path | None) -> Path | None:
 
 
 @contextmanager
-def shown(show: Callable[[], None]) -> Iterator[None]:
-    """Show what was found, also if an error or the user ends the measurement."""
+def showing(
+    found: Sequence[Row],
+    threads: Sequence[int],
+    json_file: Path | None,
+    tables: Callable[[dict[str, Any]], Iterable[object]],
+) -> Iterator[Callable[[str], None]]:
+    """Show and write what is found in a ``with`` block, also if an error or the user ends it.
+
+    Parameters
+    ----------
+    found : sequence of Row
+        What the block adds rows to.
+    threads : sequence of int
+        What is said of the machine.
+    json_file : path or None
+        Where the rows are written.
+    tables : callable
+        Takes the description of the machine, returns what is printed.
+
+    Yields
+    ------
+    callable
+        Tells what is measured next: in a terminal one line that changes, in a log line by line.
+    """
+    from rich.console import Console
+
+    from fastbn.bench import rows
+
+    console = Console(stderr=True)
+    warn_if_busy(console)
+
+    def line_by_line(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     try:
-        yield
+        with console.status("") as status:
+            yield status.update if console.is_terminal else line_by_line
     finally:
-        show()
+        if found:
+            machine = rows.machine(threads)
+            if json_file is not None:
+                rows.write(json_file, machine, found)
+            output = printer()
+            for each in tables(machine):
+                output.print(each)
+
+
+def warn_of(left_out: Sequence[str]) -> None:
+    """Say what could not be measured, and why."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    for line in left_out:
+        console.print(f"warning: left out: {line}", style="yellow", markup=False, soft_wrap=True)
 
 
 JsonFile = Annotated[
@@ -141,8 +193,6 @@ def kernels(
     ] = None,
 ) -> int:
     """Batch normalisation, as multiples of the time of a copy."""
-    from rich.console import Console
-
     from fastbn.bench import cases, kernels, rows, sides, table, targets
     from fastbn.bench.peers import choose
     from fastbn.bench.shapes import shapes as shapes_of
@@ -153,25 +203,17 @@ def kernels(
     by_itself: sides.Alone = {}
     found: list[rows.Row] = []
 
-    def show() -> None:
-        if not found:
-            return
-        machine = rows.machine(counts)
-        output = printer()
-        output.print(table.kernels_table(found, machine))
-        output.print(table.results_table(targets.judge(found)))
+    def tables(machine: dict[str, Any]) -> Iterator[object]:
+        yield table.kernels_table(found, machine)
+        yield table.results_table(targets.judge(found))
         for peer, ratios in by_itself.items():
-            output.print(table.alone_line(peer, ratios))
-        if json_file is not None:
-            rows.write(json_file, machine, found)
+            yield table.alone_line(peer, ratios)
         if plot_file is not None:
             from fastbn.bench.plot import roofline
 
             roofline(found, plot_file, f"batch_norm + ReLU, {machine['isa']}")
 
-    console = Console(stderr=True)
-    warn_if_busy(console)
-    with shown(show), console.status("") as status:
+    with showing(found, counts, json_file, tables) as progress:
         kernels.run(
             kernels.cases(shapes_of(shapes), names(layouts), names(dtypes)),
             names(ops) if ops else every,
@@ -179,7 +221,7 @@ def kernels(
             peers=rivals,
             alone=by_itself if alone else None,
             rounds=rounds,
-            progress=status.update,
+            progress=progress,
             into=found,
         )
     return 0
@@ -206,8 +248,6 @@ def conv(
     json_file: JsonFile = None,
 ) -> int:
     """Channels-last convolutions: forward, dx, dweight, and a block with BatchNorm and ReLU."""
-    from rich.console import Console
-
     from fastbn.bench import conv as measuring
     from fastbn.bench import rows, table, targets
     from fastbn.bench.peers import choose
@@ -215,26 +255,18 @@ def conv(
     counts = thread_counts(threads)
     found: list[rows.Row] = []
 
-    def show() -> None:
-        if not found:
-            return
-        machine = rows.machine(counts)
-        output = printer()
-        output.print(table.conv_table(found, machine))
-        output.print(table.results_table(targets.held_against(targets.CONV_TARGETS, found)))
-        if json_file is not None:
-            rows.write(json_file, machine, found)
+    def tables(machine: dict[str, Any]) -> Iterator[object]:
+        yield table.conv_table(found, machine)
+        yield table.results_table(targets.held_against(targets.CONV_TARGETS, found))
 
-    console = Console(stderr=True)
-    warn_if_busy(console)
-    with shown(show), console.status("") as status:
+    with showing(found, counts, json_file, tables) as progress:
         measuring.run(
             measuring.choose(names(cases)),
             names(ops),
             counts,
             peers=choose(names(peers)),
             rounds=rounds,
-            progress=status.update,
+            progress=progress,
             into=found,
         )
     return 0
@@ -269,49 +301,80 @@ def train(
     json_file: JsonFile = None,
 ) -> int:
     """Training steps, against the best variant of every peer."""
-    from rich.console import Console
-
-    from fastbn.bench import networks, rows, table, train_targets
+    from fastbn.bench import networks, table, train_targets
     from fastbn.bench import train as measuring
     from fastbn.bench.peers import choose
 
     counts = thread_counts(threads)
     wanted = networks.choose(names(network))
-    console = Console(stderr=True)
     found = measuring.Found()
 
-    def line_by_line(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
-    def show() -> None:
-        for line in found.left_out:
-            console.print(
-                f"warning: left out: {line}", style="yellow", markup=False, soft_wrap=True
-            )
-        if not found.rows:
-            return
-        machine = rows.machine(counts)
-        output = printer()
-        output.print(table.train_table(found.rows, found.peak_gflops, machine["isa"]))
-        output.print(table.results_table(train_targets.judge(found.rows)))
+    def tables(machine: dict[str, Any]) -> Iterator[object]:
+        yield table.train_table(found.rows, found.peak_gflops, machine["isa"])
+        yield table.results_table(train_targets.judge(found.rows))
         for title, operations in found.profiles.items():
-            output.print(table.profile_table(title, operations))
-        if json_file is not None:
-            rows.write(json_file, machine, found.rows)
+            yield table.profile_table(title, operations)
 
-    warn_if_busy(console)
-    with shown(show), console.status("") as status:
-        measuring.run(
-            wanted,
-            counts,
-            batch=batch,
-            peers=choose(names(peers)),
-            part=variants,
-            rounds=rounds,
-            profile=profile,
-            progress=status.update if console.is_terminal else line_by_line,
-            into=found,
-        )
+    try:
+        with showing(found.rows, counts, json_file, tables) as progress:
+            measuring.run(
+                wanted,
+                counts,
+                batch=batch,
+                peers=choose(names(peers)),
+                part=variants,
+                rounds=rounds,
+                profile=profile,
+                progress=progress,
+                into=found,
+            )
+    finally:
+        warn_of(found.left_out)
+    return 0
+
+
+@bench_app.command()
+@takes_memory
+def model(
+    files: Annotated[list[Path], typer.Argument(metavar="MODEL.onnx...", help="ONNX files.")],
+    *,
+    batch: Annotated[
+        int, typer.Option(help="Samples in a call, where a file leaves it free.", min=1)
+    ] = 1,
+    free: Annotated[
+        int, typer.Option(help="All other sizes that a file leaves free: height, width.", min=1)
+    ] = 224,
+    threads: Annotated[
+        str | None, typer.Option(help="Thread counts, for example 1,2. Default: 1 and all.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, in which every model is timed once.", min=1)
+    ] = 15,
+    json_file: JsonFile = None,
+) -> int:
+    """Latency of ONNX files in onnxruntime: as they are, folded, and quantised to int8."""
+    from fastbn.bench import model as measuring
+    from fastbn.bench import table
+
+    counts = thread_counts(threads)
+    found = measuring.Found()
+
+    def tables(machine: dict[str, Any]) -> Iterator[object]:
+        yield table.model_table(found.rows, machine)
+
+    try:
+        with showing(found.rows, counts, json_file, tables) as progress:
+            measuring.run(
+                files,
+                batch=batch,
+                free=free,
+                threads=counts,
+                rounds=rounds,
+                progress=progress,
+                into=found,
+            )
+    finally:
+        warn_of(found.left_out)
     return 0
 
 

@@ -84,11 +84,11 @@ class AdaptiveAvgPool2d(Module):
 
     def own_flops(self, input_shape: Shape) -> int:
         """Return one for every number of every window."""
-        counts = (
+        rows, columns = (
             sum(part.stop - part.start for part in _parts(size, count))
             for size, count in zip(input_shape[:2], self.output_size, strict=True)
         )
-        return math.prod(counts) * input_shape[2]
+        return int(rows * columns) * input_shape[2]
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add GlobalAveragePool, AveragePool where all windows are alike, or two products."""

@@ -187,7 +187,7 @@ def train_table(rows: Sequence[TrainRow], peaks: Mapping[int, float], isa: str) 
     return table
 
 
-def model_table(rows: Sequence[ModelRow], machine: Mapping[str, Any]) -> Table:
+def model_table(rows: Sequence[ModelRow], machine: dict[str, Any]) -> Table:
     """Table of the rows of ``fastbn bench model``: forms slower than the file as it is are red."""
     from rich.table import Table
 

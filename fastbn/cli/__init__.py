@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli import bench, data, demo, export, info, onnx, predict, train, watch
+from fastbn.cli import bench, data, demo, export, info, onnx, predict, reproduce, train, watch
 from fastbn.cli.errors import INTERRUPTED, exit_code, one_line
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ for command in (
     export.export,
     onnx.fold,
     onnx.validate,
+    reproduce.reproduce,
     info.info,
 ):
     app.command()(command)

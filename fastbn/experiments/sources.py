@@ -1,0 +1,9 @@
+"""The texts whose claims are looked at, as the pages name them."""
+
+from __future__ import annotations
+
+PAPER = "Ioffe & Szegedy 2015"
+TUTORIAL_A = "tutorial A (TensorFlow, 5-layer CNN)"
+TUTORIAL_B = "tutorial B (7 × 30 regression)"
+TUTORIAL_C = "tutorial C (dropout and BN)"
+TUTORIAL_D = "tutorial D (Keras, PyTorch MLP)"

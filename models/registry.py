@@ -12,7 +12,13 @@ from fastbn.nn import Module
 P = ParamSpec("P")
 M = TypeVar("M", bound=Module)
 
+Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, of pixels in [0, 1]
+
 _factories: dict[str, Callable[..., Module]] = {}
+_published: dict[str, Pixels] = {}
+
+# What torchvision's weights expect of pixels.
+IMAGENET: Pixels = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # Arguments of a factory that say how the weights begin, not what the network is.
 _NOT_ARCHITECTURE = ("rng",)
@@ -49,6 +55,34 @@ def register(factory: Callable[P, M]) -> Callable[P, M]:
 
     _factories[name] = build_and_remember
     return build_and_remember
+
+
+def published(pixels: Pixels) -> Callable[[Callable[P, M]], Callable[P, M]]:
+    """Return what registers a factory whose keys are those of weights that PyTorch users publish.
+
+    Parameters
+    ----------
+    pixels : (mean, std)
+        What such weights expect: (x - mean) / std of pixels in [0, 1].
+    """
+
+    def decorate(factory: Callable[P, M]) -> Callable[P, M]:
+        _published[factory.__name__] = pixels
+        return register(factory)
+
+    return decorate
+
+
+def pixels_of(name: str | None) -> Pixels | None:
+    """Return (mean, std) of the pixels that a model's published weights expect; None without any.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> models.pixels_of("efficientnet_lite0")[0][0]  # 127 / 255
+    0.4980392156862745
+    """
+    return None if name is None else _published.get(name)
 
 
 def names() -> list[str]:

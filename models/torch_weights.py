@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn.files import require_file
+from fastbn.models.registry import pixels_of
 from fastbn.nn import Flatten, Module
 from fastbn.nn.order import flattened
 
@@ -47,7 +48,8 @@ def load_torch(
         with ``weights_only=True`` where torch is installed.
     layout : {"NCHW", "NHWC"}, optional
         The order in which the file's network read an image at a Flatten: "NCHW" for PyTorch's own
-        channels-first images, "NHWC" where it was channels-last. Only asked for where it matters.
+        channels-first images, "NHWC" where it was channels-last. Only asked for where it matters,
+        and not for networks of this package that others publish weights of.
     strict : bool, default True
         False passes over missing and unexpected names.
 
@@ -83,7 +85,8 @@ def load_torch(
     values = _plain_names(values)
     if layout is None:
         layout = "NHWC" if own else "NCHW"
-        if not own and (flatten := _flatten_of_images(net)) is not None:
+        known = own or pixels_of((net.factory or (None,))[0]) is not None
+        if not known and (flatten := _flatten_of_images(net)) is not None:
             raise ValueError(
                 f"{file}: behind {flatten} the order of the features depends on the layout of the "
                 "images: say layout='NCHW' for a network of PyTorch's channels-first images, "

@@ -6,31 +6,43 @@ from typing import Any
 
 import numpy as np
 import pytest
+from zoo import LEAST, answers, small, takes
 
 from fastbn import models, nn
 
 
 @pytest.mark.parametrize("name", models.names())
-@pytest.mark.parametrize(("shape", "classes"), [((8, 8, 1), 10), ((32, 32, 3), 7), ((9, 12, 2), 2)])
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((8, 8, 1), 10), ((32, 32, 3), 7), ((9, 12, 2), 2), ((45, 33, 1), 3)]
+)
 def test_every_model_takes_images(name: str, shape: tuple[int, ...], classes: int) -> None:
-    net = models.build(name, input_shape=shape, classes=classes, rng=0)
+    if not takes(name, shape):
+        with pytest.raises(
+            ValueError, match=rf"{name}: input_shape .* at least {LEAST[name]}, got"
+        ):
+            small(name, shape, classes)
+        return
+    net = small(name, shape, classes, rng=0)
     assert net.input_shape == shape
-    assert net.output_shape(shape) == (classes,)
+    assert net.output_shape(shape) == answers(name, shape, classes)
     x = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
     y = net(x)
-    assert y.shape == (2, classes)
+    assert y.shape == (2, *answers(name, shape, classes))
     net.backward(np.ones_like(y))
     assert all((p.grad is not None) == p.requires_grad for p in net.parameters())
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_seeds_and_dtypes(name: str) -> None:
-    state = models.build(name, rng=5).state_dict()
-    for key, value in models.build(name, rng=5, dtype="float64").state_dict().items():
+    def build(**options: Any) -> dict[str, Any]:
+        return small(name, (32, 32, 1), 10, **options).state_dict()
+
+    state = build(rng=5)
+    for key, value in build(rng=5, dtype="float64").items():
         np.testing.assert_array_equal(value.astype(state[key].dtype), state[key])
     # filters that begin as the identity are nobody's draw
     weights = [key for key, value in state.items() if value.ndim > 1 and len(np.unique(value)) > 2]
-    other = models.build(name, rng=6).state_dict()
+    other = build(rng=6)
     assert all((other[key] != state[key]).any() for key in weights)
 
 

@@ -65,7 +65,7 @@ class Slice(Module):
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Slice along the channels."""
-        bounds = {"starts": [self.start], "ends": [self.stop], "axes": [1]}
+        bounds: dict[str, Any] = {"starts": [self.start], "ends": [self.stop], "axes": [1]}
         if build.opset < 10:
             value = build.node("Slice", [flow.value], **bounds)
         else:

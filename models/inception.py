@@ -1,6 +1,8 @@
-"""A network of inception blocks with batch normalisation, for small images."""
+"""A network of inception blocks, with batch normalisation or without, for small images."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -9,35 +11,40 @@ from fastbn import nn
 from fastbn.models.registry import register
 from fastbn.nn.init import Rng, generator
 
-
-def convolved(
-    seen: int,
-    count: int,
-    size: int,
-    stride: int = 1,
-    *,
-    rng: np.random.Generator,
-    dtype: DTypeLike,
-) -> list[nn.Module]:
-    """Return a convolution that keeps the image's size (up to its stride), BatchNorm, ReLU."""
-    return [
-        nn.Conv2d(seen, count, size, stride, size // 2, bias=False, rng=rng, dtype=dtype),
-        nn.BatchNorm(count, dtype=dtype),
-        nn.ReLU(),
-    ]
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
-def block(
-    seen: int, width: int, *, pool: nn.Module, rng: np.random.Generator, dtype: DTypeLike
-) -> nn.Concat:
+@dataclass(frozen=True)
+class Kind:
+    """What stands behind every convolution, and where weights come from."""
+
+    norm: bool
+    activation: str
+    rng: np.random.Generator
+    dtype: DTypeLike
+
+    def convolved(self, seen: int, count: int, size: int, stride: int = 1) -> list[nn.Module]:
+        """Return a convolution that keeps the image's size (up to its stride), and what follows."""
+        conv = nn.Conv2d(
+            seen,
+            count,
+            size,
+            stride,
+            size // 2,
+            bias=not self.norm,
+            rng=self.rng,
+            dtype=self.dtype,
+        )
+        norm = [nn.BatchNorm(count, dtype=self.dtype)] if self.norm else []
+        return [conv, *norm, ACTIVATIONS[self.activation]()]
+
+
+def block(seen: int, width: int, pool: nn.Module, kind: Kind) -> nn.Concat:
     """Return the branches 1×1, 3×3, double 3×3 and pool, of `width` channels and 2·width.
 
     The figure of the paper: a 1×1 convolution in front of every 3×3 one, and behind the pool.
     """
-
-    def conv(inputs: int, count: int, size: int) -> list[nn.Module]:
-        return convolved(inputs, count, size, rng=rng, dtype=dtype)
-
+    conv = kind.convolved
     return nn.Concat(
         nn.Sequential(*conv(seen, width, 1)),
         nn.Sequential(*conv(seen, width, 1), *conv(width, 2 * width, 3)),
@@ -48,12 +55,9 @@ def block(
     )
 
 
-def reduction(seen: int, width: int, *, rng: np.random.Generator, dtype: DTypeLike) -> nn.Concat:
+def reduction(seen: int, width: int, kind: Kind) -> nn.Concat:
     """Return the branches that halve the image: 3×3, double 3×3, and the pool by itself."""
-
-    def conv(inputs: int, count: int, size: int, stride: int = 1) -> list[nn.Module]:
-        return convolved(inputs, count, size, stride, rng=rng, dtype=dtype)
-
+    conv = kind.convolved
     return nn.Concat(
         nn.Sequential(*conv(seen, width, 1), *conv(width, 2 * width, 3, 2)),
         nn.Sequential(
@@ -70,13 +74,19 @@ def inception(
     *,
     width: int = 16,
     stages: int = 3,
+    norm: bool = True,
+    activation: str = "relu",
+    local_response: bool = False,
+    dropout: float = 0.0,
     dtype: DTypeLike = "float32",
     rng: Rng = None,
 ) -> nn.Sequential:
     """Return a network of inception blocks: two in a stage, a reduction between two stages.
 
-    Ioffe & Szegedy, "Batch Normalization" (2015), appendix, for images of 28×28: the stem is one
-    3×3 convolution; the blocks are those of its figure 5, with average pools but for the last one.
+    Ioffe & Szegedy, "Batch Normalization" (2015), appendix, for images of 28×28 or 32×32: the stem
+    is one 3×3 convolution; the blocks are those of its figure 5, with average pools but for the
+    last one. ``norm=False, local_response=True, dropout=0.4`` is the network without batch
+    normalisation that the paper compares it with (Szegedy et al. 2014), in the same form.
 
     Parameters
     ----------
@@ -88,6 +98,14 @@ def inception(
         Channels of a 1×1 branch in the first stage; doubled from stage to stage.
     stages : int
         Number of stages.
+    norm : bool
+        Whether there is a BatchNorm behind every convolution; else that has a bias.
+    activation : {"relu", "sigmoid"}
+        Behind it.
+    local_response : bool
+        Whether there is a LocalResponseNorm behind the stem and behind the first stage.
+    dropout : float
+        Share of the features in front of the last layer that training drops.
     dtype : data-type
         float32 or float64.
     rng : numpy.random.Generator or int, optional
@@ -100,7 +118,8 @@ def inception(
     Raises
     ------
     ValueError
-        If `input_shape` is not that of an image, or of a too small one.
+        If `input_shape` is not that of an image, or of a too small one, or there is no such
+        activation.
 
     Examples
     --------
@@ -116,18 +135,27 @@ def inception(
             f"inception: input_shape should be (H, W, C) with H and W at least {least}, "
             f"got {tuple(input_shape)}"
         )
-    rng = generator(rng)
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"inception: activation should be {' or '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+    kind = Kind(norm, activation, generator(rng), dtype)
     seen = 2 * width
-    layers = convolved(input_shape[-1], seen, 3, rng=rng, dtype=dtype)
+    layers = kind.convolved(input_shape[-1], seen, 3)
     for stage in range(stages):
+        if local_response and stage < 2:
+            layers.append(nn.LocalResponseNorm(5))
         if stage > 0:
-            layers.append(reduction(seen, width, rng=rng, dtype=dtype))
+            layers.append(reduction(seen, width, kind))
             seen += 4 * width
             width *= 2
         for number in range(2):
             last = stage == stages - 1 and number == 1
             pool: nn.Module = nn.MaxPool2d(3, 1, 1) if last else nn.AvgPool2d(3, 1, 1)
-            layers.append(block(seen, width, pool=pool, rng=rng, dtype=dtype))
+            layers.append(block(seen, width, pool, kind))
             seen = 6 * width
-    layers += [nn.GlobalAvgPool2d(), nn.Linear(seen, classes, rng=rng, dtype=dtype)]
+    layers.append(nn.GlobalAvgPool2d())
+    if dropout > 0.0:
+        layers.append(nn.Dropout(dropout))
+    layers.append(nn.Linear(seen, classes, rng=kind.rng, dtype=dtype))
     return nn.Sequential(*layers).build(input_shape)

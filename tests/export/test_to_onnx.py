@@ -130,6 +130,9 @@ NETWORKS = {
     "concat-of-flattens": ((4, 3, 3), lambda: nn.Sequential(nn.Concat(
         nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), nn.Flatten()), nn.Linear(40, 3)), 0),
     "inception": ((8, 8, 2), lambda: models.inception((8, 8, 2), 4, width=2), 0),
+    "inception-sigmoid": ((4, 4, 2), lambda: models.inception(
+        (4, 4, 2), 4, width=2, stages=2, activation="sigmoid", local_response=True,
+        dropout=0.4), 0),
     "resnet20": ((8, 8, 2), lambda: models.resnet20((8, 8, 2), 4, channels=(4, 6, 8)), 0),
     "local-response": (IMAGE, lambda: nn.Sequential(
         conv_bn(padding=1), nn.ReLU(), nn.LocalResponseNorm(3, 0.5), conv_bn(6, 5),

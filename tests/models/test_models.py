@@ -102,6 +102,20 @@ def test_inception_is_made_of_branches() -> None:
         models.inception((3, 8, 1))
 
 
+def test_inception_without_batch_normalisation(rng: np.random.Generator) -> None:
+    net = models.inception(
+        (8, 8, 3), 4, width=2, norm=False, local_response=True, dropout=0.4, activation="sigmoid"
+    )
+    kinds = [type(module) for module in net.modules()]
+    assert nn.BatchNorm not in kinds
+    assert nn.ReLU not in kinds
+    assert kinds.count(nn.Sigmoid) == kinds.count(nn.Conv2d) == 1 + 6 * 7 + 2 * 5
+    assert [type(net[i]) for i in (2, 5, -2)] == [nn.LocalResponseNorm] * 2 + [nn.Dropout]
+    assert all(conv.bias is not None for conv in net.modules() if isinstance(conv, nn.Conv2d))
+    with pytest.raises(ValueError, match="activation should be relu or sigmoid, got 'tanh'"):
+        models.inception(activation="tanh")
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -63,19 +63,28 @@ def style(name: str, names: Sequence[str] = ()) -> Style:
     return OTHERS[others.index(name) % len(OTHERS)]
 
 
-def figure(title: str, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Array]:
+def figure(
+    title: str,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    panel: tuple[float, float] = PANEL,
+    **options: Any,
+) -> tuple[Figure, Array]:
     """Return a figure with a title and an array ``(rows, columns)`` of axes.
 
     Parameters
     ----------
     title : str
     rows, columns : int
+    panel : (float, float)
+        Width and height of each, in inches.
     **options
         Of matplotlib's `Figure.subplots`: ``sharey=True``, say.
     """
     from matplotlib.figure import Figure
 
-    width, height = PANEL
+    width, height = panel
     drawn = Figure(figsize=(columns * width, rows * height + 0.3), layout="constrained")
     drawn.suptitle(title, fontsize=13)
     axes = drawn.subplots(rows, columns, squeeze=False, **options)

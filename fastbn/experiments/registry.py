@@ -7,7 +7,10 @@ from importlib import import_module
 from fastbn.experiments.experiment import Experiment
 
 # In the order of the index page; the file of each has its name, with underscores.
-NAMES = ("vanishing-gradient",)
+NAMES = (
+    "deep-regression",
+    "vanishing-gradient",
+)
 
 
 def get(name: str) -> Experiment:

@@ -20,6 +20,7 @@ from fastbn.kernels.runtime import set_num_threads as set_num_threads
 
 if TYPE_CHECKING:
     from fastbn import data as data
+    from fastbn import distributed as distributed
     from fastbn import export as export
     from fastbn import functional as functional
     from fastbn import models as models
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
     from fastbn import reference as reference
     from fastbn import train as train
 
-_SUBMODULES = ("data", "export", "functional", "models", "nn", "optim", "reference", "train")
+_SUBMODULES = (
+    "data",
+    "distributed",
+    "export",
+    "functional",
+    "models",
+    "nn",
+    "optim",
+    "reference",
+    "train",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -54,6 +54,17 @@ def keyed(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
+def shard_of(rows: int, rank: int, size: int) -> slice:
+    """Return the part of so many rows that is a rank's: neighbours, as even as can be.
+
+    Examples
+    --------
+    >>> [shard_of(10, rank, 4) for rank in range(4)]
+    [slice(0, 2, None), slice(2, 5, None), slice(5, 7, None), slice(7, 10, None)]
+    """
+    return slice(rows * rank // size, rows * (rank + 1) // size)
+
+
 class Batches:
     """Samples and labels in mini-batches, every epoch in a new order.
 
@@ -82,6 +93,9 @@ class Batches:
 
     Attributes
     ----------
+    shard : (int, int) or None
+        Number and count of the ranks that share each batch, of which this one gives its part: the
+        order of all is that of one process. See `fastbn.distributed`.
     seed : int
         Together with the numbers of epoch and step it is the whole state: a checkpoint keeps the
         three, and of batches with that `seed`, ``epoch(number, start=step)`` goes on.
@@ -134,6 +148,7 @@ class Batches:
         self.drop_last = drop_last
         self.augment = augment
         self.prefetch = getattr(x, "on_disk", False) if prefetch is None else prefetch
+        self.shard: tuple[int, int] | None = None
         self.seed = seed_of(rng)
         self._walks = 0
 
@@ -174,14 +189,20 @@ class Batches:
         order = keyed(self.seed, number).permutation(len(self.x)) if self.shuffle else None
         located = getattr(self.augment, "located", False)
         for step in range(start, len(self)):
-            cut = slice(step * self.batch_size, min((step + 1) * self.batch_size, len(self.x)))
+            first = step * self.batch_size
+            cut = slice(first, min(first + self.batch_size, len(self.x)))
+            key: tuple[int, ...] = (number, step)
+            if self.shard is not None:
+                own = shard_of(cut.stop - first, *self.shard)
+                cut = slice(first + own.start, first + own.stop)
+                key = (*key, self.shard[0]) if self.shard[0] else key
             index = cut if order is None else order[cut]
             x = read(self.x, index)
             if self.augment is not None:
                 if order is None and not isinstance(self.x, Rows):
                     x = x.copy()
                 at = (self._where(number, cut, order),) if located else ()
-                x = self.augment(x, keyed(self.seed, number, step), *at)
+                x = self.augment(x, keyed(self.seed, *key), *at)
             others = (self.y,) if self.weight is None else (self.y, self.weight)
             yield (x, *(read(other, index) for other in others))
 

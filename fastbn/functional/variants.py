@@ -44,7 +44,7 @@ def parts_of(rows: int, size: int) -> list[slice]:
     >>> parts_of(9, 4)
     [slice(0, 4, None), slice(4, 9, None)]
     """
-    starts = list(range(0, rows, size))
+    starts = list(range(0, rows, size)) or [0]
     if len(starts) > 1 and rows - starts[-1] == 1:
         starts.pop()
     ends = [*starts[1:], rows]

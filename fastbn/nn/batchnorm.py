@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.functional import masks, variants
+from fastbn.functional.synced import (
+    Gather,
+    SyncedSaved,
+    synced_batch_norm,
+    synced_batch_norm_backward,
+)
 from fastbn.nn import init, state
 from fastbn.nn.module import Module, Shape
 from fastbn.nn.onnx import Builder, Flow
@@ -19,6 +25,13 @@ from fastbn.nn.run import here
 
 Array = NDArray[Any]
 Limit = float | Callable[[int], float]
+
+
+class Across(NamedTuple):
+    """Other processes that have rows of the batch; see `fastbn.nn.across`."""
+
+    gather: Gather
+    ghost: bool  # whether only the running statistics are shared
 
 
 class BatchNorm(Module):
@@ -58,6 +71,8 @@ class BatchNorm(Module):
     num_batches_tracked : ndarray of int64 or None, shape ()
     frozen : bool
         Set by `freeze`.
+    across : Across or None
+        The other processes, while several train this network.
 
     Examples
     --------
@@ -73,6 +88,8 @@ class BatchNorm(Module):
     flops_per_value = 2  # scale and shift
     saves_output = False
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+    transient = (*Module.transient, "across")
+    across: Across | None = None
 
     def __init__(
         self,
@@ -142,6 +159,8 @@ class BatchNorm(Module):
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the normalised x."""
         batch = self.uses_batch_statistics
+        if batch and self.across is not None and self.ghost_size is None:
+            return self.synced(x, out=self._pool.take(x.shape, x.dtype))
         if batch and not self.is_plain:
             if here.run.mask is not None:
                 raise ValueError(f"{self.where}: a mask goes with no ghost_size and no renorm")
@@ -158,6 +177,25 @@ class BatchNorm(Module):
             num_batches_tracked=self.num_batches_tracked if batch else None,
             mask=None if here.run.mask is None else self.checked_mask(x),
             out=self._pool.take(x.shape, x.dtype),
+        )
+
+    def synced(self, x: Array, **options: Any) -> tuple[Array, SyncedSaved]:
+        """Normalise by statistics that other processes share; options as of the operation."""
+        assert self.across is not None
+        return synced_batch_norm(
+            x,
+            None if self.weight is None else self.weight.data,
+            None if self.bias is None else self.bias.data,
+            self.running_mean,
+            self.running_var,
+            gather=self.across.gather,
+            ghost=self.across.ghost,
+            momentum=self.momentum,
+            eps=self.eps,
+            num_batches_tracked=self.num_batches_tracked,
+            renorm=None if self.renorm is None else self._limits(),
+            mask=None if here.run.mask is None else self.checked_mask(x),
+            **options,
         )
 
     def checked_mask(self, x: Array) -> NDArray[np.bool_]:
@@ -190,13 +228,19 @@ class BatchNorm(Module):
             )
         assert mean is not None
         assert var is not None
+        r_max, d_max = self._limits()
+        return variants.batch_renorm(x, weight, bias, mean, var, r_max=r_max, d_max=d_max, **common)
+
+    def _limits(self) -> tuple[float, float]:
+        """Return r_max and d_max of this step."""
+        assert self.renorm is not None
         step = int(self.num_batches_tracked)  # type: ignore[arg-type]
         r_max, d_max = (float(v(step) if callable(v) else v) for v in self.renorm)
         if not (r_max >= 1.0 and d_max >= 0.0):
             raise ValueError(
                 f"{self.where}: renorm should have r_max >= 1 and d_max >= 0, got {r_max}, {d_max}"
             )
-        return variants.batch_renorm(x, weight, bias, mean, var, r_max=r_max, d_max=d_max, **common)
+        return r_max, d_max
 
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
@@ -205,7 +249,10 @@ class BatchNorm(Module):
         weight, bias = self.weight, self.bias
         dweight = None if weight is None else weight.grad_out
         dbias = None if bias is None else bias.grad_out
-        dx, dweight, dbias = F.batch_norm_backward(
+        backward: Any = F.batch_norm_backward
+        if isinstance(saved, SyncedSaved):
+            backward = synced_batch_norm_backward
+        dx, dweight, dbias = backward(
             dy,
             saved,
             need_dx=need_dx,
@@ -242,6 +289,8 @@ class BatchNorm(Module):
 
     def check_batch(self, shape: Shape) -> None:
         """Raise ValueError where the batch has no variance: fewer than two values per channel."""
+        if self.across is not None and not self.across.ghost and self.ghost_size is None:
+            return  # the others have more rows; it is looked at when their number is known
         parts = variants.parts_of(shape[0], self.ghost_size or max(1, shape[0]))
         smallest = min((part.stop - part.start for part in parts), default=0)
         if self.uses_batch_statistics and smallest * int(np.prod(shape[1:-1])) < 2:

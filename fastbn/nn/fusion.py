@@ -22,6 +22,7 @@ from typing import Any, TypeGuard
 from numpy.typing import NDArray
 
 from fastbn import functional as F
+from fastbn.functional.synced import SyncedSaved, synced_batch_norm_backward
 from fastbn.nn.activation import LeakyReLU, ReLU
 from fastbn.nn.batchnorm import BatchNorm
 from fastbn.nn.calls import plain_backward
@@ -93,14 +94,25 @@ class Normalised:
                     weighted.weight.data,
                     bias,
                     **weighted.arguments,
-                    moments=batch and here.run.mask is None,
+                    moments=batch and here.run.mask is None and shape[0] > 0,
                     out=take(weighted.batch_shape(shape), x.dtype),
                 )
-                moments = saved.moments if here.run.mask is None else None
+                moments = saved.moments if here.run.mask is None and shape[0] > 0 else None
             else:
                 out = take((*shape[:-1], weighted.out_features), x.dtype)
                 x, saved = F.linear(x, weighted.weight.data, bias, out=out)
             product = saved, shape, left_out is not None
+        if batch and norm.across is not None:
+            y, of_all = norm.synced(
+                x,
+                activation=self.kind,
+                negative_slope=self.slope,
+                residual=residual,
+                left_out_bias=left_out,
+                moments=moments,
+                out=take(x.shape, x.dtype),
+            )
+            return y, [product, of_all]
         y, normal = F.batch_norm(
             x,
             None if norm.weight is None else norm.weight.data,
@@ -141,7 +153,10 @@ class Normalised:
             or (weighted.bias is not None and weighted.bias.grad_out is not None)
         )
         need_dz = need_dx or in_front
-        dx, dweight, dbias, *dresidual = F.batch_norm_backward(
+        backward: Any = F.batch_norm_backward
+        if isinstance(normal, SyncedSaved):
+            backward = synced_batch_norm_backward
+        dx, dweight, dbias, *dresidual = backward(
             dy,
             normal,
             need_dx=need_dz,

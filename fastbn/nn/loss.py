@@ -77,6 +77,10 @@ class Loss:
         """Return the loss alone."""
         return self.forward(pred, target, sample_weight)[0]
 
+    def count(self, target: Array, sample_weight: ArrayLike | None = None) -> float:
+        """Return what a mean over these rows is divided by: what they weigh."""
+        return float(len(target) if sample_weight is None else np.sum(sample_weight))
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_pool"}
 
@@ -146,6 +150,16 @@ class CrossEntropyLoss(Loss):
     def backward(self, saved: Any, out: Array) -> Array:
         """Return dlogits."""
         return F.cross_entropy_backward(1.0, saved, out=out)
+
+    def count(self, target: Array, sample_weight: ArrayLike | None = None) -> float:
+        """Return what a mean over these rows is divided by: rows without a label count nothing."""
+        if target.ndim > 1:
+            return super().count(target, sample_weight)
+        counted = target != self.ignore_index
+        weights = np.ones(len(target)) if sample_weight is None else np.asarray(sample_weight)
+        if self.weight is not None:
+            weights = weights * self.weight[np.where(counted, target, 0)]
+        return float(weights[counted].sum())
 
     def correct(self, pred: Array, target: Array) -> int:
         """Return the number of rows whose largest logit is that of the label."""

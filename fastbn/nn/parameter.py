@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Parameter:
         "_storage",
         "_sum",
         "_sum_memory",
+        "_written",
         "grad_memory",
         "grad_out",
     )
@@ -74,6 +76,7 @@ class Parameter:
         if sorted(self._order) != list(range(values.ndim)):
             raise ValueError(f"Parameter: order {order} does not name the axes of {values.shape}")
         self._requires_grad = True
+        self._written: Callable[[Parameter], None] | None = None
         self._place(values, values.dtype)
 
     def _place(self, values: Array, dtype: np.dtype[Any]) -> None:
@@ -118,6 +121,8 @@ class Parameter:
                 self.grad_out[...] = self._matching(values, "grad")
                 values = self.grad_out
         self._grad = values
+        if self._written is not None and values is not None and self._sum is None:
+            self._written(self)
 
     def _matching(self, values: ArrayLike, what: str) -> Array:
         array = np.asarray(values)
@@ -146,6 +151,28 @@ class Parameter:
         """Set the gradient to zeros."""
         self.grad_memory.fill(0)
         self.grad = self.grad_memory
+
+    def place_grad(self, memory: Array | None, written: Callable[[Parameter], None] | None) -> None:
+        """Let backwards write the gradient elsewhere, and say so.
+
+        Parameters
+        ----------
+        memory : ndarray or None
+            Flat, of `size` values, in the order of `storage`; a gradient that is there moves along.
+            None leaves it where it is.
+        written : callable or None
+            Called with this parameter whenever it has got a gradient.
+        """
+        self._written = written
+        if memory is None:
+            return
+        stored = memory.reshape([self.shape[axis] for axis in self._order])
+        shown = stored.transpose([self._order.index(axis) for axis in range(len(self.shape))])
+        if self._grad is not None:
+            shown[...] = self._grad
+            self._grad = shown
+        self.grad_memory = shown
+        self.grad_out = shown if self._requires_grad else None
 
     def begin_adding(self) -> bool:
         """Let a backward write elsewhere, if there is a gradient to add to; return whether."""
@@ -201,6 +228,7 @@ class Parameter:
 
     def __setstate__(self, state: tuple[Array, tuple[int, ...], Array | None, bool]) -> None:
         data, self._order, grad, self._requires_grad = state
+        self._written = None
         self._place(data, data.dtype)
         self.grad = grad
 

@@ -316,7 +316,7 @@ class Checkpoint(_Watcher):
         if self.best_only:
             super().on_fit_begin(trainer)
         self._saved_at = None
-        if not self.path.absolute().parent.is_dir():
+        if trainer.is_first and not self.path.absolute().parent.is_dir():
             raise FileNotFoundError(f"{self.path.parent}: there is no such folder")
 
     def on_step(self, trainer: Trainer) -> None:
@@ -353,6 +353,8 @@ class CSVLog(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Write all epochs so far."""
+        if not trainer.is_first:
+            return
         rows = trainer.history.as_rows()
         with atomic(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as f:
             table = csv.DictWriter(f, list(rows[-1]), restval="", extrasaction="ignore")
@@ -375,6 +377,8 @@ class TensorBoard(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Open the event file; ImportError if tensorboardX is not installed."""
+        if not trainer.is_first:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
@@ -383,6 +387,8 @@ class TensorBoard(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Write the numbers of the latest epoch."""
+        if self._writer is None:
+            return
         row = trainer.history.last.as_row()
         epoch = row.pop("epoch")
         for name, value in row.items():
@@ -392,7 +398,8 @@ class TensorBoard(Callback):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         self._writer = None
 
     def __getstate__(self) -> dict[str, Any]:

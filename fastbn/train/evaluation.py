@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.data.batches import Batches, shard_of
+from fastbn.distributed.communicator import Communicator, gather_rows
 from fastbn.nn import Module
 
 if TYPE_CHECKING:
@@ -46,9 +49,15 @@ class Evaluation(_Evaluation):
 
 
 def evaluate_batches(
-    net: Module, loss: Any, metrics: Sequence[Metric], batches: Source
+    net: Module,
+    loss: Any,
+    metrics: Sequence[Metric],
+    batches: Source,
+    communicator: Communicator | None = None,
 ) -> Evaluation:
     """Return loss, accuracy and metrics of all batches; the network stays as it is.
+
+    Several ranks take a share of the batches each, and get the same numbers.
 
     Raises
     ------
@@ -59,7 +68,13 @@ def evaluate_batches(
     count_correct = getattr(loss, "correct", None)
     rows, correct, total = 0, 0, 0.0
     kept: list[tuple[Array, Array]] = []
-    for x, y, *_ in batches.epoch(0):
+    parts = batches.epoch(0)
+    shared = communicator is not None and isinstance(batches, Batches)
+    if shared:
+        assert communicator is not None
+        own = shard_of(len(batches), communicator.rank, communicator.size)  # type: ignore[arg-type]
+        parts = islice(batches.epoch(0, own.start), own.stop - own.start)
+    for x, y, *_ in parts:
         pred = net.predict(x, max(len(x), 1))
         rows += len(x)
         total += value(pred, y) * len(x)
@@ -67,11 +82,22 @@ def evaluate_batches(
             correct += count_correct(pred, y)
         if metrics:
             kept.append((pred, y))
+    if shared:
+        assert communicator is not None
+        told = communicator.allgather(np.array([rows, total, correct]))
+        rows, correct = int(sum(each[0] for each in told)), int(sum(each[2] for each in told))
+        total = float(sum(each[1] for each in told))
     if not rows:
         raise ValueError("there is nothing to evaluate: 0 samples")
     numbers: dict[str, float] = {}
     if metrics:
+        if not kept:  # all batches are others'
+            x, y, *_ = next(iter(batches.epoch(0)))
+            kept = [(net.predict(x[:1])[:0], y[:0])]
         pred, target = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        if shared:
+            assert communicator is not None
+            pred, target = (gather_rows(communicator, each) for each in (pred, target))
         numbers = {metric_name(metric): float(metric(pred, target)) for metric in metrics}
     return Evaluation(total / rows, None if count_correct is None else correct / rows, numbers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ class Fit:
         batches = self.batches_an_epoch
         self.steps = None if batches is None else -(-batches // position.accumulate)
         self.over = False
+        self.ranks = trainer.ranks
         self._deadline: float | None = None
 
     def run(self, states: list[Any]) -> None:
@@ -72,6 +74,10 @@ class Fit:
         states : list
             Of the callbacks, where an interrupted fit goes on; else empty.
         """
+        with nullcontext() if self.ranks is None else self.ranks.fitting(self):
+            self._run(states)
+
+    def _run(self, states: list[Any]) -> None:
         trainer, position = self.trainer, self.position
         trainer.should_stop = False
         for begin in hooks(self.callbacks, "on_fit_begin"):
@@ -85,9 +91,9 @@ class Fit:
         ends = hooks(self.callbacks, "on_epoch_end")
         on_step = hooks(self.callbacks, "on_step")
         late = False
-        while not position.whole and not trainer.should_stop and not self._finished():
+        while not position.whole and not self._stopped() and not self._finished():
             whole = self._steps_of_epoch(on_step)
-            late = self._deadline is not None and time.perf_counter() >= self._deadline
+            late = self.is_late() if self.ranks is None else self.ranks.late
             if not (whole or late):
                 break  # somebody stopped it, who may go on from here
             trainer.history.epochs.append(self._row())
@@ -119,6 +125,15 @@ class Fit:
         """Return the callbacks that have a state."""
         return [hook.__self__ for hook in hooks(self.callbacks, "state_dict")]  # type: ignore[attr-defined]
 
+    def is_late(self) -> bool:
+        """Tell whether the time that it may take is over."""
+        return self._deadline is not None and time.perf_counter() >= self._deadline
+
+    def _stopped(self) -> bool:
+        """Tell whether somebody has stopped it, on any rank."""
+        stop = self.trainer.should_stop
+        return stop if self.ranks is None else self.ranks.agree(stop)
+
     def _finished(self) -> bool:
         return any(getattr(callback, "finished", False) for callback in self.callbacks)
 
@@ -144,7 +159,7 @@ class Fit:
 
     def _steps_of_epoch(self, on_step: list[Hook]) -> bool:
         """Do the steps that are left of the epoch; return whether these were all."""
-        trainer, position, deadline = self.trainer, self.position, self._deadline
+        trainer, position, ranks = self.trainer, self.position, self.ranks
         step, stopped = self.step_function(), False
         begin = time.perf_counter() - position.seconds
         try:
@@ -153,11 +168,14 @@ class Fit:
                 position.advance(rows, loss, correct)
                 trainer.steps += 1
                 trainer.last_loss = loss
+                if ranks is not None:
+                    ranks.after_step(trainer)
                 if on_step:
                     position.seconds = time.perf_counter() - begin
                     for hook in on_step:
                         hook(trainer)
-                if trainer.should_stop or (deadline and time.perf_counter() >= deadline):
+                stop = trainer.should_stop or self.is_late() if ranks is None else ranks.over
+                if stop:
                     stopped = True
                     break
         except BaseException:
@@ -174,6 +192,8 @@ class Fit:
 
         Without `update` it leaves gradients behind, and moves no weights.
         """
+        if self.ranks is not None:
+            return self.ranks.step_function(self, update)
         net = self.trainer.net
         loss: Any = self.trainer.loss
         clip_norm = self.clip_norm
@@ -215,6 +235,8 @@ class Fit:
         trainer, position = self.trainer, self.position
         has_classes = getattr(trainer.loss, "correct", None) is not None
         seen = max(position.seen, 1)
+        if self.ranks is not None:
+            self.ranks.before_validation(trainer)
         loss = accuracy = None
         metrics: dict[str, float] = {}
         if self.validation is not None:

@@ -19,11 +19,13 @@ from fastbn.train.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from fastbn.train.fit import Fit
+    from fastbn.train.ranks import Ranks
     from fastbn.train.trainer import Trainer
 
 Array = NDArray[Any]
 
 SHARE = 0.005  # of the time, for copies
+TOGETHER = 50  # steps from copy to copy of several ranks, which must agree on them
 
 
 class NotFiniteError(FloatingPointError):
@@ -80,20 +82,29 @@ class NaNGuard(Callback):
         """Look at the loss."""
         if not math.isfinite(trainer.last_loss) and self.enabled:
             self._find(trainer)
-        if time.perf_counter() >= self._due and self.enabled:
+        if trainer.ranks is None:
+            due = time.perf_counter() >= self._due
+        else:
+            due = trainer.steps % TOGETHER == 0
+        if due and self.enabled:
             self._look(trainer)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Look at the weights."""
-        if self.enabled and _bad_state(trainer.net) is not None:
+        if self.enabled and self._is_bad(trainer):
             self._find(trainer)
+
+    def _is_bad(self, trainer: Trainer) -> bool:
+        """Tell whether weights or statistics are not finite, on any rank."""
+        bad = _bad_state(trainer.net) is not None
+        return bad if trainer.ranks is None else trainer.ranks.agree(bad)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Give the memory back."""
         self._forget()
 
     def _look(self, trainer: Trainer) -> None:
-        if _bad_state(trainer.net) is not None:
+        if self._is_bad(trainer):
             self._find(trainer)
         self._take(trainer)
 
@@ -116,6 +127,8 @@ class NaNGuard(Callback):
         position = replace(kept)
         trainer.net.discard()
         self._copy.restore()
+        if trainer.ranks is not None:
+            raise self._found_by_ranks(trainer, trainer.ranks)
         with np.errstate(all="ignore"), suppress(ValueError):  # of a source that is used up
             for group in plan.groups_from(position, last - steps):
                 before = Snapshot(trainer.net, trainer.optimizer)
@@ -145,6 +158,20 @@ class NaNGuard(Callback):
             f"step {steps}",
             last,
             "loss",
+        )
+
+    def _found_by_ranks(self, trainer: Trainer, ranks: Ranks) -> NotFiniteError:
+        """Return what several ranks say, who do not do the steps again."""
+        last = trainer.steps
+        position, steps = self._place
+        self._stand(trainer, position, steps)
+        bad = [rank for rank, loss in enumerate(ranks.losses) if not math.isfinite(loss)]
+        place = f"loss of rank {', '.join(map(str, bad))}" if bad else "weights"
+        return NotFiniteError(
+            f"training stopped at step {last}: not finite: {place}; the weights are those behind "
+            f"step {steps}. Training by one process finds the layer or the row of the data",
+            last,
+            place,
         )
 
     def _stand(self, trainer: Trainer, position: Any, steps: int) -> None:

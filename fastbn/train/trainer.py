@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
 from fastbn.data import as_batches
 from fastbn.data.batches import Augment, Rng, seed_of
+from fastbn.distributed import Communicator
+from fastbn.distributed.communicator import broadcast_bytes
+from fastbn.files import require_file
 from fastbn.nn import CrossEntropyLoss, Module
 from fastbn.optim import Adam
 from fastbn.train import checkpoint, inputs, probe
@@ -20,6 +25,7 @@ from fastbn.train.guard import NaNGuard
 from fastbn.train.history import History
 from fastbn.train.position import Position
 from fastbn.train.progress import bars
+from fastbn.train.ranks import CHECK_EVERY, Ranks, RankTimes
 
 Array = NDArray[Any]
 
@@ -58,6 +64,17 @@ class Trainer:
     metrics : sequence of callable
         ``metric(pred, target)`` returns a number of the whole validation set; see
         `fastbn.train.metrics`. The history has them under their function's name.
+    communicator : Communicator, optional
+        The other processes that train the same network; see `fastbn.distributed`. All call the
+        same methods with the same arguments, and with the same data: each takes its part of every
+        batch and of what is evaluated. Rank 0 writes the files and shows the progress.
+    bn : {"sync", "local", "ghost"}
+        With several processes, whose rows a BatchNorm normalises by. "sync": those of all ranks,
+        so that results do not depend on their number; "ghost": a rank's own, while running
+        statistics follow those of all; "local": a rank's own, running statistics are merged behind
+        every epoch.
+    check_every : int, default 100
+        With several processes, steps from one comparison of their weights to the next.
 
     Attributes
     ----------
@@ -92,6 +109,10 @@ class Trainer:
         loss: Loss | None = None,
         optimizer: Stepper | None = None,
         metrics: Sequence[Metric] = (),
+        *,
+        communicator: Communicator | None = None,
+        bn: str = "sync",
+        check_every: int = CHECK_EVERY,
     ) -> None:
         self.net = net
         self.loss: Loss = CrossEntropyLoss() if loss is None else loss
@@ -106,6 +127,7 @@ class Trainer:
         self.last_loss = float("nan")
         self.should_stop = False
         self.plan: Fit | None = None
+        self.ranks = None if communicator is None else Ranks(communicator, bn, check_every)
         self._resumed: checkpoint.Interrupted | None = None
 
     def fit(
@@ -191,6 +213,9 @@ class Trainer:
             raise ValueError(f"max_seconds should be above 0, but got {max_seconds}")
         interrupted = self._resumed
         seed = seed_of(rng) if interrupted is None else interrupted.position.seed
+        ranks = self.ranks
+        if ranks is not None:
+            seed = ranks.same_seed(seed)
         given = inputs.checked(
             self.net,
             self.loss,
@@ -202,6 +227,8 @@ class Trainer:
             augment=augment,
             class_weight=class_weight,
         )
+        if ranks is not None:
+            given = ranks.cut(given, batch_size)
         position = Position(seed, epochs, batch_size, accumulate, given.samples)
         if interrupted is not None:
             position = interrupted.position.asked_for(position)
@@ -214,6 +241,9 @@ class Trainer:
         callbacks = list(callbacks)
         if not any(isinstance(callback, NaNGuard) for callback in callbacks):
             callbacks.insert(0, NaNGuard())
+        if ranks is not None:
+            callbacks.append(RankTimes(ranks))
+            progress = progress if self.is_first else False
         with bars(progress) as shown:
             self.plan = Fit(
                 self,
@@ -228,7 +258,12 @@ class Trainer:
         return self.history
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "plan": None}  # it holds data and callbacks
+        return {**vars(self), "plan": None, "ranks": None}  # they hold data, callbacks, others
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files: rank 0, or the only one."""
+        return self.ranks is None or self.ranks.rank == 0
 
     # --- without training -------------------------------------------------------------------
 
@@ -259,7 +294,8 @@ class Trainer:
 
     def evaluate_batches(self, batches: inputs.Source) -> Evaluation:
         """Return what `evaluate` does, for batches that have been checked."""
-        return evaluate_batches(self.net, self.loss, self.metrics, batches)
+        communicator = None if self.ranks is None else self.ranks.communicator
+        return evaluate_batches(self.net, self.loss, self.metrics, batches, communicator)
 
     def predict(self, x: Array, batch_size: int = ROWS) -> Array:
         """Return the outputs for any number of rows; see `fastbn.nn.Module.predict`."""
@@ -341,7 +377,8 @@ class Trainer:
         **described
             What `fastbn.train.save` takes besides: classes, input_normalization, model, arguments.
         """
-        checkpoint.save(self, path, **described)
+        if self.is_first:
+            checkpoint.save(self, path, **described)
 
     def resume(self, path: str | os.PathLike[str]) -> Self:
         """Take over a checkpoint: weights, the optimizer's state, random states, history.
@@ -367,5 +404,22 @@ class Trainer:
         OSError
             If it cannot be read.
         """
-        self._resumed = checkpoint.resume(self, path)
+        with self._file_of_rank_0(path) as file:
+            self._resumed = checkpoint.resume(self, file)
         return self
+
+    @contextmanager
+    def _file_of_rank_0(self, path: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
+        """Give the path of a file that rank 0 can read, or that of a copy of it."""
+        if self.ranks is None:
+            yield path
+            return
+        content = require_file(path).read_bytes() if self.is_first else None
+        content = broadcast_bytes(self.ranks.communicator, content)
+        if self.is_first:
+            yield path
+            return
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as copy:
+            copy.write(content)
+            copy.flush()
+            yield copy.name

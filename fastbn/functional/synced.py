@@ -43,8 +43,10 @@ class SyncedSaved(NamedTuple):
 def gathered_moments(own: Moments, gather: Gather) -> Moments:
     """Return the moments of all processes' rows: (count, mean, m2), merged in their order."""
     message = np.concatenate([[float(own.count)], own.mean, own.m2])
-    parts = [(int(told[0]), *np.split(told[1:], 2)) for told in gather(message)]
-    return merge_moments(Moments(*part) for part in parts)
+    return merge_moments(
+        Moments(int(told[0]), *np.split(told[1:].astype(np.float64, copy=False), 2))
+        for told in gather(message)
+    )
 
 
 def own_moments(x: Array) -> Moments:

@@ -70,6 +70,7 @@ def speedrun(
         conv = nn.Conv2d(seen, count, 3, padding=1, bias=False, rng=rng, dtype=dtype)
         conv.weight.data = dirac(conv.weight.data)
         norm = nn.BatchNorm(count, eps=1e-12, momentum=0.4, dtype=dtype)
+        assert norm.weight is not None
         norm.weight.requires_grad = False
         return [conv, norm, act()]
 

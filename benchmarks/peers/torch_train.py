@@ -106,6 +106,10 @@ def translate(torch: Any, module: nn.Module, ranks: dict[int, int]) -> Any:
         return kind(module.num_features, eps=module.eps, momentum=module.momentum)
     if isinstance(module, nn.ReLU):
         return theirs.ReLU(inplace=True)
+    if isinstance(module, nn.GELU):
+        return theirs.GELU(module.approximate)
+    if isinstance(module, nn.Scale):
+        return _scale(torch, module.factor)
     if isinstance(module, nn.MaxPool2d):
         return theirs.MaxPool2d(module.kernel_size, module.stride, module.padding)
     if isinstance(module, nn.AvgPool2d):
@@ -129,6 +133,14 @@ def _residual(torch: Any, body: Any, shortcut: Any) -> Any:
             return torch.relu_(self.body(x) + added)
 
     return Residual()
+
+
+def _scale(torch: Any, factor: float) -> Any:
+    class Scale(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            return x * factor
+
+    return Scale()
 
 
 def _concat(torch: Any, branches: list[Any]) -> Any:

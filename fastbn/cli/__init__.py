@@ -15,7 +15,19 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli import bench, data, demo, export, info, onnx, predict, reproduce, train, watch
+from fastbn.cli import (
+    bench,
+    bench_cifar,
+    data,
+    demo,
+    export,
+    info,
+    onnx,
+    predict,
+    reproduce,
+    train,
+    watch,
+)
 from fastbn.cli.errors import INTERRUPTED, exit_code, one_line
 
 app = typer.Typer(
@@ -37,6 +49,7 @@ for command in (
     app.command()(command)
 app.command("lr-find")(train.lr_find)
 app.add_typer(data.data_app, name="data")
+bench.bench_app.command()(bench_cifar.cifar)
 app.add_typer(bench.bench_app, name="bench")
 
 

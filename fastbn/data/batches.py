@@ -8,7 +8,8 @@ of any epoch without replaying those before, given three integers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ Augment = Callable[..., NDArray[Any]]  # (images, rng), and a `Where` behind if 
 Rng = np.random.Generator | int | None
 
 
-class Where(NamedTuple):
+@dataclass(frozen=True)
+class Where:
     """Which samples a batch holds: what an augmentation that is `located` gets besides.
 
     Attributes

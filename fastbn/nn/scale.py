@@ -42,7 +42,8 @@ class Scale(Elementwise):
         return self._scaled(dy)
 
     def _scaled(self, x: Array) -> Array:
-        return np.multiply(x, x.dtype.type(self.factor), out=self._pool.take(x.shape, x.dtype))
+        out: Array = self._pool.take(x.shape, x.dtype)
+        return np.multiply(x, x.dtype.type(self.factor), out=out)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Mul by a constant."""

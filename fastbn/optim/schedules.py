@@ -17,7 +17,7 @@ Examples
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -169,7 +169,7 @@ class piecewise(Schedule):
     [0.2, 0.6, 1.0, 0.5, 0.0, 0.0]
     """
 
-    points: tuple[tuple[int, float], ...]
+    points: Sequence[tuple[int, float]]
 
     def __post_init__(self) -> None:
         points = tuple((step, value) for step, value in self.points)

@@ -66,7 +66,12 @@ def quick(
 ) -> Comparison:
     """Train on 2,500 images for an epoch here and in PyTorch, and five times one rounding away."""
     data = images_of(datasets.load("cifar10", root), QUICK_IMAGES)
-    asked = {"root": root, "images": QUICK_IMAGES, "recipe": asdict(QUICK), "seed": 0}
+    asked: dict[str, Any] = {
+        "root": root,
+        "images": QUICK_IMAGES,
+        "recipe": asdict(QUICK),
+        "seed": 0,
+    }
     with Worker("torch", "cifar", threads) as worker:
         tell("PyTorch")
         opened = worker.ask("open", variant=VARIANTS[1], **asked)
@@ -82,8 +87,8 @@ def quick(
         other = losses_of(data, QUICK, disturb=sibling + 1)
         spread = max(spread, float(np.max(np.abs(np.subtract(ours, other)))))
     exact = gradients_of(data, QUICK, "float64")
-    errors = [worst(found, exact) for found in (gradients_of(data, QUICK), gradients)]
-    return Comparison(*errors, ours, theirs, spread)
+    own = worst(gradients_of(data, QUICK), exact)
+    return Comparison(own, worst(gradients, exact), ours, theirs, spread)
 
 
 def worst(found: Mapping[str, Any], exact: Mapping[str, Array]) -> float:

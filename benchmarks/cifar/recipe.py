@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -108,13 +108,13 @@ class Recipe:
 
 def images_of(dataset: Dataset, count: int | None = None) -> Dataset:
     """Return the images as the recipe normalises them, the first `count` of the training part."""
-    parts = {
-        "x_train": NORMALIZATION.apply(dataset.x_train[:count]),
-        "y_train": dataset.y_train[:count],
-        "x_test": NORMALIZATION.apply(dataset.x_test),
-        "y_test": dataset.y_test,
-    }
-    return Dataset(**parts, classes=dataset.classes, name=dataset.name, normalization=NORMALIZATION)
+    return replace(
+        dataset,
+        x_train=NORMALIZATION.apply(dataset.x_train[:count]),
+        y_train=dataset.y_train[:count],
+        x_test=NORMALIZATION.apply(dataset.x_test),
+        normalization=NORMALIZATION,
+    )
 
 
 def network(

@@ -17,7 +17,7 @@ from fastbn.bench.peers.client import Worker
 from fastbn.bench.profile import Profile
 from fastbn.cli import app
 
-TINY = Recipe(epochs=2.5, batch=16)
+TINY = Recipe(epochs=2.5, batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(root: Path) -> datasets.Dataset:
-    return recipe.images_of(datasets.load("cifar10", root), 64)
+    return recipe.images_of(datasets.load("cifar10", root), 32)
 
 
 def test_rates_are_those_of_the_source() -> None:
@@ -56,7 +56,7 @@ def test_rates_are_those_of_the_source() -> None:
 
 def test_groups_hold_every_trained_parameter_once(images: datasets.Dataset) -> None:
     net = recipe.network(np.asarray(images.x_train), 0)
-    groups = TINY.groups(net, 64)
+    groups = TINY.groups(net, 32)
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(p) for p in net.parameters() if p.requires_grad)
     decayed = [group["lr"](3) * group["weight_decay"] for group in groups]
@@ -82,7 +82,7 @@ def test_flop_is_what_a_step_does(images: datasets.Dataset) -> None:
 def test_a_run_stops_in_its_last_epoch_and_learns(images: datasets.Dataset, tmp_path: Path) -> None:
     told: list[str] = []
     one, net = run.train_once(images, TINY, 0, tell=told.append)
-    assert one.steps == TINY.steps(64) == len(one.losses) == len(told) == 10
+    assert one.steps == TINY.steps(32) == len(one.losses) == len(told) == 10
     assert len(one.curve) == 3
     assert [seconds for seconds, _ in one.curve] == sorted(seconds for seconds, _ in one.curve)
     assert one.losses[-1] < one.losses[0]
@@ -93,7 +93,7 @@ def test_a_run_stops_in_its_last_epoch_and_learns(images: datasets.Dataset, tmp_
     run.save(one, tmp_path / "one.json")
     assert run.load(tmp_path / "one.json") == one
     assert "accuracy: mean" in show.lines([one, again])[0]
-    with pytest.raises(ValueError, match="one batch takes 1024 images, but there are 64"):
+    with pytest.raises(ValueError, match="one batch takes 1024 images, but there are 32"):
         run.train_once(images, Recipe(), 0)
 
 
@@ -111,7 +111,7 @@ def test_command(root: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("torch")
 def test_pytorch_trains_the_same(root: Path, images: datasets.Dataset) -> None:
     with Worker("torch", "cifar", 1) as worker:
-        asked = {"root": str(root), "images": 64, "recipe": asdict(TINY), "seed": 0}
+        asked = {"root": str(root), "images": 32, "recipe": asdict(TINY), "seed": 0}
         opened = worker.ask("open", variant="eager channels_last", **asked)
         theirs = worker.ask("turn", steps=opened["steps"])["losses"]
         assert 0.0 <= worker.ask("accuracy")["accuracy"] <= 1.0

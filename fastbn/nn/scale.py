@@ -43,7 +43,8 @@ class Scale(Elementwise):
 
     def _scaled(self, x: Array) -> Array:
         out: Array = self._pool.take(x.shape, x.dtype)
-        return np.multiply(x, x.dtype.type(self.factor), out=out)
+        np.multiply(x, x.dtype.type(self.factor), out=out)
+        return out
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add Mul by a constant."""

@@ -1,5 +1,11 @@
 from libc.stdint cimport int64_t
 
+from fastbn.kernels.runtime cimport F64
+
+
+cdef extern from "common/rounding.h" nogil:
+    double round_to_float(double value)
+
 
 cdef extern from "batchnorm/table.h" nogil:
     enum:
@@ -97,3 +103,40 @@ cdef extern from "batchnorm/table.h" nogil:
 
 # The table of this machine's level.
 cdef const batchnorm_simd_t *batchnorm_simd(int element) noexcept nogil
+
+# An activation by its name; ValueError for one that is none of ours.
+cdef act_t activation_of(object activation, object negative_slope) except *
+
+
+# ---- numbers of one channel: T is float64 where the element type is, else float32 ----
+
+cdef inline char *moved(const char *p, int64_t nbytes) noexcept nogil:
+    return <char *>p + nbytes if p != NULL else NULL
+
+
+cdef inline double parameter(const void *p, int64_t i, int element, double default) noexcept nogil:
+    if p == NULL:
+        return default
+    return (<const double *>p)[i] if element == F64 else (<const float *>p)[i]
+
+
+cdef inline void put(const void *p, int64_t i, int element, double value) noexcept nogil:
+    if element == F64:
+        (<double *>p)[i] = value
+    else:
+        (<float *>p)[i] = <float>value
+
+
+cdef inline double rounded(double value, int element) noexcept nogil:
+    return value if element == F64 else round_to_float(value)
+
+
+cdef inline affine_t affine_of(double mean, double invstd, double weight, double bias,
+                               int element) noexcept nogil:
+    """y = (x - mean) * invstd * weight + bias, about the rounded mean (see shared.h)."""
+    cdef affine_t f
+    f.centre = rounded(mean, element)
+    f.a = rounded(weight * invstd, element)
+    f.b = bias + (f.centre - mean) * f.a
+    f.k0 = f.k1 = 0.0
+    return f

@@ -37,7 +37,6 @@ cnp.import_array()
 
 cdef extern from "common/rounding.h" nogil:
     void store_fence()
-    double round_to_float(double value)
 
 cdef enum:
     STREAM_TILE = 8192       # NHWC: columns that are written at once past the caches
@@ -102,10 +101,6 @@ cdef const batchnorm_simd_t *batchnorm_simd(int element) noexcept nogil:
     return batchnorm_table(isa_level(), element)
 
 
-cdef inline char *moved(const char *p, int64_t nbytes) noexcept nogil:
-    return <char *>p + nbytes if p != NULL else NULL
-
-
 cdef int64_t whole_lines(const layout_t *l, int64_t most, int64_t nbytes) noexcept:
     """How many channels have `nbytes` in a sample: at most `most`, at least one, and a multiple of
     what fills whole cache lines, if that is not more than `most`."""
@@ -164,34 +159,6 @@ cdef call_t call_on(layout_t l, cnp.ndarray x, object residual) noexcept:
     k.l, k.act.kind = l, ACT_NONE
     k.t.x, k.t.residual = <char *>data(x), <char *>data(residual)
     return k
-
-
-cdef double parameter(const void *p, int64_t i, int element, double default) noexcept nogil:
-    if p == NULL:
-        return default
-    return (<const double *>p)[i] if element == F64 else (<const float *>p)[i]
-
-
-cdef void put(void *p, int64_t i, int element, double value) noexcept nogil:
-    if element == F64:
-        (<double *>p)[i] = value
-    else:
-        (<float *>p)[i] = <float>value
-
-
-cdef double rounded(double value, int element) noexcept nogil:
-    return value if element == F64 else round_to_float(value)
-
-
-cdef affine_t affine_of(double mean, double invstd, double weight, double bias,
-                        int element) noexcept nogil:
-    """y = (x - mean) * invstd * weight + bias, about the rounded mean (see shared.h)."""
-    cdef affine_t f
-    f.centre = rounded(mean, element)
-    f.a = rounded(weight * invstd, element)
-    f.b = bias + (f.centre - mean) * f.a
-    f.k0 = f.k1 = 0.0
-    return f
 
 
 cdef void gradient_terms(affine_t *f, double mean, double invstd, double count, double sum_d,

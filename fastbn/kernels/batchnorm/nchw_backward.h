@@ -203,10 +203,13 @@ static void nchw_backward(const tensors_t *t, const planes_t *r, int64_t first, 
                      (!t->residual || at_lines((io_t *)t->dresidual + first * length, r, now));
     if (both)
         w.left = 0; /* nothing is left to the writer */
+    const int row = coming && are_short(r) && !both;
+    if (row)
+        take_row_gradients(t, (first + now) * length, length, coming, g, act, NULL, sum_d, sum_dx);
 #define WRITE(values)                                                                              \
     for (w.owed += (values); next_strip(&w);)                                                      \
     write_gradients(&w.last, t, (first * length), f, act, frozen, stream)
-    for (int64_t i0 = 0; i0 < r->planes && coming; i0 += b.rows)
+    for (int64_t i0 = 0; i0 < r->planes && coming && !row; i0 += b.rows)
         for (int64_t j0 = 0; j0 < length; j0 += b.columns) {
             const int64_t rows = r->planes - i0 < b.rows ? r->planes - i0 : b.rows;
             const int64_t columns = length - j0 < b.columns ? length - j0 : b.columns;

@@ -198,10 +198,13 @@ static void nchw_forward(const tensors_t *t, const planes_t *r, int64_t first, i
     const int both = stream == STREAM_LINES && now == coming && at_lines(y, r, now);
     if (both)
         w.left = 0; /* nothing is left to the writer */
+    const int row = coming && are_short(r) && !both;
+    if (row)
+        row_moments(next, length, coming, mean, m2);
 #define WRITE(values)                                                                              \
     for (w.owed += (values); next_strip(&w);)                                                      \
     write_normal(&w.last, x, residual, y, f, act, stream, coming == 0)
-    for (int64_t i0 = 0; i0 < r->planes && coming; i0 += b.rows)
+    for (int64_t i0 = 0; i0 < r->planes && coming && !row; i0 += b.rows)
         for (int64_t j0 = 0; j0 < length; j0 += b.columns) {
             const int64_t rows = r->planes - i0 < b.rows ? r->planes - i0 : b.rows;
             const int64_t columns = length - j0 < b.columns ? length - j0 : b.columns;
@@ -227,7 +230,8 @@ static void nchw_forward(const tensors_t *t, const planes_t *r, int64_t first, i
                 }
             }
             for (int64_t k = 0; k < coming; k++)
-                merge_block(from + k * length, &block, &m[k], shift[k], count, &mean[k], &m2[k]);
+                merge_block(from + k * length, &block, sum_a(&m[k]), sum_b(&m[k]), shift[k], count,
+                            &mean[k], &m2[k]);
             count += (double)(rows * columns);
         }
     WRITE(now * r->planes * length);

@@ -22,25 +22,43 @@
                 TAKE(k_, k_, i_, part_of((n) - i_), 0);                                            \
     } while (0)
 
-/* TAKE(row, j, head, part) for the values of plane k of a group, in units that begin where those of
- * the row do: of the unit at j, the first `head` values belong to the plane before; what follows
- * the first `part` ones, unless that is 0, belongs to the plane behind. */
-#define EACH_OF_GROUP(k, length, rows, TAKE)                                                       \
+/* TAKE(row, j, head, part) for the values of plane k of a group in STREAMS rows, in units that begin
+ * where those of the row do: of the unit at j, the first `head` values belong to the plane before;
+ * what follows the first `part` ones, unless that is 0, belongs to the plane behind. */
+#define EACH_OF_GROUP(k, length, TAKE)                                                             \
     do {                                                                                           \
         const int64_t begin_ = (k) * (length), end_ = begin_ + (length);                           \
         const int head_ = (int)(begin_ & (U - 1));                                                 \
         int64_t j_ = begin_ - head_;                                                               \
         if (head_) {                                                                               \
-            UNROLL_FOR(int r_ = 0; r_ < (rows); r_++)                                              \
+            UNROLL_FOR(int r_ = 0; r_ < STREAMS; r_++)                                             \
                 TAKE(r_, j_, head_, 0);                                                            \
             j_ += U;                                                                               \
         }                                                                                          \
         for (; j_ + U <= end_; j_ += U)                                                            \
-            UNROLL_FOR(int r_ = 0; r_ < (rows); r_++)                                              \
+            UNROLL_FOR(int r_ = 0; r_ < STREAMS; r_++)                                             \
                 TAKE(r_, j_, 0, 0);                                                                \
         if (j_ < end_)                                                                             \
-            UNROLL_FOR(int r_ = 0; r_ < (rows); r_++)                                              \
+            UNROLL_FOR(int r_ = 0; r_ < STREAMS; r_++)                                             \
                 TAKE(r_, j_, 0, (int)(end_ - j_));                                                 \
+    } while (0)
+
+/* TAKE(j, head, i) for the n >= U values of a plane, in whole units that begin with it: the first
+ * `head` values of the unit at j were taken before; i, 0 to 3, tells neighbours apart. Planes of a
+ * row by itself are read so. */
+#define EACH_OF_PLANE(n, TAKE)                                                                     \
+    do {                                                                                           \
+        int64_t j_ = 0;                                                                            \
+        for (; j_ + 4 * U <= (n); j_ += 4 * U) {                                                   \
+            TAKE(j_, 0, 0);                                                                        \
+            TAKE(j_ + U, 0, 1);                                                                    \
+            TAKE(j_ + 2 * U, 0, 2);                                                                \
+            TAKE(j_ + 3 * U, 0, 3);                                                                \
+        }                                                                                          \
+        for (; j_ + U <= (n); j_ += U)                                                             \
+            TAKE(j_, 0, 0);                                                                        \
+        if (j_ < (n))                                                                              \
+            TAKE((n) - U, U - (int)((n) - j_), 1);                                                 \
     } while (0)
 
 /* How many values of a plane are read in a turn: all, or `turn` where memory streams and a plane is

@@ -20,18 +20,18 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    check_apart, data, dense, dense_vector, element_of, output, real_number,
+    arrays_t, check_arrays, data, dense, dense_vector, element_of, output, reads, real_number,
+    writes,
 )
 from fastbn.kernels.batchnorm cimport (
-    ACT_LEAKY, ACT_NONE, ACT_RELU, GROUP, STAGGER_BYTES, TILE, act_t, affine_t, affines_t,
-    batchnorm_simd, batchnorm_simd_t, planes_t, tensors_t,
+    GROUP, STAGGER_BYTES, TILE, act_t, activation_of, affine_of, affine_t, affines_t,
+    batchnorm_simd, batchnorm_simd_t, moved, parameter, planes_t, put, rounded, tensors_t,
 )
 from fastbn.kernels.runtime cimport BF16, F64, LINE_BYTES, run_tasks, scratch, streams, team
 
 cnp.import_array()
 
 cdef extern from "common/rounding.h" nogil:
-    float round_to_float(double value)
     void store_fence()
 
 cdef enum:
@@ -85,20 +85,6 @@ cdef inline int64_t first_row(const call_t *k, int64_t chunk) noexcept nogil:
     return k.inner * chunk // k.chunks
 
 
-cdef inline char *moved(const char *p, int64_t nbytes) noexcept nogil:
-    return <char *>p + nbytes if p != NULL else NULL
-
-
-cdef inline double parameter(const void *p, int64_t c, int element, double default) noexcept nogil:
-    if p == NULL:
-        return default
-    return (<const double *>p)[c] if element == F64 else (<const float *>p)[c]
-
-
-cdef inline double rounded(double value, int element) noexcept nogil:
-    return value if element == F64 else round_to_float(value)
-
-
 cdef inline int64_t coefficients_step(const call_t *k) noexcept nogil:
     """From one array of coefficients to the next, with room for whole vectors."""
     return (k.C * k.size + 2 * LINE_BYTES + STAGGER_BYTES) // LINE_BYTES * LINE_BYTES
@@ -117,14 +103,9 @@ cdef tensors_t sample(const call_t *k, int64_t n) noexcept nogil:
 
 
 cdef affine_t channel_affine(const call_t *k, int64_t n, int64_t c) noexcept nogil:
-    """y = (x - mean) * invstd * weight + bias about the rounded mean, as in batchnorm."""
-    cdef affine_t f
     cdef int64_t group = n * k.G + c // k.width
-    f.centre = rounded(k.mean[group], k.element)
-    f.a = rounded(parameter(k.weight, c, k.element, 1.0) * k.invstd[group], k.element)
-    f.b = parameter(k.bias, c, k.element, 0.0) + (f.centre - k.mean[group]) * f.a
-    f.k0 = f.k1 = 0.0
-    return f
+    return affine_of(k.mean[group], k.invstd[group], parameter(k.weight, c, k.element, 1.0),
+                     parameter(k.bias, c, k.element, 0.0), k.element)
 
 
 cdef affines_t sample_affines(const call_t *k, int64_t n, char *memory) noexcept nogil:
@@ -140,13 +121,6 @@ cdef affines_t sample_affines(const call_t *k, int64_t n, char *memory) noexcept
         put(f.a, c, k.element, one.a)
         put(f.b, c, k.element, one.b)
     return f
-
-
-cdef inline void put(const void *p, int64_t i, int element, double value) noexcept nogil:
-    if element == F64:
-        (<double *>p)[i] = value
-    else:
-        (<float *>p)[i] = <float>value
 
 
 cdef void group_moments(const call_t *k, int64_t n, const double *mean,
@@ -249,20 +223,6 @@ cdef int compute_backward(call_t *k) noexcept nogil:
 
 # ---- argument checks ----
 
-cdef act_t activation_of(object activation, double slope) except *:
-    cdef act_t act
-    act.slope = 0.0
-    if activation is None:
-        act.kind = ACT_NONE
-    elif activation == "relu" or (activation == "leaky_relu" and slope == 0.0):
-        act.kind = ACT_RELU
-    elif activation == "leaky_relu":
-        act.kind, act.slope = ACT_LEAKY, slope
-    else:
-        raise ValueError(f"activation should be None, 'relu' or 'leaky_relu', got {activation!r}")
-    return act
-
-
 cdef call_t call_on(cnp.ndarray x, int axis, int64_t groups, double eps, int arrays) noexcept:
     """A call without tensors, statistics and parameters."""
     cdef call_t k
@@ -295,9 +255,10 @@ def forward(object x_, object num_groups, object weight, object bias, object eps
     cdef int element = element_of(x, "x"), ndim = cnp.PyArray_NDIM(x), axis, status
     cdef int number = cnp.NPY_FLOAT32 if element == BF16 else cnp.PyArray_TYPE(x)
     cdef int64_t C, groups
-    cdef act_t act = activation_of(activation, real_number(negative_slope, "negative_slope"))
+    cdef act_t act = activation_of(activation, negative_slope)
     cdef double eps = real_number(eps_, "eps")
     cdef GroupNormSaved saved
+    cdef arrays_t a
     cdef call_t k
     shape = (<object>x).shape
     if ndim < 2:
@@ -319,10 +280,12 @@ def forward(object x_, object num_groups, object weight, object bias, object eps
         raise ValueError(f"Expected more than 1 value per group, got input size {shape} and "
                          f"{groups} groups")
     y = output(out, x, "out")
-    if out is not None:
-        for name, other in (("x", x), ("weight", weight), ("bias", bias)):
-            if other is not None:
-                check_apart(y, other, name, False)
+    a.count = 0
+    writes(&a, y, b"out")
+    reads(&a, x, b"x")
+    reads(&a, weight, b"weight")
+    reads(&a, bias, b"bias")
+    check_arrays(&a)
     saved = GroupNormSaved.__new__(GroupNormSaved)
     saved.x, saved.weight, saved.bias = x, weight, bias
     saved.axis, saved.groups, saved.act, saved.eps = axis, groups, act, eps
@@ -349,10 +312,10 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
         raise TypeError("saved is not what group_norm or instance_norm returned")
     cdef GroupNormSaved saved = saved_
     cdef cnp.ndarray x = saved.x, dy = dense(dy_, "dy")
+    cdef arrays_t a
     cdef call_t k
     cdef int64_t c, block
     cdef int status
-    cdef double total
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
     if not cnp.PyArray_SAMESHAPE(dy, x):
@@ -362,16 +325,19 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     dx = output(out, x, "out") if need_dx else None
     dweight = output(dweight, saved.weight, "dweight") if need_dweight else None
     dbias = output(dbias, saved.bias, "dbias") if need_dbias else None
-    outputs = [pair for pair in (("out", dx), ("dweight", dweight), ("dbias", dbias))
-               if pair[1] is not None]
-    inputs = [pair for pair in (("x", x), ("dy", dy), ("weight", saved.weight),
-                                ("bias", saved.bias)) if pair[1] is not None]
-    for i, (name, array) in enumerate(outputs):
-        for other, read in inputs + outputs[:i]:
-            check_apart(array, read, other, name == "out" and other == "dy")
+    a.count = 0
+    writes(&a, dx, b"out")
+    writes(&a, dweight, b"dweight")
+    writes(&a, dbias, b"dbias")
+    reads(&a, dy, b"dy", True)
+    reads(&a, x, b"x")
+    reads(&a, saved.weight, b"weight")
+    reads(&a, saved.bias, b"bias")
+    check_arrays(&a)
     if cnp.PyArray_SIZE(x) == 0:
-        for _, array in outputs[1:] if need_dx else outputs:
-            array[...] = 0
+        for array in (dweight, dbias):
+            if array is not None:
+                array[...] = 0
         return dx, dweight, dbias
     k = call_on(x, saved.axis, saved.groups, saved.eps, 3)
     k.act, k.weight, k.bias = saved.act, data(saved.weight), data(saved.bias)
@@ -382,11 +348,12 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
         status = compute_backward(&k)
     if status:
         raise MemoryError
-    for row, array in ((0, dweight), (1, dbias)):
-        if array is not None:
-            for c in range(k.C):
-                total = 0.0
-                for block in range(k.blocks):
-                    total += k.parts[(2 * block + <int64_t>row) * k.C + c]
-                put(data(array), c, k.element, total)
+    for block in range(1, k.blocks):
+        for c in range(2 * k.C):
+            k.parts[c] += k.parts[2 * block * k.C + c]
+    for c in range(k.C):
+        if dweight is not None:
+            put(data(dweight), c, k.element, k.parts[c])
+        if dbias is not None:
+            put(data(dbias), c, k.element, k.parts[k.C + c])
     return dx, dweight, dbias

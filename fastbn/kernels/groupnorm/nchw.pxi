@@ -9,8 +9,8 @@ cdef affines_t row_affines(char *memory) noexcept nogil:
     return f
 
 
-cdef int64_t row_bytes() noexcept nogil:
-    return 5 * (TILE * sizeof(double) + STAGGER_BYTES)
+cdef int64_t row_bytes(const call_t *k) noexcept nogil:
+    return 5 * (TILE * sizeof(double) + STAGGER_BYTES) if k.inner < SMALL else 0
 
 
 cdef inline int64_t channels_at_once(const call_t *k) noexcept nogil:
@@ -47,14 +47,14 @@ cdef void forward_nchw(const void *job, int64_t task) noexcept nogil:
     cdef tensors_t t
     cdef double mean[GROUP]
     cdef double m2[GROUP]
-    cdef char *memory = <char *>scratch(2, row_bytes() + most * sizeof(affine_t))
-    cdef affine_t *f = <affine_t *>(memory + row_bytes())
+    cdef char *memory = <char *>scratch(2, row_bytes(k) + most * sizeof(affine_t))
+    cdef affine_t *f = <affine_t *>(memory + row_bytes(k))
     if memory == NULL:
         fail(k)
         return
     if SMALL <= k.count <= MOST_TOGETHER:
         together = groups
-    memset(memory, 0, row_bytes())
+    memset(memory, 0, row_bytes(k))
     group.planes, group.length, group.stride = 1, k.count, k.G * k.count
     for n in range(first_of_block(k, block), first_of_block(k, block + 1)):
         t = sample(k, n)
@@ -91,7 +91,7 @@ cdef void channel_sums(const call_t *k, const tensors_t *t, const affine_t *f, i
         return
     row = row_affines(memory)
     simd.small_spread(f, channels, k.inner, &row)
-    values = <double *>(memory + row_bytes())
+    values = <double *>(memory + row_bytes(k))
     memset(values, 0, 2 * TILE * sizeof(double))
     simd.nhwc_sums(t.x + at, t.dy + at, NULL, 1, width, width, False, &row, &k.act, values,
                    values + TILE)
@@ -129,7 +129,7 @@ cdef void backward_nchw(const void *job, int64_t task) noexcept nogil:
     cdef double *part = k.parts + 2 * k.C * block
     cdef double *sum_d = <double *>scratch(1, 2 * channels * sizeof(double))
     cdef double *sum_dx = sum_d + channels
-    cdef int64_t room = row_bytes() + 2 * TILE * sizeof(double)
+    cdef int64_t room = row_bytes(k) + 2 * TILE * sizeof(double)
     cdef char *memory = <char *>scratch(2, room + channels * sizeof(affine_t))
     cdef affine_t *f = <affine_t *>(memory + room)
     cdef tensors_t t
@@ -137,7 +137,7 @@ cdef void backward_nchw(const void *job, int64_t task) noexcept nogil:
     if sum_d == NULL or memory == NULL:
         fail(k)
         return
-    memset(memory, 0, row_bytes())
+    memset(memory, 0, row_bytes(k))
     memset(part + begin, 0, channels * sizeof(double))
     memset(part + k.C + begin, 0, channels * sizeof(double))
     for n in range(first_of_block(k, block), first_of_block(k, block + 1)):

@@ -17,10 +17,10 @@ import numpy as np
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    check_apart, data, dense, element_of, output, real_number,
+    arrays_t, check_arrays, data, dense, element_of, output, reads, real_number, writes,
 )
 from fastbn.kernels.batchnorm cimport (
-    ACT_NONE, GROUP, SUM_ROWS, act_t, batchnorm_simd, planes_t, tensors_t,
+    ACT_NONE, GROUP, SUM_ROWS, act_t, batchnorm_simd, planes_t, put, rounded, tensors_t,
 )
 from fastbn.kernels.runtime cimport (
     BF16, F64, LINE_BYTES, isa_level, run_tasks, scratch, streams, team,
@@ -29,7 +29,6 @@ from fastbn.kernels.runtime cimport (
 cnp.import_array()
 
 cdef extern from "common/rounding.h" nogil:
-    float round_to_float(double value)
     void store_fence()
 
 cdef extern from "layernorm/table.h" nogil:
@@ -108,7 +107,7 @@ cdef row_t row_of(const call_t *k, double mean, double m2) noexcept nogil:
         f.a = 1.0 / sqrt(var + mean * mean + k.eps)
         return f
     a = 1.0 / sqrt(var + k.eps)
-    f.centre = mean if k.element == F64 else round_to_float(mean)
+    f.centre = rounded(mean, k.element)
     f.a, f.e = a, (f.centre - mean) * a
     return f
 
@@ -118,7 +117,9 @@ cdef row_t row_of(const call_t *k, double mean, double m2) noexcept nogil:
 cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
     cdef const call_t *k = <const call_t *>job
     cdef int64_t i = first_of_chunk(k, chunk), last = first_of_chunk(k, chunk + 1), now, r, at
-    cdef int64_t near = max(1, min(<int64_t>GROUP, NEAR_BYTES // (k.n * k.itemsize)))
+    cdef int64_t most = min(<int64_t>GROUP, NEAR_BYTES // (k.n * k.itemsize))
+    # rows that come from memory one by one, so that it is read and written in turns
+    cdef int64_t near = 1 if k.stream else max(<int64_t>1, most)
     cdef int64_t together = near if SMALL <= k.n <= MOST_TOGETHER else 1
     cdef planes_t planes
     cdef tensors_t t
@@ -205,6 +206,7 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
     """Check the arguments of ``functional.layer_norm`` or ``rms_norm``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x"), y
     cdef LayerNormSaved saved
+    cdef arrays_t a
     cdef call_t k
     element_of(x, "x")
     shape = tuple(normalized_shape)
@@ -219,10 +221,12 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
     weight = parameter_of(weight, "weight", shape, x)
     bias = parameter_of(bias, "bias", shape, x)
     y = output(out, x, "out")
-    if out is not None:
-        for name, other in (("x", x), ("weight", weight), ("bias", bias)):
-            if other is not None:
-                check_apart(y, other, name, False)
+    a.count = 0
+    writes(&a, y, b"out")
+    reads(&a, x, b"x")
+    reads(&a, weight, b"weight")
+    reads(&a, bias, b"bias")
+    check_arrays(&a)
     k = call_on(x, int(np.prod(shape)), rms, False)
     k.eps = real_number(eps, "eps")
     saved = LayerNormSaved.__new__(LayerNormSaved)
@@ -260,9 +264,9 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
         raise TypeError("saved is not what the forward returned")
     cdef LayerNormSaved saved = saved_
     cdef cnp.ndarray x = saved.x, dy = dense(dy_, "dy"), like
+    cdef arrays_t a
     cdef call_t k
     cdef int64_t chunk, j
-    cdef double total
     if cnp.PyArray_TYPE(dy) != cnp.PyArray_TYPE(x):
         raise TypeError(f"dy: expected {x.dtype}, got {dy.dtype}")
     if not cnp.PyArray_SAMESHAPE(dy, x):
@@ -277,13 +281,14 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
         dbias = output(dbias, like, "dbias") if need_dbias else None
     else:
         dweight = dbias = None
-    outputs = [pair for pair in (("out", dx), ("dweight", dweight), ("dbias", dbias))
-               if pair[1] is not None]
-    inputs = [pair for pair in (("x", x), ("dy", dy), ("weight", saved.weight))
-              if pair[1] is not None]
-    for i, (name, array) in enumerate(outputs):
-        for other, read in inputs + outputs[:i]:
-            check_apart(array, read, other, name == "out" and other == "dy")
+    a.count = 0
+    writes(&a, dx, b"out")
+    writes(&a, dweight, b"dweight")
+    writes(&a, dbias, b"dbias")
+    reads(&a, dy, b"dy", True)
+    reads(&a, x, b"x")
+    reads(&a, saved.weight, b"weight")
+    check_arrays(&a)
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):
             if array is not None:
@@ -297,16 +302,12 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
         run_tasks(backward_chunk, &k, k.chunks, k.threads)
     if k.failed:
         raise MemoryError
-    for row, array in ((0, dweight), (1, dbias)):
-        if array is not None:
-            for chunk in range(1, k.chunks):
-                for j in range(k.n):
-                    k.parts[<int64_t>row * k.n + j] += (
-                        k.parts[(2 * chunk + <int64_t>row) * k.n + j])
-            for j in range(k.n):
-                total = k.parts[<int64_t>row * k.n + j]
-                if k.element == F64:
-                    (<double *>data(array))[j] = total
-                else:
-                    (<float *>data(array))[j] = <float>total
+    for chunk in range(1, k.chunks):
+        for j in range(2 * k.n):
+            k.parts[j] += k.parts[2 * chunk * k.n + j]
+    for j in range(k.n):
+        if dweight is not None:
+            put(data(dweight), j, k.element, k.parts[j])
+        if dbias is not None:
+            put(data(dbias), j, k.element, k.parts[k.n + j])
     return dx, dweight, dbias

@@ -66,7 +66,8 @@ INLINE void means_of(const io_t *x, const io_t *dy, int64_t n, const row_t *f, c
     *mean_gx = sum_gx / (double)n;
 }
 
-/* dx of K rows, and what they add to the sums of the columns. */
+/* dx of K rows, and what they add to the sums of the columns. All rows are read before one is
+ * written: where rows are a multiple of a page, a load would wait for the store just before it. */
 INLINE void gradient_rows(const io_t *x, const io_t *dy, io_t *dx, int64_t n, const row_t *f,
                           const T *k0_, const T *k1_, const T *weight, T *dw, T *db, int stream,
                           const int K)
@@ -75,6 +76,7 @@ INLINE void gradient_rows(const io_t *x, const io_t *dy, io_t *dx, int64_t n, co
         const int part = part_of(n - j);
         const unit_t w = u_loadt(weight + j);
         unit_t sw = u_loadt(dw + j), sb = u_loadt(db + j);
+        M rows[ROWS_AT_ONCE];
         UNROLL_FOR(int k = 0; k < K; k++) {
             const V c = v_set((T)f[k].centre), a = v_set((T)f[k].a), e = v_set((T)f[k].e);
             const V k0 = v_set(k0_[k]), k1 = v_set(k1_[k]);
@@ -86,9 +88,10 @@ INLINE void gradient_rows(const io_t *x, const io_t *dy, io_t *dx, int64_t n, co
                 sb.p[p] += d.p[p];
                 v.p[p] = v_fma(d.p[p] * w.p[p], a, v_fma(xhat, k1, k0));
             }
-            if (dx)
-                put(dx + k * n + j, pack(v), part, stream);
+            rows[k] = pack(v);
         }
+        UNROLL_FOR(int k = 0; dx && k < K; k++)
+            put(dx + k * n + j, rows[k], part, stream);
         u_storet(dw + j, sw);
         u_storet(db + j, sb);
     }

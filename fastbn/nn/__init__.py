@@ -39,12 +39,16 @@ from fastbn.nn.dropout import Dropout as Dropout
 from fastbn.nn.dropout import Dropout2d as Dropout2d
 from fastbn.nn.flatten import Flatten as Flatten
 from fastbn.nn.graph import Graph as Graph
+from fastbn.nn.groupnorm import GroupNorm as GroupNorm
+from fastbn.nn.groupnorm import InstanceNorm as InstanceNorm
 from fastbn.nn.joins import Add as Add
 from fastbn.nn.joins import Concatenate as Concatenate
 from fastbn.nn.joins import Multiply as Multiply
 from fastbn.nn.joins import add as add
 from fastbn.nn.joins import concat as concat
 from fastbn.nn.joins import multiply as multiply
+from fastbn.nn.layernorm import LayerNorm as LayerNorm
+from fastbn.nn.layernorm import RMSNorm as RMSNorm
 from fastbn.nn.linear import Linear as Linear
 from fastbn.nn.loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from fastbn.nn.loss import CrossEntropyLoss as CrossEntropyLoss
@@ -53,10 +57,6 @@ from fastbn.nn.loss import L1Loss as L1Loss
 from fastbn.nn.loss import MSELoss as MSELoss
 from fastbn.nn.lrn import LocalResponseNorm as LocalResponseNorm
 from fastbn.nn.module import Module as Module
-from fastbn.nn.norms import GroupNorm as GroupNorm
-from fastbn.nn.norms import InstanceNorm as InstanceNorm
-from fastbn.nn.norms import LayerNorm as LayerNorm
-from fastbn.nn.norms import RMSNorm as RMSNorm
 from fastbn.nn.padding import ZeroPad as ZeroPad
 from fastbn.nn.padding import ZeroPad2d as ZeroPad2d
 from fastbn.nn.parameter import Parameter as Parameter

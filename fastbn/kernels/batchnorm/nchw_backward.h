@@ -198,14 +198,14 @@ static void nchw_backward(const tensors_t *t, const planes_t *r, int64_t first, 
         g[k] = gradient_numbers_of(&g_[k]);
         sum_d[k] = sum_dx[k] = 0.0;
     }
-    const int both = stream == STREAM_LINES && now == coming && is_plain(t, frozen) &&
+    const int row = are_short(r);
+    const int both = stream == STREAM_LINES && now == coming && !row && is_plain(t, frozen) &&
                      at_lines((io_t *)t->dx + first * length, r, now) &&
                      (!t->residual || at_lines((io_t *)t->dresidual + first * length, r, now));
     if (both)
         w.left = 0; /* nothing is left to the writer */
-    const int row = coming && are_short(r) && !both;
     if (row)
-        take_row_gradients(t, (first + now) * length, length, coming, g, act, NULL, sum_d, sum_dx);
+        take_row_gradients(t, (first + now) * length, length, coming, g, act, sum_d, sum_dx);
 #define WRITE(values)                                                                              \
     for (w.owed += (values); next_strip(&w);)                                                      \
     write_gradients(&w.last, t, (first * length), f, act, frozen, stream)

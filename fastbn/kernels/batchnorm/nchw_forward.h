@@ -195,10 +195,10 @@ static void nchw_forward(const tensors_t *t, const planes_t *r, int64_t first, i
         f[k] = numbers_of(&f_[k]);
     for (int64_t k = 0; k < coming; k++)
         mean[k] = m2[k] = 0.0;
-    const int both = stream == STREAM_LINES && now == coming && at_lines(y, r, now);
+    const int row = are_short(r);
+    const int both = stream == STREAM_LINES && now == coming && !row && at_lines(y, r, now);
     if (both)
         w.left = 0; /* nothing is left to the writer */
-    const int row = coming && are_short(r) && !both;
     if (row)
         row_moments(next, length, coming, mean, m2);
 #define WRITE(values)                                                                              \
@@ -230,8 +230,7 @@ static void nchw_forward(const tensors_t *t, const planes_t *r, int64_t first, i
                 }
             }
             for (int64_t k = 0; k < coming; k++)
-                merge_block(from + k * length, &block, sum_a(&m[k]), sum_b(&m[k]), shift[k], count,
-                            &mean[k], &m2[k]);
+                merge_block(from + k * length, &block, &m[k], shift[k], count, &mean[k], &m2[k]);
             count += (double)(rows * columns);
         }
     WRITE(now * r->planes * length);

@@ -3,8 +3,8 @@
  *
  * A plane's values are taken in units: those of a channel alone begin with the plane, those of a
  * group where the units of its row do, so that they are aligned in memory, and some belong to two
- * planes. Row i of STREAMS neighbouring rows goes into the i-th sums. In a row by itself the units
- * begin with each plane, and its last one reaches back, so that none is there in part.
+ * planes. Row i of STREAMS neighbouring rows goes into the i-th sums. Short planes of a single
+ * sample are taken one by one.
  */
 
 enum { AHEAD = 1024 / sizeof(io_t) }; /* how far ahead is prefetched what no cache holds */
@@ -63,7 +63,8 @@ INLINE void moments_of(const io_t *x, const io_t *residual, int64_t far, int64_t
 }
 
 INLINE void group_moments(const io_t *x, const io_t *residual, int64_t far, int64_t length,
-                          int64_t channels, const T *shift, sums_t *m, const int prefetch)
+                          int64_t channels, const T *shift, sums_t *m, const int rows,
+                          const int prefetch)
 {
     for (int64_t k = 0; k < channels; k++) {
         const V c = v_set(shift[k]);
@@ -77,23 +78,10 @@ INLINE void group_moments(const io_t *x, const io_t *residual, int64_t far, int6
         }                                                                                          \
         add_unit(x + (row) * far + (j), c, head, part, &s.a[row], &s.b[row]);                      \
     } while (0)
-        EACH_OF_GROUP(k, length, TAKE);
+        EACH_OF_GROUP(k, length, rows, TAKE);
 #undef TAKE
         m[k] = s;
     }
-}
-
-/* Add the `length` values of one plane. */
-INLINE void add_plane(const io_t *x, int64_t length, T shift, V *a, V *b)
-{
-    const V c = v_set(shift);
-    sums_t s;
-    clear(&s);
-#define TAKE(j, head, i) add_unit(x + (j), c, head, 0, &s.a[i], &s.b[i])
-    EACH_OF_PLANE(length, TAKE);
-#undef TAKE
-    *a += sum_a(&s);
-    *b += sum_b(&s);
 }
 
 /* Add n values of every channel of a group, in `rows` rows (STREAMS, or 1), `far` apart, to their
@@ -103,19 +91,18 @@ static NOINLINE void take_moments(const io_t *x, const io_t *residual, int64_t f
                                   int64_t channels, const T *shift, sums_t *m, int64_t rows,
                                   int prefetch)
 {
-    if (channels == 1 && rows != STREAMS)
-        moments_of(x, residual, far, n, v_set(*shift), m, 1, 0);
-    else if (channels == 1 && prefetch)
-        moments_of(x, residual, far, n, v_set(*shift), m, STREAMS, 1);
-    else if (channels == 1)
-        moments_of(x, residual, far, n, v_set(*shift), m, STREAMS, 0);
-    else if (rows != STREAMS)
-        for (int64_t k = 0; k < channels; k++)
-            add_plane(x + k * n, n, shift[k], &m[k].a[0], &m[k].b[0]);
+#define CALL(ROWS, FETCH)                                                                          \
+    if (channels == 1)                                                                             \
+        moments_of(x, residual, far, n, v_set(*shift), m, ROWS, FETCH);                            \
+    else                                                                                           \
+        group_moments(x, residual, far, n, channels, shift, m, ROWS, FETCH)
+    if (rows != STREAMS)
+        CALL(1, 0);
     else if (prefetch)
-        group_moments(x, residual, far, n, channels, shift, m, 1);
+        CALL(STREAMS, 1);
     else
-        group_moments(x, residual, far, n, channels, shift, m, 0);
+        CALL(STREAMS, 0);
+#undef CALL
 }
 
 /* The mean of the first eighth of a block of planes. */
@@ -146,17 +133,18 @@ static void wide_sums(const io_t *x, const planes_t *block, T shift, double *sum
     *square = sum_lanes(q);
 }
 
-enum { FEW = 16 }; /* additions to a lane, which lose less than a bit of float32's result each */
+enum { FEW = 16 }; /* additions to a lane, whose rounding does not add up to much */
 
-/* Merge a block's moments, the sums a and b about `shift`, into those of the `count` values before.
+/* Merge a block's moments, taken about `shift`, into those of the `count` values before.
  *
  * A value far from all others has a square that swallows digits of those added to it, in the same
  * way again and again. It shows in its lane; such a block is taken in float64. */
-INLINE void merge_block(const io_t *x, const planes_t *block, V a, V b, T shift, double count,
-                        double *mean, double *m2)
+INLINE void merge_block(const io_t *x, const planes_t *block, const sums_t *m, T shift,
+                        double count, double *mean, double *m2)
 {
     const double n = (double)(block->planes * block->length);
-    double s = v_sum(a), q = v_sum(b);
+    const V b = sum_b(m);
+    double s = v_sum(sum_a(m)), q = v_sum(b);
     if (sizeof(T) < sizeof(double) && n > FEW * W && (double)v_top(b) * W > 2 * q &&
         squares_are_safe((T)q))
         wide_sums(x, block, shift, &s, &q);
@@ -179,9 +167,13 @@ static NOINLINE void row_moments(const io_t *x, int64_t length, int64_t channels
     const planes_t plane = {1, length, 0};
     for (int64_t k = 0; k < channels; k++, x += length) {
         const T shift = sample_mean(x, &plane);
-        V a = v_set(0), b = a;
-        add_plane(x, length, shift, &a, &b);
+        const V c = v_set(shift);
+        sums_t s;
+        clear(&s);
+#define TAKE(j, head, i) add_unit(x + (j), c, head, 0, &s.a[i], &s.b[i])
+        EACH_OF_PLANE(length, TAKE);
+#undef TAKE
         mean[k] = m2[k] = 0.0;
-        merge_block(x, &plane, a, b, shift, 0.0, &mean[k], &m2[k]);
+        merge_block(x, &plane, &s, shift, 0.0, &mean[k], &m2[k]);
     }
 }

@@ -22,24 +22,24 @@
                 TAKE(k_, k_, i_, part_of((n) - i_), 0);                                            \
     } while (0)
 
-/* TAKE(row, j, head, part) for the values of plane k of a group in STREAMS rows, in units that begin
- * where those of the row do: of the unit at j, the first `head` values belong to the plane before;
- * what follows the first `part` ones, unless that is 0, belongs to the plane behind. */
-#define EACH_OF_GROUP(k, length, TAKE)                                                             \
+/* TAKE(row, j, head, part) for the values of plane k of a group, in units that begin where those of
+ * the row do: of the unit at j, the first `head` values belong to the plane before; what follows
+ * the first `part` ones, unless that is 0, belongs to the plane behind. */
+#define EACH_OF_GROUP(k, length, rows, TAKE)                                                       \
     do {                                                                                           \
         const int64_t begin_ = (k) * (length), end_ = begin_ + (length);                           \
         const int head_ = (int)(begin_ & (U - 1));                                                 \
         int64_t j_ = begin_ - head_;                                                               \
         if (head_) {                                                                               \
-            UNROLL_FOR(int r_ = 0; r_ < STREAMS; r_++)                                             \
+            UNROLL_FOR(int r_ = 0; r_ < (rows); r_++)                                              \
                 TAKE(r_, j_, head_, 0);                                                            \
             j_ += U;                                                                               \
         }                                                                                          \
         for (; j_ + U <= end_; j_ += U)                                                            \
-            UNROLL_FOR(int r_ = 0; r_ < STREAMS; r_++)                                             \
+            UNROLL_FOR(int r_ = 0; r_ < (rows); r_++)                                              \
                 TAKE(r_, j_, 0, 0);                                                                \
         if (j_ < end_)                                                                             \
-            UNROLL_FOR(int r_ = 0; r_ < STREAMS; r_++)                                             \
+            UNROLL_FOR(int r_ = 0; r_ < (rows); r_++)                                              \
                 TAKE(r_, j_, 0, (int)(end_ - j_));                                                 \
     } while (0)
 

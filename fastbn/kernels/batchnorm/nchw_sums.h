@@ -78,7 +78,7 @@ INLINE void gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t n
 
 INLINE void group_gradient_sums(const tensors_t *t, int64_t at, int64_t far, int64_t length,
                                 int64_t channels, const gradient_numbers_t *f_, V slope,
-                                sums_t *sums, const int act, const int has_residual,
+                                sums_t *sums, const int act, const int has_residual, const int rows,
                                 const int prefetch)
 {
     for (int64_t k = 0; k < channels; k++) {
@@ -95,46 +95,10 @@ INLINE void group_gradient_sums(const tensors_t *t, int64_t at, int64_t far, int
         }                                                                                          \
         add_gradient_unit(t, i, head, part, &f, slope, &s.a[row], &s.b[row], act, has_residual);   \
     } while (0)
-        EACH_OF_GROUP(k, length, TAKE);
+        EACH_OF_GROUP(k, length, rows, TAKE);
 #undef TAKE
         sums[k] = s;
     }
-}
-
-/* Neighbouring channels in a row by itself: their sums in float64, or added to `sums`. */
-INLINE void row_gradient_sums(const tensors_t *t, int64_t at, int64_t length, int64_t channels,
-                              const gradient_numbers_t *f_, V slope, sums_t *sums, double *sum_d,
-                              double *sum_dx, const int act, const int has_residual)
-{
-    for (int64_t k = 0; k < channels; k++, at += length) {
-        const terms_t f = terms_of(&f_[k]);
-        sums_t s;
-        clear(&s);
-#define TAKE(j, head, i)                                                                           \
-    add_gradient_unit(t, at + (j), head, 0, &f, slope, &s.a[i], &s.b[i], act, has_residual)
-        EACH_OF_PLANE(length, TAKE);
-#undef TAKE
-        if (sums) {
-            sums[k].a[0] += sum_a(&s);
-            sums[k].b[0] += sum_b(&s);
-        } else {
-            sum_d[k] = v_sum(sum_a(&s));
-            sum_dx[k] = v_sum(sum_b(&s));
-        }
-    }
-}
-
-static NOINLINE void take_row_gradients(const tensors_t *t, int64_t at, int64_t length,
-                                        int64_t channels, const gradient_numbers_t *f,
-                                        const act_t *act, sums_t *sums, double *sum_d,
-                                        double *sum_dx)
-{
-    const void *residual = t->residual;
-    const V slope = set_of(act->slope);
-#define CALL(A, R)                                                                                 \
-    row_gradient_sums(t, at, length, channels, f, slope, sums, sum_d, sum_dx, A, R)
-    DISPATCH(CALL)
-#undef CALL
 }
 
 /* Add n values of every channel of a group, in `rows` rows (STREAMS, or 1), `far` apart, to their
@@ -145,21 +109,49 @@ static NOINLINE void take_gradients(const tensors_t *t, int64_t at, int64_t far,
 {
     const void *residual = t->residual;
     const V slope = set_of(act->slope);
-    if (channels > 1 && rows != STREAMS) {
-        take_row_gradients(t, at, n, channels, f, act, sums, NULL, NULL);
-        return;
-    }
-#define CALL(A, R)                                                                                 \
-    if (channels == 1 && rows != STREAMS)                                                          \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, 1, 0);                                  \
-    else if (channels == 1 && prefetch)                                                            \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 1);                            \
-    else if (channels == 1)                                                                        \
-        gradient_sums(t, at, far, n, f, slope, sums, A, R, STREAMS, 0);                            \
-    else if (prefetch)                                                                             \
-        group_gradient_sums(t, at, far, n, channels, f, slope, sums, A, R, 1);                     \
+#define SOME(A, R, ROWS, FETCH)                                                                    \
+    if (channels == 1)                                                                             \
+        gradient_sums(t, at, far, n, f, slope, sums, A, R, ROWS, FETCH);                           \
     else                                                                                           \
-        group_gradient_sums(t, at, far, n, channels, f, slope, sums, A, R, 0)
+        group_gradient_sums(t, at, far, n, channels, f, slope, sums, A, R, ROWS, FETCH)
+#define CALL(A, R)                                                                                 \
+    if (rows != STREAMS) {                                                                         \
+        SOME(A, R, 1, 0);                                                                          \
+    } else if (prefetch) {                                                                         \
+        SOME(A, R, STREAMS, 1);                                                                    \
+    } else {                                                                                       \
+        SOME(A, R, STREAMS, 0);                                                                    \
+    }
+    DISPATCH(CALL)
+#undef CALL
+#undef SOME
+}
+
+/* The sums of neighbouring channels of a single sample: of one short plane each. */
+INLINE void row_gradient_sums(const tensors_t *t, int64_t at, int64_t length, int64_t channels,
+                              const gradient_numbers_t *f_, V slope, double *sum_d, double *sum_dx,
+                              const int act, const int has_residual)
+{
+    for (int64_t k = 0; k < channels; k++, at += length) {
+        const terms_t f = terms_of(&f_[k]);
+        sums_t s;
+        clear(&s);
+#define TAKE(j, head, i)                                                                           \
+    add_gradient_unit(t, at + (j), head, 0, &f, slope, &s.a[i], &s.b[i], act, has_residual)
+        EACH_OF_PLANE(length, TAKE);
+#undef TAKE
+        sum_d[k] = v_sum(sum_a(&s));
+        sum_dx[k] = v_sum(sum_b(&s));
+    }
+}
+
+static NOINLINE void take_row_gradients(const tensors_t *t, int64_t at, int64_t length,
+                                        int64_t channels, const gradient_numbers_t *f,
+                                        const act_t *act, double *sum_d, double *sum_dx)
+{
+    const void *residual = t->residual;
+    const V slope = set_of(act->slope);
+#define CALL(A, R) row_gradient_sums(t, at, length, channels, f, slope, sum_d, sum_dx, A, R)
     DISPATCH(CALL)
 #undef CALL
 }

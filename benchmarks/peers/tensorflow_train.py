@@ -124,10 +124,9 @@ def translate(tf: Any, module: nn.Module, name: str, layers: list[tuple[str, Any
             )
         )  # fmt: skip
     if isinstance(module, nn.BatchNorm):
-        assert module.momentum is not None
-        return weighted(
-            theirs.BatchNormalization(momentum=1.0 - module.momentum, epsilon=module.eps)
-        )
+        share = module.momentum_now
+        assert share is not None
+        return weighted(theirs.BatchNormalization(momentum=1.0 - share, epsilon=module.eps))
     if isinstance(module, nn.ReLU):
         return theirs.ReLU()(x)
     if isinstance(module, nn.MaxPool2d):

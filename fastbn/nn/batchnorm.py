@@ -24,7 +24,7 @@ from fastbn.nn.parameter import Parameter
 from fastbn.nn.run import here
 
 Array = NDArray[Any]
-Limit = float | Callable[[int], float]
+Scheduled = float | Callable[[int], float]  # a function of the step
 
 
 class Across(NamedTuple):
@@ -47,8 +47,10 @@ class BatchNorm(Module):
         Channels, the size of the last axis of x, which may have two axes or more.
     eps : float, default 1e-5
         Added to the variance.
-    momentum : float or None, default 0.1
-        ``running = (1 - momentum) * running + momentum * batch``; None averages all batches.
+    momentum : float, callable or None, default 0.1
+        ``running = (1 - momentum) * running + momentum * batch``; None averages all batches. A
+        function of the step, such as one of `fastbn.optim.schedules`, gets `num_batches_tracked`,
+        the number of batches before, and so goes on from a checkpoint where it was.
     affine : bool, default True
         Whether there are weight and bias.
     track_running_stats : bool, default True
@@ -95,18 +97,20 @@ class BatchNorm(Module):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: Scheduled | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
         *,
         ghost_size: int | None = None,
-        renorm: tuple[Limit, Limit] | None = None,
+        renorm: tuple[Scheduled, Scheduled] | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
         init.check_sizes(self, num_features=num_features)
         if not eps >= 0.0:
             raise ValueError(f"BatchNorm: eps should not be negative, got {eps}")
+        if callable(momentum) and not track_running_stats:
+            raise ValueError("BatchNorm: a momentum that is a function needs running statistics")
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
@@ -140,6 +144,19 @@ class BatchNorm(Module):
         """Whether a forward now would normalise by the batch's statistics."""
         return self.running_mean is None or (not self.frozen and self.training)
 
+    @property
+    def momentum_now(self) -> float | None:
+        """The share of this step's batch in the running statistics; None averages all batches."""
+        if not callable(self.momentum):
+            return self.momentum
+        step = int(self.num_batches_tracked)  # type: ignore[arg-type]
+        share = float(self.momentum(step))
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(
+                f"{self.where}: momentum should be between 0 and 1, got {share} for step {step}"
+            )
+        return share
+
     def freeze(self, frozen: bool = True) -> Self:
         """Use the running statistics in training, too, and leave them as they are.
 
@@ -172,7 +189,7 @@ class BatchNorm(Module):
             self.running_mean,
             self.running_var,
             training=batch,
-            momentum=self.momentum,
+            momentum=self.momentum_now if batch else None,
             eps=self.eps,
             num_batches_tracked=self.num_batches_tracked if batch else None,
             mask=None if here.run.mask is None else self.checked_mask(x),
@@ -190,7 +207,7 @@ class BatchNorm(Module):
             self.running_var,
             gather=self.across.gather,
             ghost=self.across.ghost,
-            momentum=self.momentum,
+            momentum=self.momentum_now,
             eps=self.eps,
             num_batches_tracked=self.num_batches_tracked,
             renorm=None if self.renorm is None else self._limits(),
@@ -215,7 +232,7 @@ class BatchNorm(Module):
         weight = None if self.weight is None else self.weight.data
         bias = None if self.bias is None else self.bias.data
         common: dict[str, Any] = {
-            "momentum": self.momentum,
+            "momentum": self.momentum_now,
             "eps": self.eps,
             "num_batches_tracked": self.num_batches_tracked,
             "out": self._pool.take(x.shape, x.dtype),
@@ -249,6 +266,7 @@ class BatchNorm(Module):
         weight, bias = self.weight, self.bias
         dweight = None if weight is None else weight.grad_out
         dbias = None if bias is None else bias.grad_out
+        dx: Array | None
         backward: Any = F.batch_norm_backward
         if isinstance(saved, SyncedSaved):
             backward = synced_batch_norm_backward
@@ -325,7 +343,8 @@ class BatchNorm(Module):
             "running_var": self.running_var,
         }
         inputs = [build.weight(name, values) for name, values in parameters.items()]
-        momentum = 0.9 if self.momentum is None else 1.0 - self.momentum
+        unknown = self.momentum is None or callable(self.momentum)
+        momentum = 0.9 if unknown else 1.0 - self.momentum  # type: ignore[operator]
         return flow.to(
             build.node(
                 "BatchNormalization",

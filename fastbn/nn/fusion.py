@@ -120,7 +120,7 @@ class Normalised:
             norm.running_mean,
             norm.running_var,
             training=batch,
-            momentum=norm.momentum,
+            momentum=norm.momentum_now if batch else None,
             eps=norm.eps,
             num_batches_tracked=norm.num_batches_tracked if batch else None,
             activation=self.kind,

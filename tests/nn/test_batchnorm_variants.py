@@ -111,14 +111,40 @@ def test_variants_run_beside_fused_layers() -> None:
     assert np.isfinite(net.predict(x)).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"ghost_size": 4}, {"renorm": (3.0, 5.0)}])
+@pytest.mark.parametrize("behind", [[], [nn.ReLU]])
+def test_momentum_may_be_a_function_of_the_step(options: Any, behind: list[Any]) -> None:
+    asked = []
+
+    def momentum(step: int) -> float:
+        asked.append(step)
+        return (0.5, 0.25, 0.1)[step]
+
+    scheduled, fixed = made(momentum=momentum, **options), made(**options)
+    nets = [nn.Sequential(norm, *(layer() for layer in behind)) for norm in (scheduled, fixed)]
+    for step, share in enumerate((0.5, 0.25, 0.1)):
+        x = RNG.standard_normal((8, 3))
+        fixed.momentum = share
+        for net in nets:
+            net.backward(np.ones_like(net(x)))
+        assert asked == list(range(step + 1))
+        np.testing.assert_array_equal(scheduled.running_mean, fixed.running_mean)
+        np.testing.assert_array_equal(scheduled.running_var, fixed.running_var)
+    nets[0].eval()(x)
+    assert len(asked) == 3
+
+
 def test_bad_arguments_are_named() -> None:
     for options, match in (
         ({"ghost_size": 1}, "ghost_size"),
         ({"renorm": 3.0}, "renorm"),
         ({"renorm": (3.0, 5.0), "track_running_stats": False}, "renorm needs running"),
+        ({"momentum": abs, "track_running_stats": False}, "needs running"),
     ):
         with pytest.raises(ValueError, match=match):
             nn.BatchNorm(3, **options)
+    with pytest.raises(ValueError, match="momentum should be between 0 and 1"):
+        made(momentum=lambda step: 2.0)(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="r_max >= 1"):
         made(renorm=(0.5, 0.0))(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="mask: expected booleans of shape"):

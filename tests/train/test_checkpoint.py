@@ -32,7 +32,8 @@ def noise(images: Any, rng: np.random.Generator) -> Any:
 
 def trainer(kind: str = "sgd", seed: int = 1) -> Trainer:
     rng = np.random.default_rng(seed)
-    layers = [nn.Linear(6, 16, rng=rng), nn.BatchNorm(16), nn.ReLU(), nn.Dropout(0.3, rng=rng)]
+    norm = nn.BatchNorm(16, momentum=optim.schedules.cosine(0.5, 30, end=0.01))
+    layers = [nn.Linear(6, 16, rng=rng), norm, nn.ReLU(), nn.Dropout(0.3, rng=rng)]
     layers += [nn.Linear(16, 8, rng=rng), nn.Dropout(0.1, rng=7), nn.Linear(8, 4, rng=rng)]
     net = nn.Sequential(*layers)
     lr = optim.schedules.warmup(optim.schedules.cosine(0.05, 18), 4)

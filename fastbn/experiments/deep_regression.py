@@ -178,9 +178,9 @@ def judge(results: Results) -> list[Claim]:
 
 def draw(results: Results) -> Drawn:
     """Draw cost, fits, and what reaches every layer."""
-    from fastbn.experiments import regression_plots
+    from fastbn.experiments import deep_regression_plots
 
-    yield from regression_plots.draw(results, points(results.settings, 0))
+    yield from deep_regression_plots.draw(results, points(results.settings, 0))
 
 
 experiment = Experiment(

@@ -9,6 +9,8 @@ from fastbn.experiments.experiment import Experiment
 # In the order of the index page; the file of each has its name, with underscores.
 NAMES = (
     "deep-regression",
+    "five-layer-cnn",
+    "paper-mnist",
     "vanishing-gradient",
 )
 

@@ -42,12 +42,13 @@ def _histograms(results: Results, activation: str) -> Any:
         look = plots.style(bn)
         for step, layers in enumerate(results.runs[f"{activation}, {bn}"][0]["histograms"]):
             for layer, place in enumerate(row):
-                of = layers[layer] if layers else {"counts": [], "low": 0, "high": 1}
+                if layers is None:  # training did not come so far
+                    continue
+                of: dict[str, Any] = layers[layer]
                 counts = np.asarray(of["counts"], float) ** 0.5  # or one value hides the others
                 edges = np.linspace(of["low"], of["high"], len(counts) + 1)
-                if len(counts):
-                    top = -step + 0.9 * counts / counts.max()
-                    place.stairs(top, edges, baseline=-step, fill=True, color=look.color, alpha=0.5)
+                top = -step + 0.9 * counts / counts.max()
+                place.stairs(top, edges, baseline=-step, fill=True, color=look.color, alpha=0.5)
         for layer, place in enumerate(row):
             every = range(0, settings.steps, settings.look_every)
             place.set_yticks([-step for step in range(len(every))], every if not layer else [])

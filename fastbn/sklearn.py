@@ -6,6 +6,7 @@ leave as ONNX files with every BatchNorm folded away.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from fastbn.data import Normalization
 from fastbn.optim import AdamW
 from fastbn.optim.schedules import cosine
 from fastbn.train import EarlyStopping, Trainer
+from fastbn.train.targets import into_unit
 
 if TYPE_CHECKING:
     from fastbn.export import ExportReport
@@ -433,17 +435,9 @@ class FastBNRegressor(RegressorMixin, _Perceptron):  # type: ignore[misc]
         from fastbn.export import to_onnx
 
         check_is_fitted(self)
-        # The last Linear takes over the scale of the targets.
-        mean, std = self.target_normalization_.mean, self.target_normalization_.std
-        state = self.net_.state_dict()
-        *_, weight, bias = state
-        state[weight] = (state[weight] * std[:, None]).astype(np.float32)
-        state[bias] = (state[bias] * std + mean).astype(np.float32)
-        assert self.net_.factory is not None  # models.mlp knows how it was made
-        name, arguments = self.net_.factory
-        net = models.build(name, **arguments)
-        net.load_state_dict(state)
-        return to_onnx(net.eval(), path, normalization=self._normalization(), **options)
+        net = copy.deepcopy(self.net_).eval()
+        into_unit(net, self.target_normalization_)
+        return to_onnx(net, path, normalization=self._normalization(), **options)
 
     def _targets(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool

@@ -146,6 +146,15 @@ def train(
     clip_norm: Annotated[
         float | None, typer.Option(help="Largest norm of a step's gradients.")
     ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DECAY",
+            help="Average the weights over the steps, and end with the averages: 0.999, say.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     early_stopping: Annotated[
         int | None,
         typer.Option(help="Stop after so many epochs without a better validation loss.", min=1),
@@ -193,6 +202,7 @@ def train(
         "class_weight": "balanced" if balanced else None,
         "accumulate": accumulate,
         "clip_norm": clip_norm,
+        "ema": ema,
         "early_stopping": early_stopping,
         "max_seconds": max_seconds,
         "save_every": save_every,

@@ -57,6 +57,9 @@ class Config:
         Batches in a step.
     clip_norm : float or None
         Largest norm of a step's gradients.
+    ema : float or None
+        Decay of an average of the weights over the steps, in [0, 1). The averages are what the run
+        ends with, with batch statistics taken anew.
     early_stopping : int or None
         Epochs without improvement behind which training stops.
     max_seconds : float or None
@@ -89,6 +92,7 @@ class Config:
     class_weight: str | None = None
     accumulate: int = 1
     clip_norm: float | None = None
+    ema: float | None = None
     early_stopping: int | None = None
     max_seconds: float | None = None
     save_every: int | None = None
@@ -113,6 +117,8 @@ class Config:
                 raise ValueError(f"{name} should be at least 1, got {value}")
         if self.val_split is not None and not 0.0 <= self.val_split < 1.0:
             raise ValueError(f"val_split should be in [0, 1), got {self.val_split}")
+        if self.ema is not None and not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema should be in [0, 1), got {self.ema}")
 
 
 def from_values(values: Mapping[str, Any], where: str) -> Config:

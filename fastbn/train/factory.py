@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fastbn import models
+from fastbn.data import Normalization
 from fastbn.nn import Module
+from fastbn.train import targets
 from fastbn.train.weights import Metadata, load, read
 
 
@@ -73,6 +75,8 @@ def factory(model: str) -> Callable[..., Module]:
 def network(weights: str | os.PathLike[str], model: str | None = None) -> tuple[Module, Metadata]:
     """Build the network of a file and give it its weights, in inference mode.
 
+    Where the file tells how targets were normalised, the network gives them in their own unit.
+
     Parameters
     ----------
     weights : path
@@ -101,13 +105,19 @@ def network(weights: str | os.PathLike[str], model: str | None = None) -> tuple[
             "is not in fastbn.models: name it with --model package.module:factory"
         )
     assert name is not None
-    if name in models.names():
-        return load(weights, inference=True), metadata
-    try:
-        net = factory(name)(**_with_tuples(metadata))
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(weights)}: {error}") from error
-    return load(weights, net, inference=True), metadata
+    own = None
+    if name not in models.names():
+        try:
+            own = factory(name)(**_with_tuples(metadata))
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(weights)}: {error}") from error
+    net = load(weights, own, inference=True)
+    if metadata.target_normalization:
+        try:
+            targets.into_unit(net, Normalization.from_dict(metadata.target_normalization))
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(weights)}: {error}") from None
+    return net, metadata
 
 
 def _with_tuples(metadata: Metadata) -> dict[str, Any]:

@@ -22,8 +22,8 @@ MOST_CLASSES = 50  # of a confusion matrix that is shown
 TILES = {
     "test_accuracy": "test accuracy",
     "test_loss": "test loss",
-    "mae": "mean absolute error",
-    "r2": "R²",
+    "test_mae": "mean absolute error",
+    "test_r2": "R²",
     "best_epoch": "best epoch",
     "steps": "steps",
     "seconds": "seconds of training",

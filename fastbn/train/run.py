@@ -24,9 +24,9 @@ from fastbn import data as datasets
 from fastbn import models, optim
 from fastbn.data import Dataset
 from fastbn.files import new_folder
-from fastbn.nn import CrossEntropyLoss, MSELoss
+from fastbn.nn import BatchNorm, CrossEntropyLoss, MSELoss
 from fastbn.train import config as configs
-from fastbn.train import inputs, metrics, page, plot, weights
+from fastbn.train import inputs, metrics, page, plot, targets, weights
 from fastbn.train.callbacks import Checkpoint, CSVLog, EarlyStopping
 from fastbn.train.config import Config
 from fastbn.train.factory import factory
@@ -75,12 +75,15 @@ class Run:
     trainer : Trainer
     described : dict
         What the files of weights say besides.
+    ema : EMA or None
+        Averages of the weights, where the config asks for them.
     """
 
     config: Config
     data: Dataset
     trainer: Trainer
     described: dict[str, Any]
+    ema: optim.EMA | None = None
 
     @property
     def validation(self) -> Dataset | None:
@@ -92,12 +95,13 @@ class Run:
         config = self.config
         names = [getattr(datasets.augment, name)() for name in config.augment]
         stopping = [] if config.early_stopping is None else [EarlyStopping(config.early_stopping)]
+        averages = [] if self.ema is None else [self.ema]
         return self.trainer.fit(
             self.data,
             config.epochs,
             config.batch_size,
             self.validation,
-            callbacks=[*stopping, *callbacks],
+            callbacks=[*averages, *stopping, *callbacks],
             rng=config.seed,
             augment=datasets.augment.compose(*names) if names else None,
             accumulate=config.accumulate,
@@ -106,6 +110,17 @@ class Run:
             max_seconds=config.max_seconds,
             progress=progress,
         )
+
+    def save_averages(self) -> None:
+        """Give the network its averages, and write them in the place of the best weights.
+
+        Batch statistics are those of training samples without augmentation, as in inference.
+        """
+        assert self.ema is not None
+        net, batches = self.trainer.net, self.data.batches(self.config.batch_size, rng=0)
+        norms = any(isinstance(module, BatchNorm) for module in net.modules())
+        self.ema.apply((x for x, _ in batches if len(x) > 1) if norms else None)
+        weights.save(net, Path(self.config.output) / WEIGHTS, **self.described)
 
 
 def prepare(config: Config) -> Run:
@@ -128,7 +143,11 @@ def prepare(config: Config) -> Run:
         loss = CrossEntropyLoss(label_smoothing=config.label_smoothing)
     elif config.label_smoothing or config.class_weight:
         raise ValueError("label_smoothing and class_weight are for classes, these data have none")
-    kinds = () if data.classes else (metrics.mae, metrics.r2)
+    unit = None
+    if not data.classes and targets.last_linear(net.build(data.input_shape)) is not None:
+        data, unit = targets.normalized(data)
+    error = metrics.mae if unit is None else targets.mae_in_unit(unit)
+    kinds = () if data.classes else (error, metrics.r2)
     trainer = Trainer(net, loss, _optimizer(net, config), kinds)
     given = inputs.checked(
         net, loss, data, None, batch_size=config.batch_size, seed=0, drop_last=False, augment=None
@@ -138,11 +157,14 @@ def prepare(config: Config) -> Run:
     described: dict[str, Any] = {"classes": data.classes or None}
     if data.normalization is not None:
         described["input_normalization"] = data.normalization.as_dict()
+    if unit is not None:
+        described["target_normalization"] = unit.as_dict()
     if data.columns is not None:
         described["columns"] = data.columns.as_dict()
     if config.model not in models.names():
         described |= {"model": config.model, "arguments": arguments}
-    return Run(config, data, trainer, described)
+    ema = None if config.ema is None else optim.EMA(net, _decay(config.ema))
+    return Run(config, data, trainer, described, ema)
 
 
 def load_data(config: Config) -> Dataset:
@@ -221,6 +243,8 @@ def train(
             f"interrupted at step {trainer.steps}: fastbn train --resume {folder} goes on",
             received[0],
         )
+    if run.ema is not None:
+        run.save_averages()
     return finish(run, keeper.best_epoch, monitor.records, environment)
 
 
@@ -265,7 +289,7 @@ def finish(
         "lr": rate,
         "final_lr": trainer.history.last.lr,
         "seed": config.seed,
-        "best_epoch": best_epoch,
+        "best_epoch": best_epoch if run.ema is None else None,  # averages are of no epoch
         "arguments": asdict(config),
         "environment": dict(environment or {}),
         "monitor": records,
@@ -421,6 +445,11 @@ def _learning_rate(config: Config, steps: int) -> float | Callable[[int], float]
     else:
         return rate
     return optim.schedules.warmup(schedule, config.warmup) if config.warmup else schedule
+
+
+def _decay(decay: float) -> Callable[[int], float]:
+    """Return the decay of every update: it rises, as initial weights should not count for long."""
+    return lambda updates: min(decay, (1.0 + updates) / (10.0 + updates))
 
 
 def _optimizer(net: Any, config: Config) -> Any:

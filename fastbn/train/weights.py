@@ -51,6 +51,8 @@ class Metadata:
     input_normalization : dict
         What was done to the pixels: ``(x - mean) / std`` for every channel, lists "mean" and
         "std"; empty for pixels in [0, 1] as `fastbn.data` gives them.
+    target_normalization : dict
+        The same of the numbers to predict: outputs are ``(y - mean) / std``.
     columns : dict
         How rows of a table became numbers, as of `fastbn.data.Columns.as_dict`; else empty.
     """
@@ -61,6 +63,7 @@ class Metadata:
     input_shape: list[int] | None = None
     classes: list[str] | None = None
     input_normalization: dict[str, list[float]] = field(default_factory=dict)
+    target_normalization: dict[str, list[float]] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +76,7 @@ def save(
     input_shape: Sequence[int] | None = None,
     classes: Sequence[Any] | None = None,
     input_normalization: dict[str, list[float]] | None = None,
+    target_normalization: dict[str, list[float]] | None = None,
     columns: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     extra: Mapping[str, NDArray[Any]] | None = None,
@@ -96,6 +100,8 @@ def save(
         Names of the outputs, or their labels, as ``numpy.unique(y)`` gives them.
     input_normalization : dict, optional
         Lists "mean" and "std" of what was done to the pixels.
+    target_normalization : dict, optional
+        The same of the numbers that the network learned to predict.
     columns : dict, optional
         How rows of a table became numbers: ``data.columns.as_dict()``.
     training, extra : dict, optional
@@ -135,6 +141,7 @@ def save(
         input_shape=None if shape is None else [int(size) for size in shape],
         classes=None if classes is None else [str(name) for name in classes],
         input_normalization=input_normalization or {},
+        target_normalization=target_normalization or {},
         columns=columns or {},
     )
     told = asdict(metadata) | ({} if training is None else {"training": training})
@@ -278,6 +285,7 @@ def _metadata(values: dict[str, Any], name: str) -> Metadata:
         "input_shape": list | None,
         "classes": list | None,
         "input_normalization": dict,
+        "target_normalization": dict,
         "columns": dict,
     }
     known = {key: value for key, value in values.items() if key in expected}
@@ -288,8 +296,9 @@ def _metadata(values: dict[str, Any], name: str) -> Metadata:
         wrong.add("input_shape")
     if not all(isinstance(label, str) for label in lists.get("classes", ())):
         wrong.add("classes")
-    if not _is_normalization(lists.get("input_normalization") or {}):
-        wrong.add("input_normalization")
+    for key in ("input_normalization", "target_normalization"):
+        if not _is_normalization(lists.get(key) or {}):
+            wrong.add(key)
     if wrong:
         raise ValueError(f"{name}: metadata of wrong type: {', '.join(sorted(wrong))}")
     return Metadata(**known)

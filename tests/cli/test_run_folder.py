@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastbn import train
+from fastbn import data, models, nn, optim, train
 
 Run = Callable[..., int]
 
@@ -108,6 +108,7 @@ def test_the_config_does_it_again(run: Run, capsys: pytest.CaptureFixture[str]) 
         ('model = "mlp"\ndata = "digits"\nepocs = 3', "no 'epocs'; did you mean 'epochs'?"),
         ('model = "mlp"\ndata = "digits"\nepochs = "3"', "epochs should be a whole number"),
         ('model = "mlp"\ndata = "digits"\nepochs = 0', "epochs should be at least 1"),
+        ('model = "mlp"\ndata = "digits"\nema = 1', "ema should be in [0, 1)"),
         ('model = "mlp"\ndata = "digits"\noptimizer = "adm"', "did you mean 'adam'?"),
         ('model = "mlp"\ndata = "digits"\naugment = ["flp"]', "did you mean 'flip'?"),
         ('model = "mlp"\ndata = "digits"\n[set]\nhiden = 3', "did you mean 'hidden'?"),
@@ -194,10 +195,56 @@ def test_lr_find(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "suggestion" in capsys.readouterr().out
 
 
+def test_averages(run: Run) -> None:
+    """The averages of the steps, with statistics of the training part: as by hand."""
+    assert run("train", "mlp", *DIGITS, "-o", "plain", "--quiet") == 0
+    assert run("train", "mlp", *DIGITS, "-o", "run", "--ema", "0.9", "--quiet") == 0
+    digits = data.load("digits")
+    net = models.mlp(digits.input_shape, hidden=(24,), rng=np.random.default_rng(0))
+    average: dict[str, Any] = {}
+
+    class Follow(train.Callback):
+        updates = 0
+
+        def on_step(self, trainer: train.Trainer) -> None:
+            decay = min(0.9, (1 + self.updates) / (10 + self.updates))
+            for parameter, value in trainer.net.named_parameters():
+                before = average.get(parameter, started[parameter])
+                average[parameter] = decay * before + (1 - decay) * value.data.astype(np.float64)
+            self.updates += 1
+
+    started = {name: p.data.astype(np.float64) for name, p in net.named_parameters()}
+    trainer = train.Trainer(net, optimizer=optim.Adam(net.parameters(), lr=0.02))
+    trainer.fit(digits, 4, 64, callbacks=[Follow()], rng=0)
+    np.testing.assert_equal(net.state_dict(), weights("plain"))
+    found = weights("run")
+    for name, value in average.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    net.load_state_dict(found)
+    nn.population_statistics(net, (x for x, _ in digits.batches(64, rng=0)))
+    np.testing.assert_equal(net.state_dict(), found)
+    told = report_of("run")
+    assert told["test_accuracy"] == train.Trainer(net).evaluate(digits).accuracy
+    assert told["best_epoch"] is None
+    assert run("report", "run") == 0
+    assert report_of("run")["test_accuracy"] == told["test_accuracy"]
+
+
+def test_averages_of_a_network_without_batch_norm(run: Run) -> None:
+    Path(f"plain_{os.getpid()}.py").write_text(
+        "from fastbn import nn\n"
+        "def net(input_shape, classes, rng):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes, rng=rng))\n",
+        encoding="utf-8",
+    )
+    options = ("--data", "digits", "--epochs", "2", "--ema", "0.99", "--quiet")
+    assert run("train", f"plain_{os.getpid()}:net", *options) == 0
+
+
 # --- interruptions --------------------------------------------------------------------------
 
 PROGRAM = "import sys; from fastbn.cli import main; main(sys.argv[1:])"
-LONG = ("train", "mlp", *RECIPE, "--epochs", "60", "--save-every", "7")
+LONG = ("train", "mlp", *RECIPE, "--epochs", "60", "--save-every", "7", "--ema", "0.98")
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:

@@ -19,12 +19,9 @@ Array = NDArray[Any]
 def normalized(data: Dataset) -> tuple[Dataset, Normalization]:
     """Return data whose targets are ``(y - mean) / std`` of the training part, and these two."""
     fitted = Normalization.fit(data.y_train)
-    parts = {
-        name: None if y is None else fitted.apply(y)
-        for name in ("y_train", "y_val", "y_test")
-        for y in [getattr(data, name)]
-    }
-    return replace(data, **parts), fitted
+    y_train, y_test = fitted.apply(data.y_train), fitted.apply(data.y_test)
+    y_val = None if data.y_val is None else fitted.apply(data.y_val)
+    return replace(data, y_train=y_train, y_val=y_val, y_test=y_test), fitted
 
 
 def mae_in_unit(targets: Normalization) -> Metric:
@@ -39,9 +36,10 @@ def mae_in_unit(targets: Normalization) -> Metric:
 
 def last_linear(net: Module) -> Linear | None:
     """Return the Linear that a built network ends in, if it does."""
-    *_, last = net.trace_built()
-    fits = isinstance(last.layer, Linear) and last.layer.bias is not None
-    return last.layer if fits and net.output_shape(net.input_shape) == last.output_shape else None
+    *_, (layer, _, shape) = net.trace_built()
+    if not isinstance(layer, Linear) or layer.bias is None:
+        return None
+    return layer if net.output_shape(net.input_shape) == shape else None
 
 
 def into_unit(net: Module, targets: Normalization) -> None:

@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
-NEEDED_SUFFIXES = {".py", ".pyi", ".so", ".pyd", ".typed", ".css", ".js", ".LICENSE"}
+NEEDED_SUFFIXES = {".py", ".pyi", ".so", ".pyd", ".typed", ".css", ".html", ".js", ".LICENSE"}
 FOLDERS = {
     "fastbn": "fastbn",
     "benchmarks": "fastbn/bench",

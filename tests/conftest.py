@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -15,6 +17,16 @@ import pytest
 # Programs that tests start import the installed package, not what lies in the working directory:
 # a checkout has `fastbn`, but `fastbn.export` is there only when it is installed.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 # Every run tries the same examples, so that a failure is a failure for everybody.
 hypothesis.settings.register_profile(
@@ -69,3 +81,15 @@ def set_threads() -> Iterator[object]:
     before = fastbn.get_num_threads()
     yield fastbn.set_num_threads
     fastbn.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the page is opened by playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium to open the page")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield opened
+        opened.close()

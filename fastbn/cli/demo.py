@@ -17,7 +17,7 @@ from fastbn.cli.table import show
 
 EPOCHS = 12
 BATCH_SIZE = 32
-FILES = ("model.safetensors", "model.onnx", "report.json", "training.png")
+FILES = ("model.safetensors", "model.onnx", "report.json", "training.png", "web")
 
 
 def demo(
@@ -41,8 +41,8 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
     Parameters
     ----------
     output : path
-        Folder that receives ``model.safetensors``, ``model.onnx``, ``report.json`` and, where
-        matplotlib is installed, ``training.png``.
+        Folder that receives ``model.safetensors``, ``model.onnx``, ``report.json``, ``web``, a page
+        to try the network on, and, where matplotlib is installed, ``training.png``.
     epochs : int
         Times to go through the training images, the last third at a tenth of the learning rate.
     seed : int
@@ -64,6 +64,7 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
 
     from fastbn import data, models, optim, train
     from fastbn.export import to_onnx
+    from fastbn.export.web import write_page
     from fastbn.nn import CrossEntropyLoss
     from fastbn.train import plot
     from fastbn.train.report import write_report
@@ -82,7 +83,11 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
     history = trainer.fit(digits, settling, BATCH_SIZE, rng=rng)
 
     train.save(net, folder / "model.safetensors", classes=digits.classes)
-    exported = to_onnx(net, folder / "model.onnx", classes=digits.classes, input_range=(0.0, 1.0))
+    about = {"classes": digits.classes, "input_range": (0.0, 1.0)}
+    exported = to_onnx(net, folder / "model.onnx", **about)
+    shape, page = digits.input_shape, folder / "web"
+    write_page(page, title="Digits", input_shape=shape, classes=digits.classes)
+    to_onnx(net, page / "model.onnx", softmax=True, **about)
 
     report = {
         "test_accuracy": trainer.evaluate(digits).accuracy,

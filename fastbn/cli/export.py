@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +47,19 @@ class Precision(StrEnum):
 def export(
     weights: Annotated[Path, typer.Argument(help="Weights: a model.safetensors of fastbn.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The ONNX file to write.")
+    ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a page that runs the network in the browser.", metavar="DIR"),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="With --web: put onnxruntime-web there, too.")
+    ] = False,
+    card: Annotated[
+        bool, typer.Option("--card", help="Describe the file in a README.md beside it.")
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(help="package.module:factory of your own network."),
@@ -82,6 +95,10 @@ def export(
     from fastbn.export import to_onnx
     from fastbn.train.factory import network
 
+    if output is None and web is None:
+        raise typer.BadParameter("say where to: --output FILE, --web DIR, or both")
+    if output is None and (card or report_file):
+        raise typer.BadParameter("--card and --report belong to a file: give --output")
     need_other_files(output, weights)
     need_other_files(report_file, weights, output)
     if precision is Precision.INT8 and calibration is None:
@@ -89,30 +106,50 @@ def export(
     net, metadata = network(weights, model)
     samples, test = _calibration(calibration)
     inside = _normalization(mean, std, metadata if normalize else None)
+    shape, classes = metadata.input_shape or (), metadata.classes or ()
     # Pixels are in [0, 1], and rows those of the table, unless the network was trained on others
     # and the file leaves it so.
     raw = bool(inside) or not metadata.input_normalization
-    report = to_onnx(
+    if web is not None:
+        from fastbn.export.web import require_images
+
+        require_images(shape, classes)
+        if not raw:
+            raise ValueError(f"{weights}: a page gives pixels in [0, 1]: leave --no-normalize out")
+    write = partial(
+        to_onnx,
         net,
-        output,
         input_shape=metadata.input_shape,
-        input_layout=layout.value,
         fold=fold,
         opset=opset,
         classes=metadata.classes,
         columns=metadata.columns if raw else None,
         input_range=(0.0, 1.0) if raw and not metadata.columns else None,
         normalization=inside,
-        softmax=softmax,
         precision=precision.value,
         calibration=samples,
         test=test,
     )
-    shown = {name: report[name] for name in (*PROOF, "notes")}
-    if report.narrowing is not None:
-        shown |= report.narrowing.as_dict()
-    write_text(report_file, report.to_json())
-    show(str(output), shown)
+    if output is not None:
+        report = write(output, input_layout=layout.value, softmax=softmax)
+        shown = {name: report[name] for name in (*PROOF, "notes")}
+        if report.narrowing is not None:
+            shown |= report.narrowing.as_dict()
+        write_text(report_file, report.to_json())
+        if card:
+            from fastbn.export.card import write_card
+
+            write_card(output, report, run=weights.parent / "report.json")
+        show(str(output), shown)
+    if web is not None:
+        from fastbn.export.web import write_page
+
+        web.mkdir(parents=True, exist_ok=True)
+        report = write(web / "model.onnx", softmax=True)
+        title = f"{metadata.model or 'network'}: {len(classes)} classes"
+        write_page(web, title=title, input_shape=shape, classes=classes, offline=offline)
+        shown = {name: report[name] for name in PROOF}
+        show(str(web), shown | {"look at it": f"python -m http.server --directory {web}"})
     return DONE
 
 

@@ -58,6 +58,11 @@ def test_report(report: dict[str, Any]) -> None:
     assert len(report["history"]) == 12
 
 
+def test_page_has_the_network_beside_it(demo: tuple[Path, str]) -> None:
+    names = {path.name for path in (demo[0] / "web").iterdir()}
+    assert names == {"index.html", "web.css", "web.js", "model.onnx"}
+
+
 def test_table_shows_what_the_report_says(demo: tuple[Path, str], report: dict[str, Any]) -> None:
     assert "test_accuracy" in demo[1]
     assert f"{report['test_accuracy']:.4g}" in demo[1]

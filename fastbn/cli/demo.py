@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,11 +84,11 @@ def run(output: str | os.PathLike[str], *, epochs: int = EPOCHS, seed: int = 0) 
     history = trainer.fit(digits, settling, BATCH_SIZE, rng=rng)
 
     train.save(net, folder / "model.safetensors", classes=digits.classes)
-    about = {"classes": digits.classes, "input_range": (0.0, 1.0)}
-    exported = to_onnx(net, folder / "model.onnx", **about)
+    written = partial(to_onnx, net, classes=digits.classes, input_range=(0.0, 1.0))
+    exported = written(folder / "model.onnx")
     shape, page = digits.input_shape, folder / "web"
     write_page(page, title="Digits", input_shape=shape, classes=digits.classes)
-    to_onnx(net, page / "model.onnx", softmax=True, **about)
+    written(page / "model.onnx", softmax=True)
 
     report = {
         "test_accuracy": trainer.evaluate(digits).accuracy,

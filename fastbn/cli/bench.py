@@ -151,14 +151,24 @@ def accuracy(
     peers: Annotated[
         str, typer.Option(help="none, or torch. Default: torch if installed.")
     ] = "all",
+    ops: Annotated[
+        str, typer.Option(help="batch_norm, layer_norm, rms_norm, group_norm, instance_norm.")
+    ] = "batch_norm",
 ) -> int:
-    """Errors of batch normalisation against float64, beside PyTorch's."""
+    """Errors of the normalisations against float64, beside PyTorch's."""
     from fastbn.bench import accuracy as compared
     from fastbn.bench.peers import choose
 
-    found = compared.measure("torch" in choose(names(peers)))
-    printer().print(compared.accuracy_table(found))
-    return 1 if any(map(compared.loses, found)) else 0
+    torch = "torch" in choose(names(peers))
+    for op in names(ops):
+        if op not in compared.NORMS:
+            raise typer.BadParameter(f"ops: {op!r} is not one of {', '.join(compared.NORMS)}")
+    lost = False
+    for op in names(ops):
+        found = compared.measure(torch, op=op)
+        printer().print(compared.accuracy_table(found, op))
+        lost = lost or any(map(compared.loses, found))
+    return 1 if lost else 0
 
 
 @bench_app.command()

@@ -51,8 +51,9 @@ INLINE void sample_rows(const io_t *x, int64_t ld, int64_t rows, int64_t columns
 }
 
 /* Add K rows to the sums and sums of squares about shift, and prefetch for what lies `prefetch`
- * further on, if that is not 0. In a unit that is there in part, the lanes beyond gather numbers
- * that nobody reads. */
+ * further on, if that is not 0. Rows are added up among themselves first: a square that outweighs
+ * all others then swallows digits of fewer numbers. In a unit that is there in part, the lanes
+ * beyond gather numbers that nobody reads. */
 INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, int64_t prefetch,
                         const T *shift, T *sum, T *square, const int K)
 {
@@ -60,16 +61,20 @@ INLINE void add_moments(const io_t *x, int64_t far, int64_t columns, int64_t pre
 #define ADD(part)                                                                                  \
     do {                                                                                           \
         const unit_t c = u_loadt(shift + j);                                                       \
-        unit_t s = u_loadt(sum + j), q = u_loadt(square + j);                                      \
+        unit_t s = u_loadt(sum + j), q = u_loadt(square + j), s1, q1;                              \
         UNROLL_FOR(int k = 0; k < K; k++) {                                                        \
             const unit_t v = u_load(x + k * far + j, part);                                        \
             if (prefetch)                                                                          \
                 PREFETCH_NEAR(x + k * far + j + prefetch);                                         \
             EACH_PART(p) {                                                                         \
                 const V d = v.p[p] - c.p[p];                                                       \
-                s.p[p] += d;                                                                       \
-                q.p[p] = v_fma(d, d, q.p[p]);                                                      \
+                s1.p[p] = k ? s1.p[p] + d : d;                                                     \
+                q1.p[p] = k ? v_fma(d, d, q1.p[p]) : d * d;                                        \
             }                                                                                      \
+        }                                                                                          \
+        EACH_PART(p) {                                                                             \
+            s.p[p] += s1.p[p];                                                                     \
+            q.p[p] += q1.p[p];                                                                     \
         }                                                                                          \
         u_storet(sum + j, s);                                                                      \
         u_storet(square + j, q);                                                                   \

@@ -25,8 +25,10 @@ from fastbn.nn.activation import Sigmoid as Sigmoid
 from fastbn.nn.activation import Softmax as Softmax
 from fastbn.nn.activation import Tanh as Tanh
 from fastbn.nn.adaptive import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+from fastbn.nn.affine import Affine as Affine
 from fastbn.nn.batchnorm import BatchNorm as BatchNorm
 from fastbn.nn.check import check_gradients as check_gradients
+from fastbn.nn.clamp import Clamp as Clamp
 from fastbn.nn.concat import Concat as Concat
 from fastbn.nn.containers import Residual as Residual
 from fastbn.nn.containers import Sequential as Sequential
@@ -56,10 +58,15 @@ from fastbn.nn.loss import HuberLoss as HuberLoss
 from fastbn.nn.loss import L1Loss as L1Loss
 from fastbn.nn.loss import MSELoss as MSELoss
 from fastbn.nn.lrn import LocalResponseNorm as LocalResponseNorm
+from fastbn.nn.matmul import MatMul as MatMul
 from fastbn.nn.module import Module as Module
+from fastbn.nn.padding import ConstantPad2d as ConstantPad2d
 from fastbn.nn.padding import ZeroPad as ZeroPad
 from fastbn.nn.padding import ZeroPad2d as ZeroPad2d
 from fastbn.nn.parameter import Parameter as Parameter
+from fastbn.nn.pointwise import LogSoftmax as LogSoftmax
+from fastbn.nn.pointwise import Pointwise as Pointwise
+from fastbn.nn.pointwise import Power as Power
 from fastbn.nn.pooling import AvgPool2d as AvgPool2d
 from fastbn.nn.pooling import GlobalAvgPool2d as GlobalAvgPool2d
 from fastbn.nn.pooling import MaxPool2d as MaxPool2d
@@ -69,6 +76,7 @@ from fastbn.nn.rearrange import ChannelShuffle as ChannelShuffle
 from fastbn.nn.rearrange import Permute as Permute
 from fastbn.nn.rearrange import PixelShuffle as PixelShuffle
 from fastbn.nn.rearrange import Reshape as Reshape
+from fastbn.nn.reduce import Mean as Mean
 from fastbn.nn.scale import Scale as Scale
 from fastbn.nn.slices import Slice as Slice
 from fastbn.nn.smooth import ELU as ELU
@@ -80,8 +88,10 @@ from fastbn.nn.smooth import Mish as Mish
 from fastbn.nn.smooth import ReLU6 as ReLU6
 from fastbn.nn.smooth import SiLU as SiLU
 from fastbn.nn.smooth import Softplus as Softplus
+from fastbn.nn.spread import Broadcast as Broadcast
 from fastbn.nn.symbol import Input as Input
 from fastbn.nn.symbol import Symbol as Symbol
+from fastbn.nn.take import Take as Take
 from fastbn.nn.upsample import Upsample as Upsample
 
 BatchNorm1d = BatchNorm2d = BatchNorm3d = BatchNorm  # PyTorch's names: the axes do not matter here

@@ -1,4 +1,4 @@
-"""ZeroPad2d: a frame of zeros around an image."""
+"""ConstantPad2d, ZeroPad2d: a frame of one number around an image."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from fastbn.nn.onnx import Builder, Flow
 Array = NDArray[Any]
 
 
-class ZeroPad2d(Module):
-    """Put zeros around images: x (N, H, W, C), y (N, top + H + bottom, left + W + right, C).
+class ConstantPad2d(Module):
+    """Put a number around images: x (N, H, W, C), y (N, top + H + bottom, left + W + right, C).
 
     Parameters
     ----------
     padding : int or (left, right, top, bottom)
         Columns and rows, as PyTorch orders them.
+    value : float
+        The number, also an infinite one.
 
     Examples
     --------
     >>> import numpy as np
-    >>> ZeroPad2d((1, 0, 0, 1))(np.ones((1, 1, 2, 1))).reshape(2, 3)
-    array([[0., 1., 1.],
-           [0., 0., 0.]])
+    >>> ConstantPad2d((1, 0, 0, 0), 5.0)(np.ones((1, 1, 2, 1))).reshape(3)
+    array([5., 1., 1.])
     """
 
     flops_per_value = 0
     saves_output = False
 
-    def __init__(self, padding: int | tuple[int, int, int, int]) -> None:
+    def __init__(self, padding: int | tuple[int, int, int, int], value: float) -> None:
         super().__init__()
         values = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
         if len(values) != 4 or any(not hasattr(n, "__index__") or n < 0 for n in values):
             raise ValueError(
-                "ZeroPad2d: padding should be an int or (left, right, top, bottom), none negative, "
-                f"got {padding!r}"
+                f"{type(self).__name__}: padding should be an int or (left, right, top, bottom), "
+                f"none negative, got {padding!r}"
             )
         self.padding = tuple(map(int, values))
+        self.value = float(value)
 
     def _inner(self, height: int, width: int) -> tuple[slice, slice, slice]:
         left, _, top, _ = self.padding
@@ -51,7 +53,7 @@ class ZeroPad2d(Module):
         """Return the padded images."""
         n, height, width, _ = x.shape
         y = self._pool.take((n, *self.output_shape(x.shape[1:])), x.dtype)
-        y.fill(0)
+        y.fill(self.value)
         y[self._inner(height, width)] = x
         return y, x.shape
 
@@ -73,14 +75,37 @@ class ZeroPad2d(Module):
         left, right, top, bottom = self.padding
         pads = [0, 0, top, left, 0, 0, bottom, right]
         if build.opset < 11:
-            value = build.node("Pad", [flow.value], pads=pads)
+            value = build.node("Pad", [flow.value], pads=pads, value=self.value)
         else:
-            value = build.node("Pad", [flow.value, build.weight("pads", pads, np.int64)])
+            inputs = [flow.value, build.weight("pads", pads, np.int64)]
+            if self.value:
+                inputs.append(build.weight("value", self.value))
+            value = build.node("Pad", inputs)
         return flow.to(value, self.output_shape(flow.shape))
 
     def extra_repr(self) -> str:
         """Return the padding."""
-        return f"{self.padding}"
+        return f"{self.padding}" + (f", {self.value:g}" if self.value else "")
+
+
+class ZeroPad2d(ConstantPad2d):
+    """Put zeros around images: x (N, H, W, C), y (N, top + H + bottom, left + W + right, C).
+
+    Parameters
+    ----------
+    padding : int or (left, right, top, bottom)
+        Columns and rows, as PyTorch orders them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ZeroPad2d((1, 0, 0, 1))(np.ones((1, 1, 2, 1))).reshape(2, 3)
+    array([[0., 1., 1.],
+           [0., 0., 0.]])
+    """
+
+    def __init__(self, padding: int | tuple[int, int, int, int]) -> None:
+        super().__init__(padding, 0.0)
 
 
 ZeroPad = ZeroPad2d

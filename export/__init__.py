@@ -16,5 +16,6 @@ from fastbn.export.fold import fold_batch_norm as fold_batch_norm
 from fastbn.export.fold import fold_file as fold_file
 from fastbn.export.predictions import PredictionReport as PredictionReport
 from fastbn.export.predictions import compare_predictions as compare_predictions
+from fastbn.export.read import from_onnx as from_onnx
 from fastbn.export.report import ValidationReport as ValidationReport
 from fastbn.export.validate import validate as validate

@@ -1,0 +1,136 @@
+"""Resize, Upsample: images of another size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from fastbn import nn
+from fastbn.budgets import require_memory
+from fastbn.export.read.node import Node, reads
+from fastbn.export.read.value import UnreadableError, Value, permuted
+
+Array = NDArray[Any]
+
+
+@reads("Resize", "Upsample")
+def resize(node: Node) -> Value:
+    """Read whole multiples as Upsample, other sizes as a fixed matrix along either axis."""
+    x = node.value()
+    if x.rank != 4:
+        raise UnreadableError("only images are read")
+    sizes, scales = _sizes(node, x)
+    if sizes[:2] != [*x.shape[:2]]:
+        raise UnreadableError("it changes the number of samples or channels")
+    image = x.channels_last()
+    mode = _mode(node, scales[2:])
+    if mode is not None:
+        layer = nn.Upsample((int(scales[2]), int(scales[3])), mode)
+        return x.from_channels_last(layer(image))
+    for axis in (2, 3):
+        if sizes[axis] != x.shape[axis]:
+            image = _along(image, axis - 1, _matrix(node, x.shape[axis], scales[axis]))
+    return x.from_channels_last(image)
+
+
+def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
+    """Return the sizes of the output, and what they are multiples by."""
+    scales: list[float] | None
+    if node.operator == "Upsample" and node.opset < 9:
+        found = node.node.attributes.get("scales")
+        scales = None if found is None else [float(n) for n in found.as_floats()]
+    else:
+        place = 1 if node.operator == "Upsample" or node.opset < 11 else 2
+        given = node.weight(place)
+        scales = None if given is None or not given.size else [float(n) for n in given]
+    wanted = node.integers(3) if node.opset >= 11 else None
+    axes = node.ints("axes")
+    places = [*range(x.rank)] if axes is None else [x.axis(a) for a in axes]
+    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise UnreadableError("it keeps the aspect ratio")
+    sizes, factors = [*x.shape], [1.0] * x.rank
+    for k, axis in enumerate(places):
+        if scales is not None:
+            factors[axis] = scales[k]
+            sizes[axis] = math.floor(x.shape[axis] * scales[k])
+        elif wanted:
+            sizes[axis] = wanted[k]
+            factors[axis] = wanted[k] / x.shape[axis]
+    if min(sizes) < 1:
+        raise UnreadableError(f"sizes {sizes}")
+    require_memory(4 * math.prod(sizes[2:]) + 4 * sum(sizes), 0, "a resized image")
+    return sizes, factors
+
+
+def _mode(node: Node, scales: list[float]) -> str | None:
+    """Return the mode of the Upsample that does the same, None if there is none."""
+    if any(s != int(s) or s < 1 for s in scales):
+        return None
+    mode = node.text("mode", "nearest")
+    where = node.text("coordinate_transformation_mode", "half_pixel")
+    if node.operator == "Upsample" or node.opset < 11:
+        return "nearest" if mode == "nearest" else None
+    if mode == "nearest":
+        rounding = node.text("nearest_mode", "round_prefer_floor")
+        same = (where, rounding) == ("asymmetric", "floor") or (
+            where in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
+            and rounding in ("round_prefer_floor", "round_prefer_ceil")
+        )
+        return "nearest" if same else None
+    if mode == "linear" and where in ("half_pixel", "half_pixel_symmetric"):
+        return "bilinear"
+    return None
+
+
+def _matrix(node: Node, size: int, scale: float) -> Array:
+    """Return what resizing does along one axis, as a matrix (out, in): of the identity's rows."""
+    out = math.floor(size * scale)
+    if node.text("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise UnreadableError("it crops")
+    require_memory(8 * size * (size + out), 4 * size * out, "resizing as a matrix")
+    proto = ir.to_proto(node.node)
+    older = node.operator == "Upsample" or node.opset < 11
+    scales = np.array([1.0, scale], np.float32)
+    del proto.input[:]
+    proto.input.extend(["x", "", "scales"])
+    proto.op_type = "Resize"
+    kept = [a for a in proto.attribute if a.name not in ("axes", "scales")]
+    del proto.attribute[:]
+    proto.attribute.extend(kept)
+    if older:
+        where = onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric")
+        floor = onnx.helper.make_attribute("nearest_mode", "floor")
+        proto.attribute.extend([where, floor])
+    del proto.output[:]
+    proto.output.append("y")
+    graph = onnx.helper.make_graph(
+        [proto],
+        "resize",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for name in ("x", "scales")
+        ],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+    )
+    opset = onnx.helper.make_opsetid("", max(node.opset, 13))
+    model = onnx.helper.make_model(graph, opset_imports=[opset])
+    eye = np.eye(size, dtype=np.float32)
+    [result] = ReferenceEvaluator(model).run(None, {"x": eye, "scales": scales})
+    return np.asarray(result).T
+
+
+def _along(image: nn.Symbol, axis: int, matrix: Array) -> nn.Symbol:
+    """Multiply an axis of an image by a fixed matrix."""
+    last = len(image.shape)
+    there = tuple(a for a in range(last + 1) if a != axis) + (axis,)
+    back = tuple(int(n) for n in np.argsort(there))
+    layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, rng=0)
+    layer.weight.data = matrix
+    layer.requires_grad_(False)
+    return permuted(layer(permuted(image, there)), back)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbn import nn
 from fastbn.export.read.arithmetic import affine, clamped, combine
-from fastbn.export.read.node import Node, reads
+from fastbn.export.read.node import FLOATS, Node, reads
 from fastbn.export.read.value import UnreadableError, Value
 
 _PLAIN: dict[str, Callable[[Node], nn.Module]] = {
@@ -148,8 +148,12 @@ def softmax(node: Node) -> Value:
 @reads("Identity", "Cast", "CastLike")
 def same(node: Node) -> Value:
     """Read nothing: numbers are of one floating point type here."""
-    if node.operator == "Cast" and node.int("to") not in (1, 10, 11, 16):
-        raise UnreadableError("it makes integers of numbers that are computed")
+    kind = node.int("to")
+    if node.operator == "CastLike":
+        like = node.node.inputs[1]
+        kind = 0 if like is None or like.dtype is None else like.dtype.value
+    if node.operator != "Identity" and kind not in FLOATS:
+        raise UnreadableError("it makes narrow or whole numbers of what is computed")
     return node.value()
 
 

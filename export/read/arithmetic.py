@@ -76,32 +76,24 @@ def total(node: Node) -> Value:
 
 
 def add_constant(node: Node, x: Value, c: Array) -> Value:
-    """Add a constant: as the bias of the layer in front, if that has none and nobody else sees it.
-    """
+    """Add a constant: as the bias of the layer in front, if it has none and nobody else sees it."""
     layer = x.symbol.layer
     shown = x.beside(c)
     alone = any(node.input(k) is x and node.is_last_reader(k) for k in range(len(node.inputs)))
-    if shown is not None and shown.shape == x.symbol.shape[-1:] and shown.size > 1 and alone:
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d) and layer.bias is None:
-            [source] = x.symbol.inputs
+    fits = shown is not None and shown.shape == x.symbol.shape[-1:] and shown.size > 1
+    if fits and alone and isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d):
+        assert shown is not None
+        if layer.bias is None:
             layer.bias = nn.Parameter(shown, dtype=layer.weight.data.dtype)
-            return replace(x, symbol=layer(source))
+            return x
     return affine(node, x, bias=c)
 
 
-def affine(
-    node: Node, x: Value, weight: Array | None = None, bias: Array | None = None
-) -> Value:
+def affine(node: Node, x: Value, weight: Array | None = None, bias: Array | None = None) -> Value:
     """Multiply by a constant and add one; numbers alone are not trained, others are."""
-    shown = []
-    for c in (weight, bias):
-        if c is not None:
-            c = x.beside(floats(c))
-            if c is None:
-                raise UnreadableError(
-                    "its constant is larger than the value, or has a batch of its own"
-                )
-        shown.append(c)
+    shown = [None if c is None else x.beside(floats(c)) for c in (weight, bias)]
+    if any((c is None) != (s is None) for c, s in zip((weight, bias), shown, strict=True)):
+        raise UnreadableError("its constant is larger than the value, or has a batch of its own")
     if all(c is None or c.size == 1 for c in shown):
         found = recognised(x, *(None if c is None else float(c.reshape(-1)[0]) for c in shown))
         if found is None and bias is None:

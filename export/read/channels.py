@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,9 +69,10 @@ def part(x: Value, axis: int, indices: range | list[int]) -> Value:
 def _taken(indices: Sequence[int], size: int) -> nn.Module:
     """Take channels one by one, or shuffle groups of them."""
     for groups in range(2, size // 2 + 1):
-        if size % groups == 0 and indices[1] == size // groups:
-            if [*indices] == np.arange(size).reshape(groups, -1).T.reshape(-1).tolist():
-                return nn.ChannelShuffle(groups)
+        if size % groups or indices[1:2] != [size // groups]:
+            continue
+        if [*indices] == np.arange(size).reshape(groups, -1).T.reshape(-1).tolist():
+            return nn.ChannelShuffle(groups)
     return nn.Take(indices)
 
 
@@ -87,7 +89,7 @@ def split(node: Node) -> list[Value]:
     if sum(sizes) != size or len(sizes) != count or min(sizes) < 1:
         raise UnreadableError(f"parts of {sizes} of {size} places")
     starts = np.cumsum([0, *sizes]).tolist()
-    return [part(x, axis, range(a, b)) for a, b in zip(starts, starts[1:], strict=False)]
+    return [part(x, axis, range(a, b)) for a, b in itertools.pairwise(starts)]
 
 
 @reads("Slice")

@@ -103,6 +103,8 @@ def conv_transpose(node: Node) -> Value:
             if wanted is None
             else list(_two(wanted[-(x.rank - 2) :], flat, 1))
         )
+        lacking = [max(n - f, 0) for f, n in zip(full, sizes, strict=True)]
+        more = (more[0] + lacking[0], more[1] + lacking[1])
         total = [max(f - n, 0) for f, n in zip(full, sizes, strict=True)]
         small = tuple(t // 2 for t in total)
         large = tuple(t - t // 2 for t in total)
@@ -131,9 +133,7 @@ def conv_transpose(node: Node) -> Value:
 
 def _two(values: Any, flat: bool, default: int) -> tuple[int, int]:
     """Return numbers for height and width; a sequence is an image of one row."""
-    numbers = (
-        [default] * (1 if flat else 2) if values is None or not len(values) else list(values)
-    )
+    numbers = [default] * (1 if flat else 2) if values is None or not len(values) else list(values)
     neutral = [default] if flat else []
     first, second = neutral + numbers
     return first, second

@@ -14,13 +14,16 @@ from fastbn.export.fold.constants import Constants
 from fastbn.export.read.value import UnreadableError, Value
 
 Array = NDArray[Any]
+# Element types that layers compute with: float32, float16, float64, bfloat16.
+FLOATS = (1, 10, 11, 16)
 Result = Value | list[Value]
 
 
 class Names(Protocol):
     """Who keeps the names of layers."""
 
-    def __call__(self, layer: nn.Module, *hints: str | None) -> None: ...
+    def __call__(self, layer: nn.Module, *hints: str | None) -> None:
+        """Keep the names that a layer may have, the best one first."""
 
 
 class Node:

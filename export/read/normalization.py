@@ -64,16 +64,20 @@ def instance_norm(node: Node) -> Value:
     eps = node.float("epsilon", 1e-5)
     if scale.shape != x.shape[1:2] or bias.shape != scale.shape:
         raise UnreadableError(f"its parameters are not of {x.shape[1]} channels")
-    group = x.axes[1]
     last = len(x.symbol.shape)
-    if group == (last - 1,) and x.rank == 3 and sorted(x.axes[2]) == [*range(1, last - 1), last]:
-        if (scale == 1.0).all() and not bias.any():
-            shape = x.symbol.shape
-            image = reshaped(x.symbol, (*shape[:-2], shape[-2] * shape[-1]))
-            norm = nn.GroupNorm(shape[-2], shape[-2] * shape[-1], eps, affine=False)
-            return replace(x, symbol=reshaped(norm(image), shape))
+    rest = [*range(1, last - 1), last]  # all but the groups, which a Reshape has split off
+    if x.rank == 3 and x.axes[1] == (last - 1,) and sorted(x.axes[2]) == rest and _is_plain(node):
+        shape = x.symbol.shape
+        channels = shape[-2] * shape[-1]
+        norm = nn.GroupNorm(shape[-2], channels, eps, affine=False)
+        return replace(x, symbol=reshaped(norm(reshaped(x.symbol, (*shape[:-2], channels))), shape))
     layer = nn.InstanceNorm(scale.size, eps, affine=True)
     return _filled(node, x, layer, scale, bias)
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether scale and bias are ones and zeros."""
+    return bool((node.required(1) == 1.0).all()) and not node.required(2).any()
 
 
 def _filled(node: Node, x: Value, layer: Any, scale: Array, bias: Array | None) -> Value:

@@ -30,7 +30,7 @@ from fastbn.export.read import (  # noqa: F401  (they enter their readers into t
     pooling,
     resize,
 )
-from fastbn.export.read.node import READERS, Node
+from fastbn.export.read.node import FLOATS, READERS, Node
 from fastbn.export.read.value import UnreadableError, Value, permuted
 
 Array = NDArray[Any]
@@ -41,7 +41,6 @@ FREE_SIZES = (224, 320, 640, 128, 64, 32, 12)
 # The batch while shapes are worked out: a prime number, so that it is recognised in a product; and
 # one sample, as in files whose Reshapes were written down for one.
 BATCHES = (61, 1)
-FLOATS = (1, 10, 11, 16)
 SHOWN = 20  # of what cannot be read
 
 
@@ -172,6 +171,8 @@ def _dims(value: ir.Value) -> list[int | None]:
     """Sizes as the file gives them, None where they are open."""
     if value.shape is None:
         raise NotReadError(f"input {value.name!r} has no shape")
+    if 0 in value.shape.dims:
+        raise NotReadError(f"input {value.name!r} of shape {value.shape} is empty")
     return [n if isinstance(n, int) and n > 0 else None for n in value.shape.dims]
 
 
@@ -381,14 +382,23 @@ class Reader:
         self.names[layer] = hints
 
     def _name(self, net: nn.Graph) -> None:
-        """Name layers that have weights by the first hint that is free."""
-        taken = {name for name, _ in net.named_children()}
-        for layer, _ in net.nodes:
-            for hint in self.names.get(layer, ()):
-                if hint and hint not in taken:
-                    net.name(layer, hint)
-                    taken.add(hint)
-                    break
+        """Name layers that have weights by the first hint that is free, others by their number."""
+        names: dict[nn.Module, str] = {}
+        taken: set[str] = set()
+        layers = [layer for layer, _ in net.nodes]
+        for layer in layers:
+            free = [hint for hint in self.names.get(layer, ()) if hint and hint not in taken]
+            if free:
+                names[layer] = free[0]
+                taken.add(free[0])
+        for number, layer in enumerate(layers):
+            if layer not in names:
+                name = str(number)
+                while name in taken:
+                    name += "_"
+                names[layer] = name
+                taken.add(name)
+        net.rename(names)
 
 
 def _transposes(node: ir.Node, perm: list[int]) -> bool:

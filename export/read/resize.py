@@ -58,7 +58,7 @@ def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
     for k, axis in enumerate(places):
         if scales is not None:
             factors[axis] = scales[k]
-            sizes[axis] = math.floor(x.shape[axis] * scales[k])
+            sizes[axis] = _made(x.shape[axis], scales[k])
         elif wanted:
             sizes[axis] = wanted[k]
             factors[axis] = wanted[k] / x.shape[axis]
@@ -66,6 +66,11 @@ def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
         raise UnreadableError(f"sizes {sizes}")
     require_memory(4 * math.prod(sizes[2:]) + 4 * sum(sizes), 0, "a resized image")
     return sizes, factors
+
+
+def _made(size: int, scale: float) -> int:
+    """Return a size times a scale, as runtimes work it out."""
+    return math.floor(float(np.float32(size) * np.float32(scale)))
 
 
 def _mode(node: Node, scales: list[float]) -> str | None:
@@ -90,45 +95,53 @@ def _mode(node: Node, scales: list[float]) -> str | None:
 
 def _matrix(node: Node, size: int, scale: float) -> Array:
     """Return what resizing does along one axis, as a matrix (out, in): of the identity's rows."""
-    out = math.floor(size * scale)
-    if node.text("coordinate_transformation_mode") == "tf_crop_and_resize":
+    out = _made(size, scale)
+    where = node.text("coordinate_transformation_mode")
+    if where == "tf_crop_and_resize":
         raise UnreadableError("it crops")
-    require_memory(8 * size * (size + out), 4 * size * out, "resizing as a matrix")
+    require_memory(16 * size * (size + out), 0, "resizing as a matrix")
     proto = ir.to_proto(node.node)
     older = node.operator == "Upsample" or node.opset < 11
-    scales = np.array([1.0, scale], np.float32)
+    by_size = where == "align_corners"  # those of the image that is made, not of a broken size
+    given = {
+        "x": np.eye(size, dtype=np.float32),
+        "by": np.array([size, out]) if by_size else np.array([1.0, scale], np.float32),
+    }
     del proto.input[:]
-    proto.input.extend(["x", "", "scales"])
+    proto.input.extend(["x", "", "", "by"] if by_size else ["x", "", "by"])
     proto.op_type = "Resize"
     kept = [a for a in proto.attribute if a.name not in ("axes", "scales")]
     del proto.attribute[:]
     proto.attribute.extend(kept)
     if older:
-        where = onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric")
-        floor = onnx.helper.make_attribute("nearest_mode", "floor")
-        proto.attribute.extend([where, floor])
+        for name, text in (
+            ("coordinate_transformation_mode", "asymmetric"),
+            ("nearest_mode", "floor"),
+        ):
+            proto.attribute.append(onnx.helper.make_attribute(name, text))
     del proto.output[:]
     proto.output.append("y")
     graph = onnx.helper.make_graph(
         [proto],
         "resize",
         [
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            for name in ("x", "scales")
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(values.dtype), None
+            )
+            for name, values in given.items()
         ],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
     )
     opset = onnx.helper.make_opsetid("", max(node.opset, 13))
     model = onnx.helper.make_model(graph, opset_imports=[opset])
-    eye = np.eye(size, dtype=np.float32)
-    [result] = ReferenceEvaluator(model).run(None, {"x": eye, "scales": scales})
+    [result] = ReferenceEvaluator(model).run(None, given)
     return np.asarray(result).T
 
 
 def _along(image: nn.Symbol, axis: int, matrix: Array) -> nn.Symbol:
     """Multiply an axis of an image by a fixed matrix."""
     last = len(image.shape)
-    there = tuple(a for a in range(last + 1) if a != axis) + (axis,)
+    there = (*(a for a in range(last + 1) if a != axis), axis)
     back = tuple(int(n) for n in np.argsort(there))
     layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, rng=0)
     layer.weight.data = matrix

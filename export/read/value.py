@@ -185,9 +185,7 @@ def permuted(symbol: nn.Symbol, dims: tuple[int, ...]) -> nn.Symbol:
     return result
 
 
-def _shuffled(
-    symbol: nn.Symbol, wanted: Sequence[int], shape: tuple[int, ...]
-) -> nn.Symbol | None:
+def _shuffled(symbol: nn.Symbol, wanted: Sequence[int], shape: tuple[int, ...]) -> nn.Symbol | None:
     """Return a ChannelShuffle where the channels were split in two, and come back swapped."""
     rank = len(symbol.shape)
     if type(symbol.layer) is not nn.Reshape or rank < 2:

@@ -34,6 +34,7 @@ from fastbn.nn.containers import Residual as Residual
 from fastbn.nn.containers import Sequential as Sequential
 from fastbn.nn.conv import Conv2d as Conv2d
 from fastbn.nn.conv1d import Conv1d as Conv1d
+from fastbn.nn.conv3d import Conv3d as Conv3d
 from fastbn.nn.conv_transpose import ConvTranspose2d as ConvTranspose2d
 from fastbn.nn.diagnose import diagnose as diagnose
 from fastbn.nn.diagnose import recalibrate as recalibrate

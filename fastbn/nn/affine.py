@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,10 @@ class Affine(Elementwise):
                     f"input of shape {batch_of(input_shape)}"
                 )
         return input_shape
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return one for every product and every sum."""
+        return sum(1 for _ in self.own_parameters()) * math.prod(input_shape)
 
     def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Permute the numbers with the features."""

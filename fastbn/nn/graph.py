@@ -8,7 +8,8 @@ with its last use, so that its memory serves others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -120,13 +121,34 @@ class Graph(Module):
             If the layer is not a part of this graph, or another one has the name.
         """
         layer = value.layer if isinstance(value, Symbol) else value
-        taken = dict(self.named_children())
-        if layer is None or layer not in taken.values():
+        if layer is None:
             raise ValueError(f"{self.where}: {value!r} is not made by a layer of this graph")
-        if not name or taken.get(name, layer) is not layer:
-            raise ValueError(f"{self.where}: the name {name!r} is empty or taken")
-        self._given[layer] = name
-        layer._name = name
+        return self.rename({layer: name})
+
+    def rename(self, names: Mapping[Module, str]) -> Graph:
+        """Name many layers at once.
+
+        Returns
+        -------
+        Graph
+            This object.
+
+        Raises
+        ------
+        ValueError
+            As `name`; no name was changed then.
+        """
+        now = {layer: name for name, layer in self.named_children()}
+        strangers = [layer for layer in names if layer not in now]
+        if strangers:
+            raise ValueError(f"{self.where}: {strangers[0]!r} is not made by a layer of this graph")
+        counts = Counter((now | dict(names)).values())
+        for name in names.values():
+            if not name or counts[name] > 1:
+                raise ValueError(f"{self.where}: the name {name!r} is empty or taken")
+        for layer, name in names.items():
+            self._given[layer] = name
+            layer._name = name
         self.invalidate_upwards()
         return self
 

@@ -154,7 +154,9 @@ def filters(
 ) -> tuple[Parameter, Parameter | None]:
     """Return a convolution's weight, stored (kh, kw, I, O), and its bias if there is one."""
     rng = generator(rng)
-    weight = Parameter(kaiming_uniform(shape, rng=rng), order=(2, 3, 1, 0), dtype=dtype)
+    weight = Parameter(
+        kaiming_uniform(shape, rng=rng), order=(*range(2, len(shape)), 1, 0), dtype=dtype
+    )
     if not bias:
         return weight, None
     return weight, Parameter(bias_uniform(outputs, fan_in_of(shape), rng=rng), dtype=dtype)

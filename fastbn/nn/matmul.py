@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ class MatMul(Module):
                 f"{self.where}: {batch_of(a)} and {batch_of(b)} cannot be multiplied as matrices"
             )
         return (*a[:-1], b[-1])
+
+    def own_flops(self, *input_shapes: Shape) -> int:
+        """Return two for every product."""
+        return 2 * math.prod(input_shapes[0]) * input_shapes[1][-1]
 
     def onnx(self, build: Builder, *flows: Flow) -> Flow:
         """Add MatMul between Transposes, as channels are the last axis here."""

@@ -63,6 +63,10 @@ class Mean(Module):
             )
         return tuple(1 if k in self.dims else n for k, n in enumerate(input_shape, 1))
 
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return one for every number of the input."""
+        return math.prod(input_shape)
+
     def onnx(self, build: Builder, flow: Flow) -> Flow:
         """Add ReduceMean, whose axes are an input from opset 18 on."""
         rank = len(flow.shape)

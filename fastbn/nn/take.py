@@ -36,6 +36,7 @@ class Take(Module):
     """
 
     saves_output = False
+    flops_per_value = 0
 
     def __init__(self, indices: Sequence[int], dim: int = -1) -> None:
         super().__init__()

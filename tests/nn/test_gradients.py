@@ -263,6 +263,31 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ChannelShuffle": (lambda: nn.ChannelShuffle(3), (2, 2, 1, 6)),
     "Slice": (lambda: nn.Slice(1, 4), (2, 2, 1, 6)),
     "Softmax": (nn.Softmax, (4, 5)),
+    "LogSoftmax": (nn.LogSoftmax, (4, 5)),
+    "Affine": (lambda: nn.Affine([2.0, -1.0], [0.5, 0.0], dtype=F64), (3, 4, 2)),
+    "Affine, places": (
+        lambda: nn.Affine(np.linspace(-1, 1, 6).reshape(3, 1, 2), np.ones((2, 1)), dtype=F64),
+        (2, 3, 2, 2),
+    ),
+    "Affine, a sum alone": (lambda: nn.Affine(bias=1.0, dtype=F64), (3, 4)),
+    "Clamp": (lambda: nn.Clamp([-0.5, 0.0, 0.1], 0.7), (5, 3)),
+    "ConstantPad2d": (lambda: nn.ConstantPad2d((1, 0, 2, 1), -3.0), (2, 3, 2, 2)),
+    "Mean": (lambda: nn.Mean(1, 3), (2, 3, 2, 4)),
+    "Take": (lambda: nn.Take([2, 0, 0], 2), (2, 2, 3, 4)),
+    "Broadcast": (lambda: nn.Broadcast(2, 3, 4), (2, 1, 3, 1)),
+    "Power": (lambda: nn.Power(3.0), (4, 5)),
+    **{
+        name: (lambda name=name: nn.Pointwise(name), (4, 5))  # type: ignore[misc]
+        for name in ("abs", "cos", "erf", "exp", "neg", "reciprocal", "sin", "softsign")
+    },
+    "Conv3d": (
+        lambda: nn.Conv3d(2, 4, (3, 2, 3), (2, 1, 1), (1, 0, 1), rng=0, dtype=F64),
+        (2, 5, 4, 5, 2),
+    ),
+    "Conv3d, groups": (
+        lambda: nn.Conv3d(4, 4, 2, dilation=2, groups=2, rng=0, dtype=F64),
+        (2, 4, 4, 3, 4),
+    ),
     "a layer of one's own": (lambda: nn.Sequential(OwnLayer(), nn.Tanh()), (4, 3)),
     "a network of one's own": (OwnNet, (5, 3)),
     "a network of one's own that calls its parts": (CallingNet, (5, 3)),

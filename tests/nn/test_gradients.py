@@ -278,7 +278,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Power": (lambda: nn.Power(3.0), (4, 5)),
     **{
         name: (lambda name=name: nn.Pointwise(name), (4, 5))  # type: ignore[misc]
-        for name in ("abs", "cos", "erf", "exp", "neg", "reciprocal", "sin", "softsign")
+        for name in ("abs", "cos", "erf", "exp", "neg", "sin", "softsign")
+    },
+    **{
+        f"{name} of what is positive": (
+            lambda name=name: nn.Sequential(nn.Pointwise("exp"), nn.Pointwise(name)),  # type: ignore[misc]
+            (4, 5),
+        )
+        for name in ("log", "reciprocal", "sqrt")
     },
     "Conv3d": (
         lambda: nn.Conv3d(2, 4, (3, 2, 3), (2, 1, 1), (1, 0, 1), rng=0, dtype=F64),

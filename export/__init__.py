@@ -1,7 +1,8 @@
 """ONNX: build a model from a network, fold its BatchNorms away, prove the result.
 
-Three functions are all most users need: :func:`to_onnx` writes a network of ``fastbn.nn``,
-:func:`fold_batch_norm` folds any ONNX model, :func:`validate` compares models with float64.
+Four functions are all most users need: :func:`to_onnx` writes a network of ``fastbn.nn``,
+:func:`from_onnx` reads one, :func:`fold_batch_norm` folds any ONNX model, :func:`validate` compares
+models with float64.
 """
 
 from __future__ import annotations
@@ -19,3 +20,4 @@ from fastbn.export.predictions import compare_predictions as compare_predictions
 from fastbn.export.read import from_onnx as from_onnx
 from fastbn.export.report import ValidationReport as ValidationReport
 from fastbn.export.validate import validate as validate
+from fastbn.nn import restore_batch_norm as restore_batch_norm

@@ -15,10 +15,10 @@ from fastbn.export.read.value import UnreadableError, Value
 
 _PLAIN: dict[str, Callable[[Node], nn.Module]] = {
     "Relu": lambda node: nn.ReLU(),
-    "LeakyRelu": lambda node: nn.LeakyReLU(node.float("alpha", 0.01)),
+    "LeakyRelu": lambda node: nn.LeakyReLU(node.number("alpha", 0.01)),
     "Sigmoid": lambda node: nn.Sigmoid(),
     "Tanh": lambda node: nn.Tanh(),
-    "Elu": lambda node: nn.ELU(node.float("alpha", 1.0)),
+    "Elu": lambda node: nn.ELU(node.number("alpha", 1.0)),
     "Softplus": lambda node: nn.Softplus(),
     "HardSwish": lambda node: nn.Hardswish(),
     "Mish": lambda node: nn.Mish(),
@@ -40,7 +40,7 @@ def gelu(node: Node) -> Value:
 @reads("Swish")
 def swish(node: Node) -> Value:
     """Read x σ(alpha x)."""
-    x, alpha = node.value(), node.float("alpha", 1.0)
+    x, alpha = node.value(), node.number("alpha", 1.0)
     if alpha == 1.0:
         return x.through(nn.SiLU())
     return combine(nn.Multiply(), x, x.through(nn.Scale(alpha)).through(nn.Sigmoid()))
@@ -49,7 +49,7 @@ def swish(node: Node) -> Value:
 @reads("Selu")
 def selu(node: Node) -> Value:
     """Read SELU; with constants of its own it is a scaled ELU."""
-    alpha, gamma = node.float("alpha", 1.67326319), node.float("gamma", 1.05070102)
+    alpha, gamma = node.number("alpha", 1.67326319), node.number("gamma", 1.05070102)
     x = node.value()
     if math.isclose(alpha, 1.67326319, rel_tol=1e-6) and math.isclose(
         gamma, 1.05070102, rel_tol=1e-6
@@ -61,7 +61,7 @@ def selu(node: Node) -> Value:
 @reads("Celu")
 def celu(node: Node) -> Value:
     """Read max(x, 0) + min(alpha (exp(x / alpha) - 1), 0), an ELU of x / alpha."""
-    x, alpha = node.value(), node.float("alpha", 1.0)
+    x, alpha = node.value(), node.number("alpha", 1.0)
     if alpha == 1.0:
         return x.through(nn.ELU())
     return x.through(nn.Scale(1.0 / alpha)).through(nn.ELU()).through(nn.Scale(alpha))
@@ -70,7 +70,7 @@ def celu(node: Node) -> Value:
 @reads("HardSigmoid")
 def hard_sigmoid(node: Node) -> Value:
     """Read min(max(alpha x + beta, 0), 1), which is PyTorch's for 1/6 and 1/2."""
-    x, alpha, beta = node.value(), node.float("alpha", 0.2), node.float("beta", 0.5)
+    x, alpha, beta = node.value(), node.number("alpha", 0.2), node.number("beta", 0.5)
     if beta == 0.5:
         if not math.isclose(alpha, 1.0 / 6.0, rel_tol=1e-6):
             x = x.through(nn.Scale(6.0 * alpha))
@@ -99,7 +99,7 @@ def prelu(node: Node) -> Value:
 @reads("ThresholdedRelu")
 def thresholded(node: Node) -> Value:
     """Read x where x > alpha, else 0; only for 0 that is a layer."""
-    if node.float("alpha", 1.0) != 0.0:
+    if node.number("alpha", 1.0) != 0.0:
         raise UnreadableError("its threshold is not 0")
     return node.value().through(nn.ReLU())
 
@@ -108,7 +108,7 @@ def thresholded(node: Node) -> Value:
 def clip(node: Node) -> Value:
     """Read bounds, from attributes or, from opset 11 on, inputs."""
     if node.opset < 11:
-        low, high = node.float("min", -math.inf), node.float("max", math.inf)
+        low, high = node.number("min", -math.inf), node.number("max", math.inf)
     else:
         bounds = [node.weight(1), node.weight(2)]
         low, high = (
@@ -120,9 +120,9 @@ def clip(node: Node) -> Value:
     if (low, high) == (0.0, 6.0):
         return x.through(nn.ReLU6())
     if low > lowest:
-        x = clamped(x, "Max", np.float32([low]))
+        x = clamped(x, "Max", np.array([low]))
     if high < -lowest:
-        x = clamped(x, "Min", np.float32([high]))
+        x = clamped(x, "Min", np.array([high]))
     return x
 
 
@@ -131,7 +131,7 @@ def softmax(node: Node) -> Value:
     """Read a softmax along an axis; before opset 13 along all axes from that one on."""
     x = node.value()
     layer = nn.Softmax() if node.operator == "Softmax" else nn.LogSoftmax()
-    axis = x.axis(node.int("axis", -1 if node.opset >= 13 else 1))
+    axis = x.axis(node.whole("axis", -1 if node.opset >= 13 else 1))
     if node.opset < 13 and any(n > 1 for n in x.shape[axis + 1 :]):
         joined = sum(x.axes[axis:], ())
         flat = replace(x, axes=(*x.axes[:axis], joined)).ending(axis)
@@ -148,7 +148,7 @@ def softmax(node: Node) -> Value:
 @reads("Identity", "Cast", "CastLike")
 def same(node: Node) -> Value:
     """Read nothing: numbers are of one floating point type here."""
-    kind = node.int("to")
+    kind = node.whole("to")
     if node.operator == "CastLike":
         like = node.node.inputs[1]
         kind = 0 if like is None or like.dtype is None else like.dtype.value
@@ -160,7 +160,7 @@ def same(node: Node) -> Value:
 @reads("Dropout")
 def dropout(node: Node) -> Value:
     """Read a Dropout, which does nothing but in training."""
-    ratio = node.weight(1) if node.opset >= 12 else np.float32([node.float("ratio", 0.5)])
+    ratio = node.weight(1) if node.opset >= 12 else np.array([node.number("ratio", 0.5)])
     p = 0.5 if ratio is None else float(ratio.reshape(-1)[0])
     training = node.constant(2)
     if training is not None and training.any():

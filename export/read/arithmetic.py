@@ -67,9 +67,9 @@ def total(node: Node) -> Value:
     result = values[0]
     for other in values[1:]:
         result = combine(nn.Add(), result, other)
-    for other in node.inputs:
-        if other is not None and not isinstance(other, Value):
-            result = add_constant(node, result, floats(other))
+    for constant in node.inputs:
+        if constant is not None and not isinstance(constant, Value):
+            result = add_constant(node, result, floats(constant))
     if node.operator == "Mean" and len(node.inputs) > 1:
         result = result.through(nn.Scale(1.0 / len(node.inputs)))
     return result
@@ -97,6 +97,7 @@ def affine(node: Node, x: Value, weight: Array | None = None, bias: Array | None
     if all(c is None or c.size == 1 for c in shown):
         found = recognised(x, *(None if c is None else float(c.reshape(-1)[0]) for c in shown))
         if found is None and bias is None:
+            assert shown[0] is not None
             found = nn.Scale(float(shown[0].reshape(-1)[0]))(x.symbol)
         if found is not None:
             return replace(x, symbol=found)
@@ -198,8 +199,8 @@ def bound(node: Node) -> Value:
             result = combine(nn.Add(), part, first)
         else:
             result = combine(nn.Add(), part, second)
-    for index, other in enumerate(node.inputs):
-        if other is not None and not isinstance(other, Value):
+    for index, constant in enumerate(node.inputs):
+        if constant is not None and not isinstance(constant, Value):
             result = clamped(result, node.operator, node.required(index))
     return result
 

@@ -20,7 +20,7 @@ def concat(node: Node) -> Value:
     """Read values side by side along an axis."""
     values = [node.value(k) for k in range(len(node.inputs))]
     first = values[0]
-    axis = first.axis(node.int("axis"))
+    axis = first.axis(node.whole("axis"))
     if len(values) == 1:
         return first
     if any(v.rank != first.rank for v in values):
@@ -80,7 +80,7 @@ def _taken(indices: Sequence[int], size: int) -> nn.Module:
 def split(node: Node) -> list[Value]:
     """Read parts one behind another, of given sizes or all alike."""
     x = node.value()
-    axis = x.axis(node.int("axis"))
+    axis = x.axis(node.whole("axis"))
     size, count = x.shape[axis], len(node.node.outputs)
     sizes = node.integers(1, "split")
     if sizes is None:
@@ -115,7 +115,7 @@ def slice_(node: Node) -> Value:
 def gather(node: Node) -> Value:
     """Read chosen places along an axis; one place alone takes the axis away."""
     x, indices = node.value(), node.constant(1)
-    axis = x.axis(node.int("axis"))
+    axis = x.axis(node.whole("axis"))
     if indices is None or indices.dtype.kind not in "iu" or indices.ndim > 1:
         raise UnreadableError("its indices are not a list of numbers")
     size = x.shape[axis]
@@ -139,7 +139,7 @@ def pad(node: Node) -> Value:
     if pads is None:
         raise UnreadableError("its pads are missing")
     if node.opset < 11:
-        number = node.float("value")
+        number = node.number("value")
     else:
         given = node.weight(2)
         number = 0.0 if given is None else float(given.reshape(-1)[0])

@@ -23,7 +23,7 @@ def conv(node: Node) -> Value:
     if x.rank != weight.ndim:
         raise UnreadableError(f"weight of {weight.ndim} axes for a value of {x.rank}")
     w = window(node, x, weight.shape[2:])
-    groups = node.int("group", 1)
+    groups = node.whole("group", 1)
     if w.is_point and groups == 1 and all(not axes for axes in x.axes[2:]):
         return point(node, x, weight, bias)
     channels = (weight.shape[1] * groups, weight.shape[0])
@@ -39,7 +39,8 @@ def conv(node: Node) -> Value:
         )
         image = nn.Reshape(*image.shape[1:])(image)
     else:
-        layer = nn.Conv2d(*channels, w.kernel, w.stride, pads, w.dilation, **options)
+        kernel, stride, dilation = w.pairs
+        layer = nn.Conv2d(*channels, kernel, stride, pads, dilation, **options)
     fill(layer, weight, bias)
     return image_value(x, node.name(layer, 1)(image))
 
@@ -81,21 +82,21 @@ def conv_transpose(node: Node) -> Value:
         raise UnreadableError("only images and sequences are read")
     if weight.ndim == 3:
         weight = weight[:, :, None]
-    groups = node.int("group", 1)
+    groups = node.whole("group", 1)
     image = image_of(x)
     flat = x.rank == 3
-    kernel = weight.shape[2:]
-    stride = _two(node.ints("strides"), flat, 1)
-    dilation = _two(node.ints("dilations"), flat, 1)
-    more = _two(node.ints("output_padding"), flat, 0)
-    pads = node.ints("pads") or [0] * (2 * (x.rank - 2))
+    kernel = [*weight.shape[2:]]
+    stride = _two(node.wholes("strides"), flat, 1)
+    dilation = _two(node.wholes("dilations"), flat, 1)
+    more = _two(node.wholes("output_padding"), flat, 0)
+    pads = node.wholes("pads") or [0] * (2 * (x.rank - 2))
     half = len(pads) // 2
     begin, end = _two(pads[:half], flat, 0), _two(pads[half:], flat, 0)
     full = [
         s * (n - 1) + o + (k - 1) * d + 1
         for n, s, o, k, d in zip(image.shape[:2], stride, more, kernel, dilation, strict=True)
     ]
-    wanted = node.ints("output_shape")
+    wanted = node.wholes("output_shape")
     auto = node.text("auto_pad", "NOTSET")
     if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         sizes = (

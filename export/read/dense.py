@@ -24,12 +24,12 @@ def gemm(node: Node) -> Value:
     x, matrix = node.value(), node.required(1)
     if x.rank != 2 or matrix.ndim != 2:
         raise UnreadableError("its factors are no matrices")
-    if node.int("transA"):
+    if node.whole("transA"):
         x = replace(x, axes=x.axes[::-1])
-    if not node.int("transB"):
+    if not node.whole("transB"):
         matrix = matrix.T
-    matrix = matrix * matrix.dtype.type(node.float("alpha", 1.0))
-    other, beta = node.input(2), node.float("beta", 1.0)
+    matrix = matrix * matrix.dtype.type(node.number("alpha", 1.0))
+    other, beta = node.input(2), node.number("beta", 1.0)
     if other is None or beta == 0.0:
         return linear(node, x, matrix)
     if isinstance(other, Value):

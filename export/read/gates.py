@@ -25,7 +25,7 @@ def gated(x: nn.Symbol, gate: nn.Symbol) -> nn.Symbol | None:
     elif (half := _scaled(x)) is not None and _close(half[1], 0.5):
         x = half[0]
         found = nn.GELU() if _one_plus_erf(gate) is x else None
-    return None if found is None else found(x)
+    return None if found is None else _behind(found, x)
 
 
 def recognised(x: Value, weight: float | None, bias: float | None) -> nn.Symbol | None:
@@ -40,15 +40,20 @@ def recognised(x: Value, weight: float | None, bias: float | None) -> nn.Symbol 
     if _close(weight, 1.0 / 6.0):
         source = _clipped(symbol)
         if source is not None:
-            return nn.Hardsigmoid()(source)
+            return _behind(nn.Hardsigmoid(), source)
         for a, b in _factors(symbol):
             if _clipped(b) is a:
-                return nn.Hardswish()(a)
+                return _behind(nn.Hardswish(), a)
     if _close(weight, 0.5):
         for a, b in _factors(symbol):
             if _one_plus_erf(b) is a:
-                return nn.GELU()(a)
+                return _behind(nn.GELU(), a)
     return None
+
+
+def _behind(layer: nn.Module, x: nn.Symbol) -> nn.Symbol:
+    result: nn.Symbol = layer(x)
+    return result
 
 
 def _factors(symbol: nn.Symbol) -> list[tuple[nn.Symbol, nn.Symbol]]:

@@ -17,7 +17,7 @@ from fastbn.export.read.value import UnreadableError, Value, reshaped
 def transpose(node: Node) -> Value:
     """Read a permutation of axes."""
     x = node.value()
-    perm = node.ints("perm") or [*range(x.rank)][::-1]
+    perm = node.wholes("perm") or [*range(x.rank)][::-1]
     if sorted(perm) != [*range(x.rank)]:
         raise UnreadableError(f"perm {perm} does not fit {x.rank} axes")
     return replace(x, axes=tuple(x.axes[axis] for axis in perm))
@@ -29,7 +29,7 @@ def reshape(node: Node) -> Value:
     x, wanted = node.value(), node.integers(1, "shape")
     if wanted is None:
         raise UnreadableError("its shape is missing")
-    if not node.int("allowzero"):
+    if not node.whole("allowzero"):
         wanted = [
             x.shape[k] if n == 0 and k < x.rank else n for k, n in enumerate(wanted)
         ]  # fmt: skip
@@ -40,7 +40,7 @@ def reshape(node: Node) -> Value:
 def flatten(node: Node) -> Value:
     """Read a matrix of what lies before an axis, and what lies behind."""
     x = node.value()
-    axis = node.int("axis", 1)
+    axis = node.whole("axis", 1)
     axis += x.rank if axis < 0 else 0
     if not 0 <= axis <= x.rank:
         raise UnreadableError(f"there is no axis {axis} of {x.rank}")
@@ -95,7 +95,7 @@ def expand(node: Node) -> Value:
 @reads("DepthToSpace")
 def depth_to_space(node: Node) -> Value:
     """Read channels as pixels, in one of two orders."""
-    x, r = node.value(), node.int("blocksize", 1)
+    x, r = node.value(), node.whole("blocksize", 1)
     n, c, h, w = x.shape
     if r < 1 or c % r**2:
         raise UnreadableError(f"{c} channels as blocks of {r} by {r}")
@@ -109,7 +109,7 @@ def depth_to_space(node: Node) -> Value:
 @reads("SpaceToDepth")
 def space_to_depth(node: Node) -> Value:
     """Read pixels as channels."""
-    x, r = node.value(), node.int("blocksize", 1)
+    x, r = node.value(), node.whole("blocksize", 1)
     n, c, h, w = x.shape
     if r < 1 or h % r or w % r:
         raise UnreadableError(f"an image of {h} by {w} as blocks of {r} by {r}")

@@ -94,19 +94,19 @@ class Node:
         """Return whole numbers, from an input or from the attribute of older opsets."""
         found = self.constant(index)
         if found is None:
-            return self.ints(name) if name else None
+            return self.wholes(name) if name else None
         if found.dtype.kind not in "iu":
             raise UnreadableError(f"its input {index} should be integers")
         return [int(n) for n in found.reshape(-1)]
 
     # --- attributes -----------------------------------------------------------------------------
 
-    def int(self, name: str, default: int = 0) -> int:
+    def whole(self, name: str, default: int = 0) -> int:
         """Return a whole number."""
         found = self.node.attributes.get(name)
         return default if found is None else int(found.as_int())
 
-    def float(self, name: str, default: float = 0.0) -> float:
+    def number(self, name: str, default: float = 0.0) -> float:
         """Return a number."""
         found = self.node.attributes.get(name)
         return default if found is None else float(found.as_float())
@@ -116,7 +116,7 @@ class Node:
         found = self.node.attributes.get(name)
         return default if found is None else str(found.as_string())
 
-    def ints(self, name: str) -> list[int] | None:
+    def wholes(self, name: str) -> list[int] | None:
         """Return whole numbers, None if there are none."""
         found = self.node.attributes.get(name)
         return None if found is None else [int(n) for n in found.as_ints()]
@@ -128,8 +128,9 @@ class Node:
         value = None
         if weight is not None and weight < len(self.node.inputs):
             value = self.node.inputs[weight]
-        stem = (value.name or "").removesuffix(".weight") if value is not None else ""
-        hint = stem if value is not None and stem != value.name else None
+        full = "" if value is None or value.name is None else value.name
+        stem = full.removesuffix(".weight")
+        hint = None if stem == full else stem
         self._named(layer, hint, self.node.name, self.node.outputs[0].name)
         return layer
 

@@ -19,11 +19,11 @@ Array = NDArray[Any]
 @reads("BatchNormalization")
 def batch_norm(node: Node) -> Value:
     """Read the layer this library is named after; features of an image keep their places."""
-    if node.int("training_mode") or (
+    if node.whole("training_mode") or (
         node.opset < 14 and sum(bool(v.name) for v in node.node.outputs) > 1
     ):
         raise UnreadableError("it is in training mode")
-    if node.opset < 9 and node.int("spatial", 1) != 1:
+    if node.opset < 9 and node.whole("spatial", 1) != 1:
         raise UnreadableError("it has statistics of places, not of channels")
     x = node.value()
     scale, bias, mean, var = (node.required(k) for k in range(1, 5))
@@ -32,8 +32,8 @@ def batch_norm(node: Node) -> Value:
         raise UnreadableError(f"its parameters are not of {channels} channels")
     layer = nn.BatchNorm(
         channels,
-        node.float("epsilon", 1e-5),
-        1.0 - node.float("momentum", 0.9),
+        node.number("epsilon", 1e-5),
+        1.0 - node.number("momentum", 0.9),
         dtype=scale.dtype if scale.dtype == np.float64 else np.float32,
     )
     node.name(layer, 1)
@@ -61,7 +61,7 @@ def batch_norm(node: Node) -> Value:
 def instance_norm(node: Node) -> Value:
     """Read an InstanceNorm, or the GroupNorm that is spelled out with one."""
     x, scale, bias = node.value(), node.required(1), node.required(2)
-    eps = node.float("epsilon", 1e-5)
+    eps = node.number("epsilon", 1e-5)
     if scale.shape != x.shape[1:2] or bias.shape != scale.shape:
         raise UnreadableError(f"its parameters are not of {x.shape[1]} channels")
     last = len(x.symbol.shape)
@@ -93,12 +93,12 @@ def _filled(node: Node, x: Value, layer: Any, scale: Array, bias: Array | None) 
 def group_norm(node: Node) -> Value:
     """Read a GroupNorm; before opset 21 a group has one scale."""
     x, scale, bias = node.value(), node.required(1), node.required(2)
-    groups, channels = node.int("num_groups"), x.shape[1]
+    groups, channels = node.whole("num_groups"), x.shape[1]
     if groups < 1 or channels % groups:
         raise UnreadableError(f"{groups} groups of {channels} channels")
     if node.opset < 21:
         scale, bias = (np.repeat(v, channels // groups) for v in (scale, bias))
-    layer = nn.GroupNorm(groups, channels, node.float("epsilon", 1e-5))
+    layer = nn.GroupNorm(groups, channels, node.number("epsilon", 1e-5))
     return _filled(node, x, layer, scale, bias)
 
 
@@ -106,11 +106,11 @@ def group_norm(node: Node) -> Value:
 def layer_norm(node: Node) -> Value:
     """Read a norm of the last axes."""
     x, scale, bias = node.value(), node.required(1), node.weight(2)
-    axis = x.axis(node.int("axis", -1))
+    axis = x.axis(node.whole("axis", -1))
     if len(node.node.outputs) > 1 and any(v.uses() for v in node.node.outputs[1:]):
         raise UnreadableError("its statistics are used")
     shape = x.shape[axis:]
-    eps = node.float("epsilon", 1e-5)
+    eps = node.number("epsilon", 1e-5)
     if axis == x.rank - 1:
         value = x.ending(axis)
     elif x.axes[0] == (0,) and axis > 0:
@@ -126,3 +126,15 @@ def layer_norm(node: Node) -> Value:
     if bias is not None and node.operator == "LayerNormalization":
         layer.bias.data = np.broadcast_to(bias, shape)
     return value.through(node.name(layer, 1))
+
+
+@reads("LRN")
+def local_response_norm(node: Node) -> Value:
+    """Read a norm of neighbouring channels; a window of even size lies elsewhere in ONNX."""
+    x, size = node.value(), node.whole("size")
+    if size % 2 == 0:
+        raise UnreadableError(f"a window of {size} channels has no middle")
+    layer = nn.LocalResponseNorm(
+        size, node.number("alpha", 1e-4), node.number("beta", 0.75), node.number("bias", 1.0)
+    )
+    return x.from_channels_last(layer(x.channels_last()))

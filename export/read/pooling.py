@@ -31,7 +31,7 @@ def average_pool(node: Node) -> Value:
     x, w, ceil = _window(node)
     if any(n != 1 for n in w.dilation):
         raise UnreadableError("its windows have holes")
-    counts_pad = bool(node.int("count_include_pad"))
+    counts_pad = bool(node.whole("count_include_pad"))
     image = image_of(x)
     inside, pads = w.padded(image, 0.0, [k // 2 for k in w.kernel])
     kernel, stride, _ = w.pairs
@@ -48,11 +48,11 @@ def average_pool(node: Node) -> Value:
 
 
 def _window(node: Node) -> tuple[Value, Window, bool]:
-    kernel = node.ints("kernel_shape")
+    kernel = node.wholes("kernel_shape")
     x = node.value()
     if kernel is None or x.rank not in (3, 4) or len(kernel) != x.rank - 2:
         raise UnreadableError("only images and sequences are read")
-    return x, window(node, x, kernel), bool(node.int("ceil_mode"))
+    return x, window(node, x, kernel), bool(node.whole("ceil_mode"))
 
 
 def _seen(size: int, w: Window, axis: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -81,13 +81,13 @@ def reduce(node: Node) -> Value:
     """Read a mean, sum or maximum over axes."""
     x = node.value()
     newer = 13 if node.operator == "ReduceSum" else 18
-    axes = node.integers(1) if node.opset >= newer else node.ints("axes")
+    axes = node.integers(1) if node.opset >= newer else node.wholes("axes")
     if not axes:
-        if node.int("noop_with_empty_axes"):
+        if node.whole("noop_with_empty_axes"):
             return x
         raise UnreadableError("it reduces over the batch")
     places = sorted({x.axis(a) for a in axes})
-    keep = bool(node.int("keepdims", 1))
+    keep = bool(node.whole("keepdims", 1))
     if node.operator == "ReduceMax":
         return largest(x, places, keep=keep)
     if node.operator == "ReduceMin":

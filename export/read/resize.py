@@ -50,7 +50,7 @@ def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
         given = node.weight(place)
         scales = None if given is None or not given.size else [float(n) for n in given]
     wanted = node.integers(3) if node.opset >= 11 else None
-    axes = node.ints("axes")
+    axes = node.wholes("axes")
     places = [*range(x.rank)] if axes is None else [x.axis(a) for a in axes]
     if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnreadableError("it keeps the aspect ratio")

@@ -64,9 +64,9 @@ class Window:
 def window(node: Node, x: Value, kernel: Sequence[int]) -> Window:
     """Read strides, dilations and pads; a sequence becomes an image of one row."""
     rank = len(kernel)
-    strides = node.ints("strides") or [1] * rank
-    dilations = node.ints("dilations") or [1] * rank
-    pads = node.ints("pads") or [0] * (2 * rank)
+    strides = node.wholes("strides") or [1] * rank
+    dilations = node.wholes("dilations") or [1] * rank
+    pads = node.wholes("pads") or [0] * (2 * rank)
     if not (len(strides) == len(dilations) == rank == x.rank - 2 and len(pads) == 2 * rank):
         raise UnreadableError("kernel, strides, dilations and pads do not fit together")
     if min((*kernel, *strides, *dilations)) < 1 or min(pads) < 0:

@@ -78,6 +78,7 @@ from fastbn.nn.rearrange import Permute as Permute
 from fastbn.nn.rearrange import PixelShuffle as PixelShuffle
 from fastbn.nn.rearrange import Reshape as Reshape
 from fastbn.nn.reduce import Mean as Mean
+from fastbn.nn.restore import restore_batch_norm as restore_batch_norm
 from fastbn.nn.scale import Scale as Scale
 from fastbn.nn.slices import Slice as Slice
 from fastbn.nn.smooth import ELU as ELU

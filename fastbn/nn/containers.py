@@ -186,6 +186,20 @@ class Sequential(Module):
         self.invalidate_upwards()
         return self
 
+    def insert(self, index: int, layer: Module) -> Sequential:
+        """Add a layer in front of the one at `index`, and return this object.
+
+        Those behind it are named by their new places.
+        """
+        self._refuse_slice()
+        index = range(len(self.layers) + 1)[index]
+        self.adopt(str(index), layer)
+        self.layers.insert(index, layer)
+        for place, later in enumerate(self.layers):
+            later._name = str(place)
+        self.invalidate_upwards()
+        return self
+
     def _refuse_slice(self) -> None:
         if self._whole is not None:
             raise ValueError("Sequential: a slice shares its layers; change the network itself")

@@ -107,29 +107,30 @@ class Conv3d(Windowed):
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
         weight, bias = self.weight, self.bias
-        ddeep = np.zeros_like(saved) if need_dx else None
+        ddeep: Array | None = np.zeros_like(saved) if need_dx else None
         dweight = weight.grad_out
         flat = dy.reshape(-1, *dy.shape[2:])
         step, apart, count = self.stride[0], self.dilation[0], dy.shape[1]
         for k in range(self.kernel_size[0]):
             images = self._slice(saved, k, count)
             _, of_slice = F.conv2d(images, weight.data[:, :, k], None, **self.arguments)
-            dx, part, _ = F.conv2d_backward(
+            of_images, part, _ = F.conv2d_backward(
                 flat, of_slice, need_dx=need_dx, need_dweight=dweight is not None, need_dbias=False
             )
             if dweight is not None:
                 dweight[:, :, k] = part
-            if ddeep is not None:
+            if ddeep is not None and of_images is not None:
                 first = k * apart
                 stop = first + (count - 1) * step + 1
-                ddeep[:, first:stop:step] += dx.reshape(len(dy), count, *saved.shape[2:])
+                ddeep[:, first:stop:step] += of_images.reshape(len(dy), count, *saved.shape[2:])
         weight.grad = dweight
         if bias is not None and bias.grad_out is not None:
             bias.grad = dy.sum(axis=(0, 1, 2, 3), dtype=np.float64).astype(dy.dtype)
         if ddeep is None:
             return None
         front = self.padding[0]
-        return ddeep[:, front : ddeep.shape[1] - front] if front else ddeep
+        dx: Array = ddeep[:, front : ddeep.shape[1] - front]
+        return dx
 
     def _deep(self, x: Array) -> Array:
         """Return x with zeros in front and behind along the depth."""

@@ -17,7 +17,8 @@ from fastbn.nn.module import Module
 Array = NDArray[Any]
 
 
-def _batches(data: Array | Sequence[Array], batch_size: int) -> Sequence[Array]:
+def batches_of(data: Array | Sequence[Array], batch_size: int) -> Sequence[Array]:
+    """Return the batches that `data` is, or parts of one array."""
     if isinstance(data, np.ndarray):
         return [data[i : i + batch_size] for i in range(0, len(data), batch_size)]
     return data
@@ -102,7 +103,7 @@ def recalibrate(
     (array([3.], dtype=float32), array([4.], dtype=float32))
     """
     layers = {layer: name for layer, name in _tracking(net).items() if not layer.frozen}  # type: ignore[attr-defined]
-    batches = _batches(data, batch_size)
+    batches = batches_of(data, batch_size)
     first = _moments(net, batches[:1], layers)  # refuses before anything is changed
     if any(moments.count < 2 for moments in first.values()) and len(batches) == 1:
         raise ValueError(f"{net.where}: one value of a channel has no variance")
@@ -194,7 +195,7 @@ def diagnose(net: Module, data: Array | Sequence[Array], *, batch_size: int = 25
     """
     layers = _tracking(net)
     found = Diagnoses()
-    for layer, moments in _moments(net, _batches(data, batch_size), layers).items():
+    for layer, moments in _moments(net, batches_of(data, batch_size), layers).items():
         assert isinstance(layer, BatchNorm)
         assert layer.running_mean is not None
         assert layer.running_var is not None

@@ -152,6 +152,44 @@ class Graph(Module):
         self.invalidate_upwards()
         return self
 
+    def insert_behind(self, layers: Mapping[Module, Module]) -> Graph:
+        """Put layers behind others: what read their outputs reads the new ones'.
+
+        Names stay; a layer behind ``c`` is called by its class's initials, as in ``c_bn``.
+
+        Parameters
+        ----------
+        layers : mapping of Module to Module
+            By a layer of this graph what is put behind it.
+
+        Returns
+        -------
+        Graph
+            This object.
+        """
+        names = {layer: name for name, layer in self.named_children()}
+        self.rename({layer: name for layer, name in names.items() if layer not in self._given})
+        place = {slot: slot for slot in range(self.input_count)}
+        nodes: list[Node] = []
+        for index, (layer, inputs) in enumerate(self.nodes):
+            nodes.append((layer, tuple(place[slot] for slot in inputs)))
+            own = self.input_count + len(nodes) - 1
+            if layer in layers:
+                nodes.append((layers[layer], (own,)))
+                own += 1
+            place[self.input_count + index] = own
+        for layer, behind in layers.items():
+            kind = "".join(letter for letter in type(behind).__name__ if letter.isupper()).lower()
+            name = f"{names[layer]}_{kind}"
+            while name in names.values():
+                name += "_"
+            self.adopt(name, behind)
+            names[behind] = self._given[behind] = name
+        self.nodes = nodes
+        self.outputs = [place[slot] for slot in self.outputs]
+        self.invalidate_upwards()
+        return self
+
     # --- forward and backward ---------------------------------------------------------------
 
     def _planned(self) -> list[Op]:

@@ -76,7 +76,7 @@ class Pointwise(Elementwise):
 
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dy times the derivative."""
-        dx = self._pool.take(dy.shape, dy.dtype)
+        dx: Array = self._pool.take(dy.shape, dy.dtype)
         return np.multiply(dy, _FUNCTIONS[self.function].derivative(*saved), out=dx)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
@@ -115,7 +115,7 @@ class Power(Elementwise):
         """Return dy times the derivative."""
         p = self.exponent
         dx = self._pool.take(dy.shape, dy.dtype)
-        slope = 2.0 * saved if p == 2.0 else p * saved ** saved.dtype.type(p - 1.0)
+        slope: Array = 2.0 * saved if p == 2.0 else p * saved ** saved.dtype.type(p - 1.0)
         return np.multiply(dy, slope, out=dx)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:

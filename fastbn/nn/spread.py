@@ -79,5 +79,5 @@ def summed(dy: Array, shape: tuple[int, ...]) -> Array:
     axes = tuple(axis for axis, (n, m) in enumerate(zip(dy.shape, full, strict=True)) if n != m)
     if not axes:
         return dy.reshape(shape)
-    total = dy.sum(axis=axes, dtype=np.float64, keepdims=True)
+    total: Array = dy.sum(axis=axes, dtype=np.float64, keepdims=True)
     return total.astype(dy.dtype).reshape(shape)

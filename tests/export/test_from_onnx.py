@@ -250,6 +250,7 @@ def numbers(g: Sketch) -> tuple[str, ...]:
         g.op("PRelu", [h, g.constant(g.rng.uniform(0, 1, (6, 6, 6)))]),
         g.op("ReduceL2", [h, g.integers(2, 3)], keepdims=0),
         g.op("Celu", [h], alpha=0.5),
+        g.op("LRN", [h], size=3),
         g.op("HardSigmoid", [h], alpha=0.3, beta=0.4),
         g.op("Expand", [gate, g.integers(1, 6, 6, 6)]),
     )

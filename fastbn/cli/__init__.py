@@ -1,9 +1,10 @@
 """The command line: ``fastbn demo | train | predict | export | fold | validate | bench | …``.
 
 A file a group of commands. Exit codes: 0 done (and agreed), 1 compared and different, 2 wrong use
-or a bad file, 3 training met a value that is not finite, 130 and 143 interrupted. An error is one
-line on stderr that says what to do about it; ``--debug`` prints the traceback as well. Everything
-but typer is imported inside the commands, so that ``fastbn --help`` is quick.
+or a bad file, 3 training met a value that is not finite, 4 a rank was lost, 130 and 143
+interrupted. An error is one line on stderr that says what to do about it; ``--debug`` prints the
+traceback as well. Everything but typer is imported inside the commands, so that ``fastbn --help``
+is quick.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-DONE, DIFFERENT, WRONG, NOT_FINITE, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, DIFFERENT, WRONG, NOT_FINITE, LOST, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def one_line(error: Exception) -> str:

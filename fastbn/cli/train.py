@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastbn.cli import ranks
 from fastbn.cli.errors import DONE, INTERRUPTED, NOT_FINITE
 from fastbn.cli.table import show
 from fastbn.cli.watch import takes_memory
 
 if TYPE_CHECKING:
+    from fastbn.distributed import MPICommunicator
     from fastbn.train.config import Config
 
 # What a table shows of a run's report.
@@ -39,6 +41,14 @@ class Optimizer(StrEnum):
     ADAM = "adam"
     ADAMW = "adamw"
     SGD = "sgd"
+
+
+class BatchNormMode(StrEnum):
+    """What ``--bn`` takes."""
+
+    SYNC = "sync"
+    LOCAL = "local"
+    GHOST = "ghost"
 
 
 class Schedule(StrEnum):
@@ -89,6 +99,13 @@ Set = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Random seed. Default: 0.", min=0)]
 Threads = Annotated[
     int | None, typer.Option(help="Number of threads. Default: one per core.", min=1)
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(help="Start so many processes, which share each batch (MPI).", min=1),
+]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds behind which a process that does not answer is lost.", min=1)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -166,6 +183,15 @@ def train(
     set_: Set = None,
     seed: Seed = None,
     threads: Threads = None,
+    processes: Processes = None,
+    bn: Annotated[
+        BatchNormMode | None,
+        typer.Option(
+            help="With several processes, whose rows BatchNorm normalises by: of all (sync), its "
+            "own (local), its own with running statistics of all (ghost). Default: sync."
+        ),
+    ] = None,
+    timeout: Timeout = 60.0,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with the run of this folder.")
     ] = None,
@@ -207,8 +233,9 @@ def train(
         "max_seconds": max_seconds,
         "save_every": save_every,
         "seed": seed,
+        "bn": bn and bn.value,
     }
-    from fastbn.cli.environment import describe
+    from fastbn.distributed import library
     from fastbn.train import run
 
     if resume is not None:
@@ -217,9 +244,42 @@ def train(
             raise typer.BadParameter(
                 f"--resume goes on with the arguments of {resume / run.CONFIG}; give no others"
             )
-        config = run.find(resume)
-    else:
-        config = _config(model, given, set_)
+
+    def config() -> Config:
+        return _config(model, given, set_) if resume is None else run.find(resume)
+
+    rank = library.rank_of_this_process()
+    if rank is None and processes is None:
+        return _train(config(), None, threads, resume is not None, overwrite, quiet, as_json)
+    if rank is None:
+        assert processes is not None
+        return ranks.start(processes)
+
+    def go(communicator: MPICommunicator) -> int:
+        own = ranks.same_config(communicator, config)
+        count = threads or own.threads or ranks.threads_of_a_rank(communicator)
+        silent = quiet or communicator.rank > 0
+        if not silent:
+            print(f"fastbn: {ranks.introduce(communicator)}", file=sys.stderr, flush=True)
+        return _train(own, communicator, count, resume is not None, overwrite, silent, as_json)
+
+    return ranks.in_ranks(timeout, go)
+
+
+def _train(
+    config: Config,
+    communicator: MPICommunicator | None,
+    threads: int | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Train, as a rank where there are several; return the exit code."""
+    from fastbn.cli.environment import describe
+    from fastbn.train import run
+
+    first = communicator is None or communicator.rank == 0
     _use_threads(threads if threads is not None else config.threads)
     lines = not quiet and not sys.stderr.isatty()
     try:
@@ -229,19 +289,22 @@ def train(
         report = run.train(
             config,
             overwrite=overwrite,
-            resume=resume is not None,
+            resume=resume,
             callbacks=[Lines()] if lines else [],
             progress=False if quiet else None,
             environment=describe(),
+            communicator=communicator,
         )
     except run.InterruptedRun as stopped:
         if not quiet:
             print(f"fastbn: {stopped}", file=sys.stderr)
         return INTERRUPTED - 2 + stopped.signum
     except NotFiniteError as error:
-        print(f"fastbn: error: {error}", file=sys.stderr)
+        if first:
+            print(f"fastbn: error: {error}", file=sys.stderr)
         return NOT_FINITE
-    _print(report, config.output, quiet, as_json)
+    if first:
+        _print(report, config.output, quiet, as_json)
     return DONE
 
 

@@ -20,14 +20,17 @@ class RankError(RuntimeError):
     ----------
     ranks : tuple of int
         Which ones.
+    failed : bool
+        Whether it told so itself, because of an error that it raises.
     """
 
-    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+    def __init__(self, message: str, ranks: tuple[int, ...] = (), failed: bool = False) -> None:
         super().__init__(message)
         self.ranks = ranks
+        self.failed = failed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (*self.args, self.ranks)
+        return type(self), (*self.args, self.ranks, self.failed)
 
 
 class Handle(Protocol):

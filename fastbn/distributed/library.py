@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -41,9 +43,11 @@ def mpiexec() -> Path:
 
     Raises
     ------
-    FileNotFoundError
-        If there is none.
+    ImportError, FileNotFoundError
+        If mpi4py is missing, or there is no such program.
     """
+    if importlib.util.find_spec("mpi4py") is None:
+        raise ImportError(f"several processes need mpi4py: {REMEDY}")
     found = _in_wheel("mpiexec") or shutil.which("mpiexec")
     if found is None:
         raise FileNotFoundError(f"there is no mpiexec to start several processes with: {REMEDY}")
@@ -63,6 +67,17 @@ def rank_of_this_process() -> int | None:
 def size_of_this_job() -> int | None:
     """Return how many processes there are, without MPI; None where nobody tells."""
     return next((int(os.environ[name]) for name in SIZE_VARIABLES if name in os.environ), None)
+
+
+def abort(code: int) -> None:
+    """Ask the process manager to end the job with this exit code, connected to the others or not.
+
+    In words of PMI-1, MPICH's; returns where another one manages the job, which sees how its
+    processes end.
+    """
+    if "PMI_FD" in os.environ:
+        os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
+        time.sleep(2.0)  # to be ended
 
 
 def _in_wheel(name: str) -> Path | None:

@@ -93,6 +93,11 @@ class MPICommunicator:
         """Wait until all ranks have come here."""
         self._wait(self._comm.Ibarrier(), timeout)
 
+    def exchange(self, value: Any) -> list[Any]:
+        """Return a picklable value of every rank, in their order."""
+        gathered: list[Any] = self._comm.allgather(value)
+        return gathered
+
     # --- the end of a job -------------------------------------------------------------------
 
     def fail(self, message: str) -> None:
@@ -138,7 +143,7 @@ class MPICommunicator:
             elif tag == ANSWER:
                 self._answers.add(source)
             else:
-                raise RankError(f"{self.name(source)} failed: {message}", (source,))
+                raise RankError(f"{self.name(source)} failed: {message}", (source,), True)
         self._sent = [request for request in self._sent if not request.Test()]
 
     def _tell(self, tag: int, message: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fastbn.files import require_file
+from fastbn.nn.across import BN_MODES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "exponential", "one_cycle")
@@ -69,6 +70,8 @@ class Config:
     seed : int
         Of initial weights, order, augmentation and split.
     threads : int or None
+    bn : str
+        With several processes, whose rows a BatchNorm normalises by: sync, local or ghost.
     """
 
     model: str
@@ -98,12 +101,14 @@ class Config:
     save_every: int | None = None
     seed: int = 0
     threads: int | None = None
+    bn: str = "sync"
     set: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         if self.schedule is not None:
             _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("bn", self.bn, BN_MODES)
         for name in self.augment:
             _one_of("augment", name, AUGMENTATIONS)
         if self.class_weight is not None:

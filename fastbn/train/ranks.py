@@ -66,6 +66,7 @@ class Ranks:
         self.bn = bn
         self.check_every = check_every
         self.over = self.late = False
+        self.rows, self.waiting = 0, 0.0  # in the epoch that runs: own rows, seconds of messages
         self.losses: list[float] = []
         self._gradients: Gradients | None = None
 
@@ -147,6 +148,7 @@ class Ranks:
         def step(group: Any) -> tuple[int, float, int]:
             gradients = self._gradients
             assert gradients is not None
+            before = self.communicator.seconds
             batches = group if isinstance(group, list) else [group]
             counts = [_count(loss, y, weight) for _, y, *weight in batches]
             whole = sum(float(told[0]) for told in gather(np.array([sum(counts)]))) or 1.0
@@ -174,6 +176,8 @@ class Ranks:
             told = gather(np.array([total, correct, rows, trainer.should_stop, fit.is_late()]))
             self.losses = [float(each[0]) for each in told]
             sums = np.sum(told, axis=0)
+            self.rows += rows
+            self.waiting += self.communicator.seconds - before
             if sums[3]:
                 trainer.should_stop = True
             self.late = bool(sums[4])
@@ -209,24 +213,20 @@ class RankTimes(Callback):
         communication, waits for others included) and "images_per_second", of the time between.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
-        self._rows = 0
-        self._before = 0.0
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Begin anew."""
         self.records = []
-        self._before = self.ranks.communicator.seconds
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Gather the times of all ranks."""
-        epoch = trainer.history.last
-        waiting = self.ranks.communicator.seconds - self._before
-        rows = epoch.images_per_second * epoch.seconds / self.ranks.size
-        told = self.ranks.communicator.allgather(np.array([rows, epoch.seconds, waiting]))
-        self._before = self.ranks.communicator.seconds
+        ranks, epoch = trainer.ranks, trainer.history.last
+        assert ranks is not None
+        own = np.array([ranks.rows, epoch.seconds, ranks.waiting])
+        told = ranks.communicator.allgather(own)
+        ranks.rows, ranks.waiting = 0, 0.0
         record: dict[str, Any] = {"epoch": epoch.epoch}
         record["rows"] = [float(each[0]) for each in told]
         record["seconds"] = [float(each[1]) for each in told]

@@ -23,6 +23,7 @@ import numpy as np
 from fastbn import data as datasets
 from fastbn import models, optim
 from fastbn.data import Dataset
+from fastbn.distributed import Communicator
 from fastbn.files import new_folder
 from fastbn.nn import BatchNorm, CrossEntropyLoss, MSELoss
 from fastbn.train import config as configs
@@ -33,6 +34,7 @@ from fastbn.train.factory import factory
 from fastbn.train.guard import NotFiniteError
 from fastbn.train.history import History
 from fastbn.train.monitor import Monitor
+from fastbn.train.ranks import RankTimes
 from fastbn.train.report import describe, examples, write_report
 from fastbn.train.trainer import Trainer
 
@@ -123,8 +125,8 @@ class Run:
         weights.save(net, Path(self.config.output) / WEIGHTS, **self.described)
 
 
-def prepare(config: Config) -> Run:
-    """Load the data, build the network, and its trainer.
+def prepare(config: Config, communicator: Communicator | None = None) -> Run:
+    """Load the data, build the network, and its trainer, which may be one of several ranks.
 
     Raises
     ------
@@ -148,7 +150,9 @@ def prepare(config: Config) -> Run:
         data, unit = targets.normalized(data)
     error = metrics.mae if unit is None else targets.mae_in_unit(unit)
     kinds = () if data.classes else (error, metrics.r2)
-    trainer = Trainer(net, loss, _optimizer(net, config), kinds)
+    trainer = Trainer(
+        net, loss, _optimizer(net, config), kinds, communicator=communicator, bn=config.bn
+    )
     given = inputs.checked(
         net, loss, data, None, batch_size=config.batch_size, seed=0, drop_last=False, augment=None
     )
@@ -190,8 +194,12 @@ def train(
     callbacks: Iterable[Any] = (),
     progress: bool | None = None,
     environment: Mapping[str, Any] | None = None,
+    communicator: Communicator | None = None,
 ) -> dict[str, Any]:
     """Train as a config says, and write what is known of it into a folder.
+
+    Of several ranks, the first writes the files. A run that they did not bring to its end goes on
+    when they are asked for the same again.
 
     Parameters
     ----------
@@ -204,11 +212,13 @@ def train(
         As of `fastbn.train.Trainer.fit`.
     environment : mapping, optional
         What the report says of the machine.
+    communicator : Communicator, optional
+        The other ranks, who all call this.
 
     Returns
     -------
     dict
-        What ``report.json`` contains.
+        What ``report.json`` contains; of a rank that is not the first, nothing.
 
     Raises
     ------
@@ -221,9 +231,12 @@ def train(
         If SIGINT or SIGTERM came.
     """
     folder = Path(config.output)
-    if not resume:
+    first = communicator is None or communicator.rank == 0
+    if communicator is not None:
+        resume = _goes_on(communicator, resume or (not overwrite and first and _is_of(config)))
+    if not resume and first:
         _require_no_run(folder, overwrite)
-    run = prepare(config)
+    run = prepare(config, communicator)
     trainer = run.trainer
     if resume:
         trainer.resume(folder / LAST)
@@ -236,16 +249,21 @@ def train(
         except NotFiniteError:
             keeper.save_if_begun(trainer)
             raise
+        stopped = communicator is not None and trainer.should_stop
     plan = trainer.plan
     assert plan is not None
-    if received and not plan.over:
+    if (received or stopped) and not plan.over:
         raise InterruptedRun(
             f"interrupted at step {trainer.steps}: fastbn train --resume {folder} goes on",
-            received[0],
+            received[0] if received else signal.SIGINT,
         )
+    if not first:
+        return {}
+    times = next((c.records for c in plan.callbacks if isinstance(c, RankTimes)), [])
+    trainer.ranks = None  # the others have no part in what follows
     if run.ema is not None:
         run.save_averages()
-    return finish(run, keeper.best_epoch, monitor.records, environment)
+    return finish(run, keeper.best_epoch, monitor.records, environment, times)
 
 
 def report(
@@ -259,15 +277,15 @@ def report(
         If there is no such run, it has no epoch yet, or the data are missing.
     """
     run = prepare(find(folder))
-    keeper, monitor = Keeper(run, begun=True), Monitor()
+    keeper, monitor, times = Keeper(run, begun=True), Monitor(), RankTimes()
     interrupted = run.trainer.resume(Path(folder) / LAST)._resumed
     if not run.trainer.history.epochs:
         raise ValueError(f"{os.fspath(folder)}: there is nothing to report before the first epoch")
     for state in [] if interrupted is None else interrupted.callbacks:
-        for callback in (keeper, monitor):
+        for callback in (keeper, monitor, times):
             if state["class"] == type(callback).__name__:
                 callback.load_state_dict(state["state"])
-    return finish(run, keeper.best_epoch, monitor.records, environment)
+    return finish(run, keeper.best_epoch, monitor.records, environment, times.records)
 
 
 def finish(
@@ -275,6 +293,7 @@ def finish(
     best_epoch: int | None,
     records: list[dict[str, Any]],
     environment: Mapping[str, Any] | None,
+    times: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write what is known of a run whose best weights are in its folder; return the report."""
     config, trainer, folder = run.config, run.trainer, Path(run.config.output)
@@ -293,6 +312,7 @@ def finish(
         "arguments": asdict(config),
         "environment": dict(environment or {}),
         "monitor": records,
+        "ranks": times,
     }
     told = describe(trainer, run.data, known)
     write_report(folder / REPORT, told)
@@ -341,7 +361,9 @@ class Keeper(Checkpoint):
             self._write(trainer)
 
     def _write(self, trainer: Trainer, best: bool = False) -> None:
-        if self.begun:
+        if not trainer.is_first:
+            pass
+        elif self.begun:
             self._write_into(self.folder, trainer, best)
         else:
             with new_folder(self.folder, replace=FILES) as folder:
@@ -384,6 +406,24 @@ def interruptible(trainer: Trainer) -> Iterator[list[int]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _is_of(config: Config) -> bool:
+    """Tell whether the folder holds a run of this very config that has not come to its end."""
+    folder = Path(config.output)
+    if not (folder / LAST).is_file() or (folder / REPORT).exists():
+        return False
+    try:
+        return find(folder) == config
+    except (OSError, ValueError):
+        return False
+
+
+def _goes_on(communicator: Communicator, wanted: bool) -> bool:
+    """Return what the first rank has seen, for the folder may be on its machine alone."""
+    told = np.array([wanted])
+    communicator.broadcast(told)
+    return bool(told[0])
 
 
 def _require_no_run(folder: Path, overwrite: bool) -> None:

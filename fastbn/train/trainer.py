@@ -242,7 +242,7 @@ class Trainer:
         if not any(isinstance(callback, NaNGuard) for callback in callbacks):
             callbacks.insert(0, NaNGuard())
         if ranks is not None:
-            callbacks.append(RankTimes(ranks))
+            callbacks.append(RankTimes())
             progress = progress if self.is_first else False
         with bars(progress) as shown:
             self.plan = Fit(

@@ -91,3 +91,24 @@ def test_another_bn(job: Job) -> None:
     for found in together(job, 2, runs):
         assert found["steps"] == [2] * 5  # the last batch leaves one row each
         assert found["losses"][-1] < found["losses"][0]
+
+
+def test_checkpoint_goes_on_with_any_number_of_ranks(job: Job, tmp_path: Path) -> None:
+    path = str(tmp_path / "last.safetensors")
+    told = {"name": "convnet", "rows": 26, "epochs": 4}
+    whole = train_ranks.train(told, None)
+    (first,) = together(job, 4, [{**told, "stop": 4, "save": path}])
+    assert len(first["losses"]) == 5  # the others hear of it with the step that comes
+    for ranks in (1, 2, 3):
+        (rest,) = together(job, ranks, [{**told, "resume": path}])
+        assert difference(whole["losses"], [*first["losses"], *rest["losses"]]) < 1e-11
+        assert difference(whole["val_loss"], rest["val_loss"]) < 1e-10
+
+
+def test_drift_and_numbers_that_are_not_finite_are_told(job: Job) -> None:
+    drifted, exploded = together(
+        job, 2, [{"name": "mlp", "drift": 3}, {"name": "mlp", "explode": True, "check_every": 100}]
+    )
+    assert "behind step 5 the ranks have drifted apart: 0.weight of rank 1" not in drifted
+    assert "behind step 5 the ranks have drifted apart" in drifted
+    assert "not finite: loss of rank 0, 1" in exploded

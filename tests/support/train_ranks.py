@@ -40,14 +40,19 @@ def samples(name: str, rows: int, dtype: str) -> tuple[Any, Any]:
 
 
 class Seen(Callback):
-    """Keeps what every step gave."""
+    """Keeps what every step gave; stops on rank 0, or changes a weight of rank 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: dict[str, Any], rank: int) -> None:
+        self.told, self.rank = told, rank
         self.losses: list[float] = []
         self.gradients: dict[str, list[float]] = {}
 
     def on_step(self, trainer: Trainer) -> None:
         self.losses.append(trainer.last_loss)
+        if self.rank == 0 and trainer.steps == self.told.get("stop"):
+            trainer.should_stop = True
+        if self.rank == 1 and trainer.steps == self.told.get("drift"):
+            trainer.net.parameters()[2].data += 1e-3
         if not self.gradients:
             for name, parameter in trainer.net.named_parameters():
                 assert parameter.grad is not None
@@ -55,7 +60,7 @@ class Seen(Callback):
 
 
 def train(told: dict[str, Any], communicator: distributed.Communicator | None) -> dict[str, Any]:
-    """Train as told: name, dtype, rows, batch_size, epochs, lr, bn, wrong (one rounding)."""
+    """Train as told; "nudge" changes the initial weights by one rounding."""
     name, dtype = told["name"], told.get("dtype", "float64")
     net = network(name, dtype)
     if told.get("nudge"):
@@ -65,10 +70,12 @@ def train(told: dict[str, Any], communicator: distributed.Communicator | None) -
             parameter.data = np.where(up, np.nextafter(parameter.data, np.inf), parameter.data)
     optimizer = optim.SGD(net.parameters(), lr=told.get("lr", 0.05), momentum=0.9)
     options = {"bn": told.get("bn", "sync"), "check_every": told.get("check_every", 5)}
+    if told.get("explode"):
+        optimizer.param_groups[0]["lr"] = lambda step: 1e200 if step == 3 else 0.05
     trainer = Trainer(net, optimizer=optimizer, communicator=communicator, **options)
     if "resume" in told:
         trainer.resume(told["resume"])
-    seen = Seen()
+    seen = Seen(told, 0 if communicator is None else communicator.rank)
     rows = told.get("rows", ROWS)
     history = trainer.fit(
         samples(name, rows, dtype),
@@ -96,7 +103,12 @@ def train(told: dict[str, Any], communicator: distributed.Communicator | None) -
 
 def main() -> None:
     communicator = distributed.MPICommunicator(timeout=50)
-    results = [train(told, communicator) for told in json.loads(sys.argv[1])]
+    results: list[Any] = []
+    for told in json.loads(sys.argv[1]):
+        try:
+            results.append(train(told, communicator))
+        except (distributed.DriftError, FloatingPointError) as error:
+            results.append(str(error))
     if communicator.rank == 0:
         print(json.dumps(results))
 

@@ -388,6 +388,60 @@ def model(
     return 0
 
 
+@bench_app.command()
+def scale(
+    network: Annotated[
+        str, typer.Argument(help="mlp, convnet4, resnet20 or inception.")
+    ] = "resnet20",
+    *,
+    batch: Annotated[
+        int, typer.Option(help="Rows of a batch; in weak scaling of each rank.", min=2)
+    ] = 64,
+    ranks: Annotated[
+        str | None, typer.Option(help="Numbers of ranks, for example 1,2. Default: 1 to all cores.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds, in which every job runs once.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of a job.", min=2)] = 10,
+    json_file: JsonFile = None,
+) -> int:
+    """Strong and weak scaling over ranks of one thread, and what a model promises for more."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from fastbn.bench import networks
+    from fastbn.bench import scale as measuring
+
+    [name] = networks.choose(names(network)[:1])
+    cores = thread_counts(None)[-1]
+    counts = [1, *(range(2, cores + 1) if ranks is None else thread_counts(ranks))]
+    console = Console(stderr=True)
+    warn_if_busy(console)
+    with console.status("") as status:
+        rows, wire = measuring.measure(
+            name, batch, counts, rounds=rounds, steps=steps, progress=status.update
+        )
+    printer().print(measuring.scale_table(rows))
+    promised: dict[int, float] = {}
+    if wire is not None:
+        promised = measuring.predicted(name, rows, wire, [2, 4, 8, 16, 32])
+        print(
+            f"Messages: {1e6 * wire.latency:.0f} µs, {1e-9 * wire.bandwidth:.2f} GB/s. A model "
+            "(not measured) promises, in strong scaling over ranks with such a wire:"
+        )
+        print("  " + ", ".join(f"{n} ranks {speed:,.0f} images/s" for n, speed in promised.items()))
+    if json_file is not None:
+        told = {
+            "network": name,
+            "rows": [asdict(row) for row in rows],
+            "wire": None if wire is None else asdict(wire),
+            "model": promised,
+        }
+        json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
 @bench_app.command("fold")
 def fold_table(
     models: Annotated[

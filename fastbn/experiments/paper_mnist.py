@@ -99,11 +99,8 @@ def judge(results: Results) -> list[Claim]:
     leads = curves["BN"] > curves["no BN"]
     behind = [int(i + 1) * settings.look_every for i in np.flatnonzero(~leads)]
     goal = curves["no BN"].max()
-    reached = np.flatnonzero(curves["BN"] >= goal)
-    when = {
-        "no BN": int(curves["no BN"].argmax() + 1) * settings.look_every,
-        "BN": int(reached[0] + 1) * settings.look_every if len(reached) else None,
-    }
+    first = int(curves["no BN"].argmax() + 1) * settings.look_every
+    reached = [int(i + 1) * settings.look_every for i in np.flatnonzero(curves["BN"] >= goal)]
 
     def both(key: str, form: str) -> str:
         return f"BN {results.spread('BN', key):{form}}, no BN {results.spread('no BN', key):{form}}"
@@ -137,9 +134,9 @@ def judge(results: Results) -> list[Claim]:
         Claim(
             sources.PAPER,
             "BN converges faster.",
-            verdict(when["BN"] is not None and when["BN"] < when["no BN"]),
-            f"The best accuracy without BN, {goal:.2%}, comes after {when['no BN']:,} steps; with "
-            f"BN it is passed {'after ' + format(when['BN'], ',') if when['BN'] else 'never'}.",
+            verdict(bool(reached) and reached[0] < first),
+            f"The best accuracy without BN, {goal:.2%}, comes after {first:,} steps; with BN it "
+            f"comes {f'after {reached[0]:,}' if reached else 'never'}.",
             "accuracy",
         ),
         Claim(

@@ -12,6 +12,7 @@ NAMES = (
     "five-layer-cnn",
     "paper-mnist",
     "vanishing-gradient",
+    "keras-pytorch-mlp",
 )
 
 

@@ -8,11 +8,14 @@ from fastbn.experiments.experiment import Experiment
 
 # In the order of the index page; the file of each has its name, with underscores.
 NAMES = (
-    "deep-regression",
     "five-layer-cnn",
+    "deep-regression",
     "paper-mnist",
     "vanishing-gradient",
+    "population-statistics",
     "keras-pytorch-mlp",
+    "small-batches",
+    "shift",
 )
 
 

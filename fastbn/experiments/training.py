@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import data as datasets
-from fastbn.data import Dataset
+from fastbn.data import Batches, Dataset
 from fastbn.train import Callback, NotFiniteError, Trainer
 
 Array = NDArray[Any]
@@ -84,26 +84,33 @@ def fit(
     batch_size: int,
     seed: int,
     callbacks: Sequence[Any] = (),
+    **options: Any,
 ) -> int | None:
     """Train for a number of steps of whole batches.
 
     Parameters
     ----------
     trainer : Trainer
-    data : Dataset or (x, y)
+    data : Dataset, (x, y) or Batches
     steps, batch_size : int
     seed : int
         Of the order.
     callbacks : sequence of Callback
         `Watch`, mostly.
+    **options
+        Of `Trainer.fit`.
 
     Returns
     -------
     int or None
         The step at which loss or gradients were not finite: there it ended.
     """
-    samples = len(data.y_train if isinstance(data, Dataset) else data[1])
-    epochs = -(-steps // max(samples // batch_size, 1))
+    if isinstance(data, Batches):
+        an_epoch = len(data)
+    else:
+        samples = len(data.y_train if isinstance(data, Dataset) else data[1])
+        an_epoch = samples // batch_size
+    epochs = -(-steps // max(an_epoch, 1))
     try:
         trainer.fit(
             data,
@@ -113,6 +120,7 @@ def fit(
             drop_last=True,
             callbacks=[*callbacks, Stop(trainer.steps + steps)],
             progress=False,
+            **options,
         )
     except NotFiniteError as error:
         return error.step

@@ -85,7 +85,7 @@ def trainer_of(settings: Settings, kind: Kind, net: nn.Module) -> Trainer:
 
 
 def train(
-    settings: Settings, kind: Kind, x: Array, labels: Array, seed: int, watch: training.Watch
+    settings: Settings, kind: Kind, x: Array, labels: Array, seed: int, *watches: training.Watch
 ) -> tuple[Trainer, int | None]:
     """Train a network on these images; return its trainer, and where it failed."""
     trainer = trainer_of(settings, kind, inception(settings, kind, x.shape[1:], seed))
@@ -101,6 +101,5 @@ def train(
         drop_last=True,
         augment=augment.compose(*moves),
     )
-    return trainer, training.fit(
-        trainer, batches, settings.steps, settings.batch_size, seed, [watch]
-    )
+    stopped = training.fit(trainer, batches, settings.steps, settings.batch_size, seed, watches)
+    return trainer, stopped

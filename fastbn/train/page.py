@@ -18,6 +18,7 @@ from fastbn.train.report import finite
 Report = Mapping[str, Any]
 Chart = dict[str, Any]
 
+STRAGGLER = 1.1  # times as long as the median rank
 MOST_CLASSES = 50  # of a confusion matrix that is shown
 TILES = {
     "test_accuracy": "test accuracy",
@@ -66,6 +67,11 @@ def write(
     if report.get("monitor"):
         choices["layers"], choices["statistics"] = layer_charts(report["monitor"])
         parts += ["<h2>Inside the network</h2>", *_inside(report["monitor"][-1], choices)]
+    if report.get("ranks"):
+        more = rank_charts(report["ranks"])
+        places = _chart_places(range(len(charts), len(charts) + len(more)))
+        charts += more
+        parts += ["<h2>Ranks</h2>", *_ranks(report["ranks"]), places]
     if report.get("layer_times"):
         parts += ["<h2>Time of each layer</h2>", *_times(report["layer_times"])]
     for title, name in (("Arguments", "arguments"), ("Environment", "environment")):
@@ -180,6 +186,25 @@ def _percentiles(title: str, x: list[int], values: list[list[float]]) -> Chart:
     return _chart(title.replace("_", " "), x, series, "epoch", False)
 
 
+def rank_charts(records: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Return the charts of every rank's speed, and of its share of time in communication."""
+    x = [record["epoch"] for record in records]
+    ranks = range(len(records[-1]["seconds"]))
+    series: dict[str, list[Any]] = {"images per second of computing": [], "% communication": []}
+    for rank in ranks:
+        mine = [  # a run may have gone on with another number of ranks
+            record if rank < len(record["seconds"]) else None for record in records
+        ]
+        speeds = [None if r is None else r["images_per_second"][rank] for r in mine]
+        shares = [
+            None if r is None else 100.0 * r["waiting"][rank] / max(r["seconds"][rank], 1e-9)
+            for r in mine
+        ]
+        for name, values in zip(series, (speeds, shares), strict=True):
+            series[name].append({"label": f"rank {rank}", "values": values})
+    return [_chart(name, x, lines, "epoch", False) for name, lines in series.items()]
+
+
 def _chart(title: str, x: list[Any], series: list[Any], x_label: str, log: bool) -> Chart:
     return {"title": title, "x": x, "series": series, "x_label": x_label, "log": log}
 
@@ -253,6 +278,33 @@ def _inside(record: Mapping[str, Any], choices: Mapping[str, Any]) -> list[str]:
         parts += ["<h3>Dead and saturated units, at the end</h3>"]
         parts += [_table(["layer", "", "dead", "saturated"], rows)]
     return parts
+
+
+def _ranks(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what each rank did in all epochs, and who was slow."""
+    ranks = range(len(records[-1]["seconds"]))
+    same = [record for record in records if len(record["seconds"]) == len(ranks)]
+    rows, computing = [], []
+    for rank in ranks:
+        samples, seconds, waiting = (
+            sum(record[name][rank] for record in same) for name in ("rows", "seconds", "waiting")
+        )
+        computing.append(max(seconds - waiting, 1e-9))
+        speed = samples / computing[-1]
+        rows.append([str(rank), _text(speed), _text(seconds), _share(waiting / max(seconds, 1e-9))])
+    heads = ["rank", "samples per second of computing", "seconds", "in communication"]
+    usual = sorted(computing)[len(computing) // 2]
+    slow = [
+        f"rank {rank} ({own / usual:.2f} × the median)"
+        for rank, own in enumerate(computing)
+        if own > STRAGGLER * usual
+    ]
+    told = f"Stragglers, who compute for longer than others: {', '.join(slow) or 'none'}."
+    return [
+        "<p>Who computes for longer is waited for: time in communication is mostly waiting.</p>",
+        _table(heads, rows),
+        f"<p>{told}</p>",
+    ]
 
 
 def _choice(name: str, options: Mapping[str, Any], places: int) -> str:

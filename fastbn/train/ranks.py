@@ -8,6 +8,7 @@ decides by (losses, whether to stop, the time) is gathered first, so that all de
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,14 @@ class Ranks:
         self.bn = bn
         self.check_every = check_every
         self.over = self.late = False
-        self.rows, self.waiting = 0, 0.0  # in the epoch that runs: own rows, seconds of messages
+        self._begin_epoch()
         self.losses: list[float] = []
         self._gradients: Gradients | None = None
+
+    def _begin_epoch(self) -> None:
+        """Count anew: own rows, seconds (of reading samples, too), and of them in messages."""
+        self.rows, self.seconds, self.waiting = 0, 0.0, 0.0
+        self._last = 0.0  # when the last step ended
 
     # --- before the first step --------------------------------------------------------------
 
@@ -110,6 +116,7 @@ class Ranks:
         """Hold the ranks together for a ``with`` block; tell the others if this one fails."""
         net = fit.trainer.net
         self.over = self.late = False
+        self._begin_epoch()
         try:
             self._begin(fit.trainer)
             self._gradients = Gradients(net.parameters(), self.communicator)
@@ -149,6 +156,7 @@ class Ranks:
             gradients = self._gradients
             assert gradients is not None
             before = self.communicator.seconds
+            begin = self._last or time.perf_counter()
             batches = group if isinstance(group, list) else [group]
             counts = [_count(loss, y, weight) for _, y, *weight in batches]
             whole = sum(float(told[0]) for told in gather(np.array([sum(counts)]))) or 1.0
@@ -178,6 +186,8 @@ class Ranks:
             sums = np.sum(told, axis=0)
             self.rows += rows
             self.waiting += self.communicator.seconds - before
+            self._last = time.perf_counter()
+            self.seconds += self._last - begin
             if sums[3]:
                 trainer.should_stop = True
             self.late = bool(sums[4])
@@ -196,6 +206,12 @@ class Ranks:
     def agree(self, flag: bool) -> bool:
         """Return whether a flag is set on any rank."""
         return any(told[0] for told in self.communicator.allgather(np.array([flag])))
+
+    def times_of_epoch(self) -> list[Array]:
+        """Return rows, seconds, and seconds in messages of every rank, and count anew."""
+        told = self.communicator.allgather(np.array([self.rows, self.seconds, self.waiting]))
+        self._begin_epoch()
+        return told
 
     def before_validation(self, trainer: Trainer) -> None:
         """Let running statistics be those of all ranks' rows."""
@@ -222,12 +238,9 @@ class RankTimes(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Gather the times of all ranks."""
-        ranks, epoch = trainer.ranks, trainer.history.last
-        assert ranks is not None
-        own = np.array([ranks.rows, epoch.seconds, ranks.waiting])
-        told = ranks.communicator.allgather(own)
-        ranks.rows, ranks.waiting = 0, 0.0
-        record: dict[str, Any] = {"epoch": epoch.epoch}
+        assert trainer.ranks is not None
+        told = trainer.ranks.times_of_epoch()
+        record: dict[str, Any] = {"epoch": trainer.history.last.epoch}
         record["rows"] = [float(each[0]) for each in told]
         record["seconds"] = [float(each[1]) for each in told]
         record["waiting"] = [min(float(each[2]), float(each[1])) for each in told]

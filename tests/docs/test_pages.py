@@ -14,6 +14,7 @@ RUN = [  # other pages have tests of their own
     "myths.md",
     "tutorials/batchnorm.md",
     "tutorials/deploy.md",
+    "tutorials/several-machines.md",
 ]
 
 

@@ -11,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from fastbn import functional as F
+from fastbn import nn
 from fastbn.functional import variants
 from fastbn.functional.synced import Gather, synced_batch_norm, synced_batch_norm_backward
+from fastbn.nn.across import across_ranks, average_statistics
 
 Array = NDArray[Any]
 C = 5
@@ -123,6 +125,43 @@ def test_renormalised(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(joined, whole, rtol=1e-11, atol=1e-11)
     for part in (2, 3):
         np.testing.assert_allclose(found[0][part] + found[1][part], expected[part - 1], rtol=1e-10)
+
+
+def test_population_statistics_are_those_of_whole_batches(rng: np.random.Generator) -> None:
+    """Not means of the variances of parts, which lack the variance between the parts."""
+    batches = [rng.standard_normal((8, C)) + np.arange(8)[:, None] for _ in range(3)]
+
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.BatchNorm(C, dtype=np.float64)).build((C,))
+
+    whole = network()
+    nn.population_statistics(whole, batches)
+
+    def rank_of(rank: int, gather: Gather) -> Any:
+        net = network()
+        rows = slice(0, 3) if rank == 0 else slice(3, 8)
+        with across_ranks(net, gather, "sync"):
+            nn.population_statistics(net, [batch[rows] for batch in batches])
+        return net.state_dict()
+
+    for found in in_ranks(2, rank_of):
+        for name, values in whole.state_dict().items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-13)
+
+
+def test_local_statistics_are_merged_as_those_of_all_rows(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((200, C)) + np.repeat([[0.0], [5.0]], 100, axis=0)
+
+    def rank_of(rank: int, gather: Gather) -> Any:
+        net = nn.Sequential(nn.BatchNorm(C, momentum=1.0, dtype=np.float64)).build((C,))
+        with across_ranks(net, gather, "local"):
+            net(x[100 * rank : 100 * rank + 100])
+        average_statistics(net, gather)
+        return net[0].running_mean, net[0].running_var
+
+    for mean, var in in_ranks(2, rank_of):
+        np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(var, x.var(axis=0), rtol=5e-3)  # 1 / n, 1 / (n - 1)
 
 
 def test_too_few_rows_are_refused_by_all(rng: np.random.Generator) -> None:

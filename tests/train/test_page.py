@@ -59,6 +59,28 @@ def test_in_a_browser(written: Path, browser: Any, width: int, height: int) -> N
     tab.close()
 
 
+def test_ranks(written: Path, tmp_path: Path) -> None:
+    record = {
+        "rows": [100.0, 100.0, 100.0],
+        "seconds": [2.0, 2.0, 2.0],
+        "waiting": [1.0, 0.2, 1.0],
+        "images_per_second": [100.0, 55.5, 100.0],
+    }
+    before = {name: values[:2] for name, values in record.items()}  # it went on with one more
+    told = {
+        "model": "mlp",
+        "data": "digits",
+        "history": [],
+        "ranks": [{"epoch": 1, **before}, {"epoch": 2, **record}],
+    }
+    page.write(tmp_path / "ranks.html", told)
+    text = (tmp_path / "ranks.html").read_text(encoding="utf-8")
+    assert "Stragglers, who compute for longer than others: rank 1 (1.80 × the median)." in text
+    charts = page.rank_charts(told["ranks"])
+    assert charts[0]["series"][2]["values"] == [None, 100.0]
+    assert charts[1]["series"][1]["values"] == [10.0, 10.0]
+
+
 def test_names_are_text(written: Path) -> None:
     text = written.read_text(encoding="utf-8")
     assert "<b>dog" not in text

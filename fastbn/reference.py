@@ -198,9 +198,14 @@ def scale_shift_backward(
     need_dscale: bool = True,
     need_dshift: bool = True,
     need_dresidual: bool = True,
+    slope: ArrayLike | None = None,
+    constant: ArrayLike | None = None,
 ) -> tuple[Array | None, ...]:
-    """Return dx = d * scale, dscale = sum(d * (x - centre)), dshift = sum(d) and dresidual = d."""
-    return batch_norm_backward(
+    """Return dx = d * scale, dscale = sum(d * (x - centre)), dshift = sum(d) and dresidual = d.
+
+    With `slope` and `constant`, dx = d * scale + slope * (x - centre) + constant.
+    """
+    dx, *others = batch_norm_backward(
         dy,
         saved,
         need_dx=need_dx,
@@ -208,6 +213,10 @@ def scale_shift_backward(
         need_dbias=need_dshift,
         need_dresidual=need_dresidual,
     )
+    if dx is not None and slope is not None and constant is not None:
+        centred, axis = saved[0], saved[6]  # channels are the last axis
+        dx = dx + np.moveaxis(_f64(slope) * centred + _f64(constant), -1, axis)
+    return dx, *others
 
 
 # --- layer, group, instance and root-mean-square normalisation --------------------------------

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastbn.functional.batchnorm import batch_norm_backward
 from fastbn.kernels import batchnorm as _kernels
 from fastbn.kernels.batchnorm import BatchNormSaved
 
@@ -226,26 +225,28 @@ def scale_shift_backward(
     dscale: Array | None = None,
     dshift: Array | None = None,
     dresidual: Array | None = None,
+    slope: Doubles | None = None,
+    constant: Doubles | None = None,
 ) -> tuple[Array | None, ...]:
     """Gradients of :func:`scale_shift`, with `d` the part of dy that the activation lets through.
 
     ``dx = d * scale``, ``dscale = sum(d * (x - centre))``, ``dshift = sum(d)``; the gradient of
     `centre` is ``-scale * dshift``.
 
+    Parameters
+    ----------
+    dy, saved, need_dx, need_dscale, need_dshift, need_dresidual, out, dscale, dshift, dresidual
+        As of :func:`~fastbn.functional.batch_norm_backward`.
+    slope, constant : float64 array or None
+        Shape (C,), both or neither: what reaches x through `centre` and `scale`, where these were
+        found from x. dx gets ``slope * (x - centre) + constant`` besides.
+
     Returns
     -------
     dx, dscale, dshift : array or None
         And dresidual, where forward had a residual.
     """
-    return batch_norm_backward(
-        dy,
-        saved,
-        need_dx=need_dx,
-        need_dweight=need_dscale,
-        need_dbias=need_dshift,
-        need_dresidual=need_dresidual,
-        out=out,
-        dweight=dscale,
-        dbias=dshift,
-        dresidual=dresidual,
-    )
+    return _kernels.backward(
+        dy, saved, need_dx, need_dscale, need_dshift, need_dresidual, out, dscale, dshift,
+        dresidual, slope, constant,
+    )  # fmt: skip

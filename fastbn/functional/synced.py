@@ -186,24 +186,23 @@ def synced_batch_norm_backward(
         ]
         return (images[0], dw, db, *images[1:])
     kept, moments, invstd, scale, correction, _, gather = saved
-    dx, dscale, dshift, *beside = scale_shift_backward(
-        dy, kept, need_dx=need_dx, need_dresidual=need_dresidual, out=out, dresidual=dresidual
-    )
+    _, dscale, dshift, *_ = scale_shift_backward(dy, kept, need_dx=False, need_dresidual=False)
     assert dscale is not None
     assert dshift is not None
     sums = np.stack([dshift, dscale]).astype(np.float64)  # of d, and of d * (x - mean)
     d_bias, d_weight = sums[0], sums[1] * invstd
     if correction is not None:
         d_weight = d_weight * correction.r + d_bias * correction.d
-    if dx is not None:  # d * scale so far: what goes through the statistics is missing
+    slope = constant = None
+    if need_dx:
         if gather is not None:
             sums = np.add.reduce(gather(sums))
         constant = -scale * sums[0] / moments.count
         slope = -scale * invstd * invstd * sums[1] / moments.count
-        scale_shift(
-            kept.x, slope.astype(dx.dtype), constant.astype(dx.dtype), moments.mean, residual=dx,
-            out=dx,
-        )  # fmt: skip
+    dx, _, _, *beside = scale_shift_backward(
+        dy, kept, need_dx=need_dx, need_dscale=False, need_dshift=False,
+        need_dresidual=need_dresidual, out=out, dresidual=dresidual, slope=slope, constant=constant,
+    )  # fmt: skip
     return (
         dx,
         _put(d_weight, dweight, dy.dtype) if need_dweight else None,

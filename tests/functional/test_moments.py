@@ -135,12 +135,16 @@ def test_scale_shift_is_the_references(
     y64, saved64 = reference.scale_shift(x, scale, shift, centre, **call)
     assert error(y, y64) < 1e-6
     dy = np.where(np.abs(y64) < 1e-4, 0, dy).astype(np.float32)
-    for gradient, truth in zip(
-        F.scale_shift_backward(dy, saved),
-        reference.scale_shift_backward(dy, saved64),
-        strict=True,
-    ):
-        assert error(gradient, truth) < 2e-6
+    slope, constant = rng.standard_normal((2, c))
+    for terms in ({}, {"slope": slope, "constant": constant}):
+        truths = reference.scale_shift_backward(dy, saved64, **terms)
+        for gradient, truth in zip(F.scale_shift_backward(dy, saved, **terms), truths, strict=True):
+            assert error(gradient, truth) < 2e-6
+        found = F.scale_shift_backward(
+            dy, saved, need_dscale=False, need_dshift=False, **terms, out=dy.copy()
+        )
+        assert found[1:3] == (None, None)
+        assert error(found[0], truths[0]) < 2e-6
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
@@ -162,6 +166,12 @@ def test_both_halves_together_are_batch_norm(axis: int, rng: np.random.Generator
     dx2 = dx2 + F.batch_moments_backward(dmean, dvar, saved_moments)
     np.testing.assert_allclose(y2, y, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(dx2, dx, rtol=1e-10, atol=1e-12)
+    terms = {
+        "slope": -scale * invstd**2 * dscale / moments.count,
+        "constant": -scale * dshift / moments.count,
+    }
+    dx3 = F.scale_shift_backward(dy, saved2, **terms)[0]
+    np.testing.assert_allclose(dx3, dx, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(dscale * invstd, dweight, rtol=1e-10)
     np.testing.assert_allclose(dshift, dbias, rtol=1e-12)
 
@@ -177,3 +187,31 @@ def test_out_and_its_errors(rng: np.random.Generator) -> None:
         F.scale_shift(x, np.ones(2, np.float32), None)
     with pytest.raises(TypeError, match="centre: expected float64"):
         F.scale_shift(x, None, None, np.ones(3, np.float32))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_terms_of_dx_are_the_same_bits_for_all_threads(
+    axis: int, rng: np.random.Generator, set_threads: Any
+) -> None:
+    x, dy = rng.standard_normal((2, 64, 16, 24, 24), dtype=np.float32)
+    c = x.shape[axis]
+    slope, constant = rng.standard_normal((2, c))
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        _, saved = F.scale_shift(x, np.ones(c, np.float32), None, np.zeros(c), axis=axis)
+        found.append(F.scale_shift_backward(dy, saved, slope=slope, constant=constant)[0])
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_terms_of_dx_go_with_constant_statistics(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((6, 3))
+    _, saved = F.batch_norm(x, None, None, training=True)
+    with pytest.raises(ValueError, match="constant statistics"):
+        F.scale_shift_backward(x, saved, slope=np.ones(3), constant=np.ones(3))
+    _, saved = F.scale_shift(x, None, None)
+    with pytest.raises(ValueError, match="go together"):
+        F.scale_shift_backward(x, saved, slope=np.ones(3))
+    with pytest.raises(ValueError, match="constant should contain"):
+        F.scale_shift_backward(x, saved, slope=np.ones(3), constant=np.ones(2))

@@ -40,6 +40,8 @@ def backward(
     dweight: NDArray[Any] | None,
     dbias: NDArray[Any] | None,
     dresidual: NDArray[Any] | None,
+    slope: NDArray[np.float64] | None = None,
+    constant: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[Any] | None, ...]: ...
 def moments(x: NDArray[Any], axis: int) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]: ...
 def scale_shift(

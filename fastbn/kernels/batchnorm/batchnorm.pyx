@@ -86,7 +86,9 @@ cdef struct call_t:        # what one call computes from
     bint batch             # forward: mean, var and invstd are taken from x
     void *dweight          # backward: NULL where it is not wanted
     void *dbias
-    bint sums, frozen      # backward: sums are needed; the statistics are constants
+    bint sums, frozen      # backward: sums are needed; the statistics are constants, ...
+    const double *slope    # ... but for terms that are given: slope * (x - mean) + constant
+    const double *constant
     double *parts          # NHWC: sums of every chunk, two for each column
     char *coefficients     # NHWC: see affines_at
     void *running_mean     # training: follow mean and var, by this factor; inference: mean and
@@ -95,6 +97,11 @@ cdef struct call_t:        # what one call computes from
     bint inference
     char *affines          # NCHW, where statistics are known: see own_affines
     int64_t pieces         # the same: of a sample
+
+
+cdef inline bint without_terms(const call_t *k) noexcept nogil:
+    """Is dx = a * d all?"""
+    return k.frozen and k.slope == NULL
 
 
 cdef const batchnorm_simd_t *batchnorm_simd(int element) noexcept nogil:
@@ -388,8 +395,11 @@ cdef object rebuilt(BatchNormSaved saved, const layout_t *l, object dx):
 
 def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_dweight,
              bint need_dbias, bint need_dresidual, object out, object dweight, object dbias,
-             object dresidual):
-    """Check the arguments of ``functional.batch_norm_backward``, then compute it."""
+             object dresidual, object slope=None, object constant=None):
+    """Check the arguments of ``functional.batch_norm_backward``, then compute it.
+
+    With `slope` and `constant`, dx gets the terms slope * (x - mean) + constant; mean and variance
+    have to be constants otherwise, as those of ``functional.scale_shift`` are."""
     check_filled(saved.x, "batch_norm")
     cdef cnp.ndarray x = saved.x, dy = dense(dy_, "dy")
     cdef int element = element_of(x, "x")
@@ -407,6 +417,10 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
         need_dweight = False
     if saved.bias is None:
         need_dbias = False
+    if (slope is None) != (constant is None) or (slope is not None and saved.training):
+        raise ValueError("slope and constant go together, and with constant statistics")
+    slope = dense_vector(slope, "slope", saved.C, cnp.NPY_FLOAT64)
+    constant = dense_vector(constant, "constant", saved.C, cnp.NPY_FLOAT64)
     dx = output(out, x, "out") if need_dx else None
     dweight = output(dweight, saved.weight, "dweight") if need_dweight else None
     dbias = output(dbias, saved.bias, "dbias") if need_dbias else None
@@ -421,6 +435,8 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
     reads(&a, saved.residual, b"residual")
     reads(&a, saved.weight, b"weight")
     reads(&a, saved.bias, b"bias")
+    reads(&a, slope, b"slope")
+    reads(&a, constant, b"constant")
     check_arrays(&a)
 
     if saved.in_place:
@@ -431,6 +447,7 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
     k.invstd = saved.invstd
     k.mean = saved.mean + 2 * saved.C if saved.in_place else saved.mean
     k.dweight, k.dbias, k.frozen = data(dweight), data(dbias), not saved.training
+    k.slope, k.constant = <const double *>data(slope), <const double *>data(constant)
     k.sums = need_dweight or need_dbias or (need_dx and saved.training)
     if k.t.dx != k.t.dy and k.t.dx != k.t.x:
         k.stream = streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
@@ -475,7 +492,7 @@ cdef void careful_task(const void *job, int64_t c) noexcept nogil:
 cdef int compute_backward(call_t *k) except -1:
     cdef int status = 0
     with nogil:
-        if is_extreme(k):
+        if k.slope == NULL and is_extreme(k):
             run_tasks(careful_task, k, k.l.C, k.l.threads)
         elif k.l.nhwc:
             status = backward_nhwc(k)

@@ -26,8 +26,12 @@ cdef inline int64_t range_of(const layout_t *l, int64_t task) noexcept nogil:
 
 
 cdef inline affine_t channel_affine(const call_t *k, int64_t c) noexcept nogil:
-    return affine_of(k.mean[c], k.invstd[c], parameter(k.weight, c, k.l.element, 1.0),
-                     parameter(k.bias, c, k.l.element, 0.0), k.l.element)
+    cdef affine_t f = affine_of(k.mean[c], k.invstd[c], parameter(k.weight, c, k.l.element, 1.0),
+                                parameter(k.bias, c, k.l.element, 0.0), k.l.element)
+    if k.slope != NULL:
+        f.k1 = k.slope[c]
+        f.k0 = f.k1 * (f.centre - k.mean[c]) + k.constant[c]
+    return f
 
 
 cdef int forward_nchw(call_t *k) noexcept nogil:
@@ -190,7 +194,7 @@ cdef void backward_range(const void *job, int64_t task) noexcept nogil:
             g[c] = channel_affine(k, first + now + c)
         first = first if apply else first + now
         simd.nchw_backward(&k.t, &planes, first, now if apply else 0, f, coming if k.sums else 0, g,
-                           sum_d, sum_dx, &k.act, k.frozen, l.prefetch, k.stream)
+                           sum_d, sum_dx, &k.act, without_terms(k), l.prefetch, k.stream)
         first = first + now if apply else first
         for c in range(coming):
             f[c] = g[c]
@@ -235,5 +239,5 @@ cdef void backward_small(const void *job, int64_t task) noexcept nogil:
     if k.t.dx != NULL or k.t.dresidual != NULL:
         simd.nhwc_backward(k.t.x + at, k.t.dy + at, moved(k.t.residual, at), moved(k.t.dx, at),
                            moved(k.t.dresidual, at), l.outer, width, ld, &columns, &k.act,
-                           k.frozen, False, k.stream)
+                           without_terms(k), False, k.stream)
     store_fence()

@@ -257,10 +257,21 @@ cdef void grad_task(const void *job, int64_t task) noexcept nogil:
             f = affines_at(l, k.coefficients, j)
             simd.nhwc_backward(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
                                moved(k.t.dx, at), moved(k.t.dresidual, at), last - row, columns,
-                               ld, &f, &k.act, k.frozen, l.prefetch, k.stream)
+                               ld, &f, &k.act, without_terms(k), l.prefetch, k.stream)
             j = j + columns
         last = row
     store_fence()
+
+
+cdef void take_terms(const call_t *k, const affines_t *f) noexcept nogil:
+    """The terms of dx that are given, about the centres."""
+    cdef int element = k.l.element
+    cdef int64_t c
+    cdef double off
+    for c in range(k.l.C):
+        off = parameter(f.centre, c, element, 0.0) - k.mean[c]
+        put(<void *>f.k1, c, element, k.slope[c])
+        put(<void *>f.k0, c, element, k.slope[c] * off + k.constant[c])
 
 
 cdef int backward_nhwc(call_t *k) noexcept nogil:
@@ -271,12 +282,16 @@ cdef int backward_nhwc(call_t *k) noexcept nogil:
     if take_memory(k, True):
         return -1
     find_coefficients(k, k.mean, k.invstd, k.coefficients)
-    if k.sums:
-        find_sums(k)
+    if k.sums or k.slope != NULL:
+        if k.sums:
+            find_sums(k)
         f = affines_at(l, k.coefficients, 0)
         simd.order_parts(ld, &f, True)
-        simd.gradient_terms(l.C, <double>l.count, k.mean, k.invstd, k.parts, k.parts + ld, &f,
-                            k.dweight, k.dbias, k.frozen)
+        if k.sums:
+            simd.gradient_terms(l.C, <double>l.count, k.mean, k.invstd, k.parts, k.parts + ld, &f,
+                                k.dweight, k.dbias, k.frozen)
+        if k.slope != NULL:
+            take_terms(k, &f)
         lay_out(l, k.coefficients)
     if k.t.dx != NULL or k.t.dresidual != NULL:
         run_tasks(grad_task, k, l.threads, l.threads)

@@ -18,6 +18,8 @@ NAMES = (
     "population-statistics",
     "keras-pytorch-mlp",
     "small-batches",
+    "bn-before-or-after",
+    "sequences",
     "shift",
 )
 

@@ -179,10 +179,30 @@ def sum_convs(g: Sketch) -> onnx.ModelProto:
     return g.model(g.bn(g.op("Sum", [g.conv(x, 6, 1), g.conv(x, 6, 1), g.conv(x, 6, 1)])))
 
 
-@pattern("add-conv-input-bn", 1)
+@pattern("add-conv-input-bn", 0)
 def add_input(g: Sketch) -> onnx.ModelProto:
     x = g.input(6, 8, 8)
     return g.model(g.bn(g.op("Add", [g.conv(x, 6, 1), x])))
+
+
+@pattern("add-conv-other-input-bn", 1)
+def add_other_input(g: Sketch) -> onnx.ModelProto:
+    return g.model(g.bn(g.op("Add", [g.conv(g.input(6, 8, 8), 6, 1), g.input(6, 8, 8)])))
+
+
+@pattern("repvgg-block", 0)
+def repvgg_block(g: Sketch) -> onnx.ModelProto:
+    x = g.input(6, 8, 8)
+    wide, narrow = g.bn(g.conv(x, 6, 3, pad=1)), g.bn(g.conv(x, 6, 1))
+    return g.model(g.relu(g.op("Add", [g.op("Add", [wide, narrow]), g.bn(x)])))
+
+
+@pattern("mobileone-block", 0)
+def mobileone_block(g: Sketch) -> onnx.ModelProto:
+    x = g.input(6, 8, 8)
+    branches = [g.bn(g.conv(x, 6, 3, pad=1, group=6)) for _ in range(2)]
+    branches += [g.bn(g.conv(x, 6, 1, group=6)), g.bn(x)]
+    return g.model(g.conv(g.relu(g.op("Sum", branches)), 4, 1))
 
 
 @pattern("residual-bn-bn-add", 0)

@@ -12,6 +12,8 @@ from fastbn.export.fold.elementwise import keeps_shape, ranked
 from fastbn.export.fold.normalization import affine_of, is_batch_norm
 from fastbn.export.fold.plan import Plan
 
+CONSTANT_AFFINES = ("Mul", "Add", "Sub", "Div")
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -57,6 +59,18 @@ def longest(plan: Plan, node: ir.Node) -> Chain:
     return Chain(tuple(nodes), entry, affine)
 
 
+def constant_affine(plan: Plan, node: ir.Node) -> Chain | None:
+    """Make a chain of one Mul, Add, Sub or Div with a constant; None if it is no such node."""
+    if node.op_type not in CONSTANT_AFFINES or len(node.inputs) != 2:
+        return None
+    index = 0 if plan.constant(node, 1) is not None else 1
+    value = node.inputs[index]
+    if value is None or value.producer() is None or plan.constant(node, index) is not None:
+        return None
+    affine = _as_affine(plan, node, index, len(plan.context.need_dims(value)))
+    return None if affine is None else Chain((node,), index, affine)
+
+
 def _only_consumer(value: ir.Value) -> tuple[ir.Node, int] | None:
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
@@ -97,7 +111,7 @@ def _as_affine(plan: Plan, node: ir.Node, index: int, rank: int) -> Affine | Non
             return affine_of(plan, node) if index == 0 else None
         except Refused:
             return None
-    if node.op_type not in ("Mul", "Add", "Sub", "Div") or len(node.inputs) != 2:
+    if node.op_type not in CONSTANT_AFFINES or len(node.inputs) != 2:
         return None
     constant = plan.constant(node, 1 - index)
     if constant is None or plan.constant(node, index) is not None:

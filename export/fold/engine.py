@@ -28,6 +28,7 @@ from fastbn.export.fold import (
     quantised,
 )
 from fastbn.export.fold.affine import Refused
+from fastbn.export.fold.alone import fold_alone
 from fastbn.export.fold.chains import Chain, longest, single
 from fastbn.export.fold.cleanup import (
     all_values,
@@ -46,6 +47,7 @@ from fastbn.export.fold.counting import copied_weights, count_affine, count_node
 from fastbn.export.fold.moves import push_back, push_forward
 from fastbn.export.fold.normalization import is_batch_norm, store_affine
 from fastbn.export.fold.plan import Plan
+from fastbn.export.fold.reparameterise import merge_convolutions
 from fastbn.export.fold.report import FoldReport, NodeEntry
 from fastbn.export.fold.strategies import Shares, shares
 
@@ -64,13 +66,14 @@ class Boldness:
     forwards: bool = True
     bounds: bool = True
     changes: bool = True
+    others: bool = True  # affines without a BatchNorm, and convolutions that can be one
 
 
 STEPS = (
     Boldness(),
     Boldness("without changes of variable", changes=False),
     Boldness("without bounds per channel", bounds=False, changes=False),
-    Boldness("backwards only", forwards=False, bounds=False, changes=False),
+    Boldness("backwards only", forwards=False, bounds=False, changes=False, others=False),
 )
 
 
@@ -130,12 +133,20 @@ def fold_in_place(
     for node in norms:
         if node.graph is None:
             entries[node].action = "removed"
-    norms = pending = [node for node in norms if node.graph is not None]
-    while pending:
-        left = [node for node in pending if not _fold_one(context, node, entries, boldness)]
-        if len(left) == len(pending):
+    norms = [node for node in norms if node.graph is not None]
+    _fold_all(context, norms, entries, boldness)
+    while boldness.others:
+        report.affines_folded += (alone := fold_alone(context, model, MALFORMED))
+        merged = merge_convolutions(context, model, MALFORMED)
+        report.convolutions_merged += len(merged)
+        for gone, into in merged:
+            if gone in entries:
+                entries[gone].action, entries[gone].reason = "folded", ""
+                entries[gone].into = [name_of(into)]
+        if not alone and not merged:
             break
-        pending = [n for n in left if n.graph is not None and entries[n].action == "kept"]
+        remove_dead(model, alive)
+        _fold_all(context, norms, entries, boldness)
     for node in norms:
         if node.graph is not None and is_batch_norm(node):
             _merge(context, node, entries)
@@ -146,6 +157,21 @@ def fold_in_place(
     report.nodes_after = count_nodes(model)
     report.affine_left = (count_affine(model, context) - affine_before).total()
     return report, copied_weights(context, shared)
+
+
+def _fold_all(
+    context: Context,
+    norms: list[ir.Node],
+    entries: dict[ir.Node, NodeEntry],
+    boldness: Boldness,
+) -> None:
+    """Fold every BatchNorm that some plan suits, until nothing changes."""
+    pending = [n for n in norms if n.graph is not None and entries[n].action == "kept"]
+    while pending:
+        left = [node for node in pending if not _fold_one(context, node, entries, boldness)]
+        if len(left) == len(pending):
+            break
+        pending = [n for n in left if n.graph is not None and entries[n].action == "kept"]
 
 
 def infer_shapes(model: ir.Model, constants: Constants) -> None:

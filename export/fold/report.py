@@ -41,6 +41,10 @@ class FoldReport(Report):
     affine_left : int
         Additional Mul, Add, Sub or Div with a constant and depthwise 1×1 convolutions; a fold
         that only turned a BatchNorm into a multiplication and an addition would show here.
+    affines_folded : int
+        Of those, without a BatchNorm in sight, how many went into a convolution or product.
+    convolutions_merged : int
+        Convolutions, and what adds up with them, that became part of another one.
     nodes_before, nodes_after : int
         All nodes, subgraphs included.
     max_abs_f64 : float or None
@@ -57,6 +61,8 @@ class FoldReport(Report):
     bn_before: int = 0
     bn_left: int = 0
     affine_left: int = 0
+    affines_folded: int = 0
+    convolutions_merged: int = 0
     nodes_before: int = 0
     nodes_after: int = 0
     max_abs_f64: float | None = None
@@ -67,4 +73,5 @@ class FoldReport(Report):
     @property
     def changed(self) -> bool:
         """Whether anything was folded, removed or merged."""
-        return any(entry.action != "kept" for entry in self.nodes)
+        others = self.affines_folded + self.convolutions_merged
+        return others > 0 or any(entry.action != "kept" for entry in self.nodes)

@@ -30,7 +30,7 @@ REASONS = {
     "conv-relu-bn-mixed": "would take more time",
     "conv-zero-pad-bn": "puts constants around",
     "conv-transpose-last-bn": "would differ along axis 2",
-    "add-conv-input-bn": "graph input",
+    "add-conv-other-input-bn": "graph input",
 }
 
 

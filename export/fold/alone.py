@@ -1,0 +1,47 @@
+"""Multiplications and additions of a constant per channel, with no BatchNorm in sight.
+
+Some exporters leave them where a BatchNorm was. Behind a convolution or a product they go into its
+weights, like a BatchNorm's affine; where that is not possible they stay.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from fastbn.export.fold.affine import Refused
+from fastbn.export.fold.chains import constant_affine
+from fastbn.export.fold.cleanup import bypass, graphs_of
+from fastbn.export.fold.commit import commit
+from fastbn.export.fold.context import Context
+from fastbn.export.fold.moves import push_back
+from fastbn.export.fold.plan import Plan
+
+
+def fold_alone(context: Context, model: ir.Model, malformed: tuple[type[Exception], ...]) -> int:
+    """Fold what goes backwards without a change of anybody else; return how many nodes went.
+
+    Parameters
+    ----------
+    context : Context
+    model : onnx_ir.Model
+    malformed : tuple of exceptions
+        What planning may run into in a graph that cannot run: the node stays.
+    """
+    folded = 0
+    for graph in graphs_of(model):
+        for node in list(graph):
+            plan = Plan(context)
+            try:
+                chain = constant_affine(plan, node)
+                if chain is None:
+                    continue
+                with plan.rewriting(node):
+                    push_back(plan, node, chain.entry, chain.affine)
+            except (Refused, RecursionError, *malformed):
+                continue
+            if plan.operators:  # a product that would have to become another operator
+                continue
+            commit(plan)
+            bypass(node, chain.source)
+            folded += 1
+    return folded

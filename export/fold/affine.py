@@ -22,6 +22,11 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not a failure
     """An affine cannot be moved here; the text says why, for the report."""
 
 
+# What planning may run into in a graph that the checker lets pass though it cannot run: a group
+# count of zero, weights of the wrong rank. Nothing was changed then, and the node stays.
+MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
+
+
 def _collapse(values: Array) -> Array:
     """Give every axis along which nothing changes the length 1."""
     for axis, length in enumerate(values.shape):

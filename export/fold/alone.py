@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from fastbn.export.fold.affine import Refused
+from fastbn.export.fold.affine import MALFORMED, Refused
 from fastbn.export.fold.chains import constant_affine
 from fastbn.export.fold.cleanup import bypass, graphs_of
 from fastbn.export.fold.commit import commit
@@ -17,16 +17,8 @@ from fastbn.export.fold.moves import push_back
 from fastbn.export.fold.plan import Plan
 
 
-def fold_alone(context: Context, model: ir.Model, malformed: tuple[type[Exception], ...]) -> int:
-    """Fold what goes backwards without a change of anybody else; return how many nodes went.
-
-    Parameters
-    ----------
-    context : Context
-    model : onnx_ir.Model
-    malformed : tuple of exceptions
-        What planning may run into in a graph that cannot run: the node stays.
-    """
+def fold_alone(context: Context, model: ir.Model) -> int:
+    """Fold what goes backwards without a change of anybody else; return how many nodes went."""
     folded = 0
     for graph in graphs_of(model):
         for node in list(graph):
@@ -37,7 +29,7 @@ def fold_alone(context: Context, model: ir.Model, malformed: tuple[type[Exceptio
                     continue
                 with plan.rewriting(node):
                     push_back(plan, node, chain.entry, chain.affine)
-            except (Refused, RecursionError, *malformed):
+            except (Refused, RecursionError, *MALFORMED):
                 continue
             if plan.operators:  # a product that would have to become another operator
                 continue

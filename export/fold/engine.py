@@ -27,7 +27,7 @@ from fastbn.export.fold import (
     passthrough,
     quantised,
 )
-from fastbn.export.fold.affine import Refused
+from fastbn.export.fold.affine import MALFORMED, Refused
 from fastbn.export.fold.alone import fold_alone
 from fastbn.export.fold.chains import Chain, longest, single
 from fastbn.export.fold.cleanup import (
@@ -52,10 +52,6 @@ from fastbn.export.fold.report import FoldReport, NodeEntry
 from fastbn.export.fold.strategies import Shares, shares
 
 RULES = (backward, clipping, elementwise, forward, joins, passthrough, quantised)
-
-# What planning may run into in a graph that the checker lets pass though it cannot run: a group
-# count of zero, weights of the wrong rank. Nothing was changed then, and the node stays.
-MALFORMED = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +132,8 @@ def fold_in_place(
     norms = [node for node in norms if node.graph is not None]
     _fold_all(context, norms, entries, boldness)
     while boldness.others:
-        report.affines_folded += (alone := fold_alone(context, model, MALFORMED))
-        merged = merge_convolutions(context, model, MALFORMED)
+        report.affines_folded += (alone := fold_alone(context, model))
+        merged = merge_convolutions(context, model)
         report.convolutions_merged += len(merged)
         for gone, into in merged:
             if gone in entries:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from fastbn.export.fold.affine import Array, Refused
+from fastbn.export.fold.affine import MALFORMED, Array, Refused
 from fastbn.export.fold.cleanup import bypass, graphs_of
 from fastbn.export.fold.commit import commit
 from fastbn.export.fold.context import Context
@@ -47,18 +47,8 @@ class Branch:
         return tuple(begin + end - d * (k - 1) for begin, end, d, k in sizes)
 
 
-def merge_convolutions(
-    context: Context, model: ir.Model, malformed: tuple[type[Exception], ...]
-) -> list[tuple[ir.Node, ir.Node]]:
-    """Merge all that can be; return what went, and the convolution it went into.
-
-    Parameters
-    ----------
-    context : Context
-    model : onnx_ir.Model
-    malformed : tuple of exceptions
-        What reading a graph that cannot run may end with: the node stays.
-    """
+def merge_convolutions(context: Context, model: ir.Model) -> list[tuple[ir.Node, ir.Node]]:
+    """Merge all that can be; return what went, and the convolution it went into."""
     merged: list[tuple[ir.Node, ir.Node]] = []
     for graph in graphs_of(model):
         for node in list(graph):
@@ -70,7 +60,7 @@ def merge_convolutions(
                 elif node.op_type in ("Add", "Sum"):
                     while node.graph is not None and (found := _merge_sum(context, node)):
                         merged.append(found)
-            except (Refused, *malformed):
+            except (Refused, *MALFORMED):
                 continue
     return merged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from fastbn import functional as F
 from fastbn.nn.elementwise import Elementwise
 from fastbn.nn.init import check_sizes
+from fastbn.nn.module import Shape
 from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.order import Order, OrderError, Orders
 
@@ -47,6 +49,10 @@ class LocalResponseNorm(Elementwise):
     def backward(self, dy: Array, saved: Any, need_dx: bool = True) -> Array | None:
         """Return dx."""
         return F.local_response_norm_backward(dy, saved, out=self._pool.take(dy.shape, dy.dtype))
+
+    def own_flops(self, input_shape: Shape) -> int:
+        """Return square, sum over the window, scale and k, power and product for every number."""
+        return (self.size + 4) * math.prod(input_shape)
 
     def follow_order(self, found: Orders, *orders: Order) -> Order:
         """Refuse features whose order is not theirs in the library: neighbours matter here."""

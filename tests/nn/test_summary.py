@@ -32,6 +32,7 @@ PIXELS = 6 * 8
         (nn.GroupNorm(2, 4), IMAGE, (6 + 2) * PIXELS * 4),
         (nn.InstanceNorm(4), IMAGE, 6 * PIXELS * 4),
         (nn.RMSNorm(4), IMAGE, (3 + 1) * PIXELS * 4),
+        (nn.LocalResponseNorm(5), IMAGE, (5 + 4) * PIXELS * 4),
         (nn.ReLU(), IMAGE, PIXELS * 4),
         (nn.GELU(), (5,), 5),
         (nn.PReLU(), (5,), 5),

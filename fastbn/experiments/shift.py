@@ -10,7 +10,7 @@ Shift is how far the mean of what reaches the fourth convolution's ReLU moves, c
 standard deviations, from one step to the next on the same images; with BN it is BN's output.
 Along the gradient of a batch, steps of 0.5 to 4 times the rate are tried every so often: the range
 of the losses, how far the gradient moves away (predictiveness), and the largest ratio of that to
-the way (β, smoothness).
+the way (β, smoothness), with the same noise at every step. Inference has none.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def draw(results: Results) -> Drawn:
     from fastbn.experiments import plots
 
     names, every = results.networks, results.settings.every
-    drawn, axes = plots.figure("Training loss with and without BN, and with noise behind BN")
+    drawn, axes = plots.figure("Training loss: noise behind BN")
     for name in names:
         losses = results.series(name, "losses")
         steps = every * np.arange(1, losses.shape[1] + 1)

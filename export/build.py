@@ -202,8 +202,10 @@ def _check_trained(net: nn.Module) -> None:
     for name, layer in net.named_modules():
         if not isinstance(layer, nn.BatchNorm):
             continue
-        tracked = layer.num_batches_tracked
-        if tracked is not None and int(tracked) == 0:
+        mean, var = layer.running_mean, layer.running_var
+        if mean is None or var is None or int(layer.num_batches_tracked or 0):
+            continue
+        if not mean.any() and (var == 1.0).all():  # files of other tools may count nothing
             raise ValueError(
                 f"BatchNorm {name!r}: running statistics were never updated "
                 "(num_batches_tracked is 0); train the network first, load trained weights, "

@@ -81,8 +81,7 @@ def load_torch(
     array([[1., 1.]], dtype=float32)
     """
     file = require_file(path)
-    values, own = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
-    values = _plain_names(values)
+    values, own = _read(file)
     if layout is None:
         layout = "NHWC" if own else "NCHW"
         known = own or pixels_of((net.factory or (None,))[0]) is not None
@@ -102,6 +101,23 @@ def load_torch(
         return net.load_state_dict(arrays, strict=strict, layout=layout)
     except ValueError as error:
         raise ValueError(f"{file}: {error}{_hint(arrays, expected)}") from None
+
+
+def shapes_of(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights in a file that `load_torch` reads, by their names.
+
+    Raises
+    ------
+    ValueError, ImportError, OSError
+        As `load_torch`.
+    """
+    return {name: tuple(value.shape) for name, value in _read(require_file(path))[0].items()}
+
+
+def _read(file: Path) -> tuple[dict[str, Any], bool]:
+    """Return the weights of a file, and whether this library has written it."""
+    values, own = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    return _plain_names(values), own
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Any], bool]:

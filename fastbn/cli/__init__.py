@@ -22,6 +22,7 @@ from fastbn.cli import (
     data,
     demo,
     export,
+    finetune,
     info,
     onnx,
     predict,
@@ -38,6 +39,7 @@ app = typer.Typer(
 for command in (
     demo.demo,
     train.train,
+    finetune.finetune,
     train.report,
     train.compare,
     predict.predict,

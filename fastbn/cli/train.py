@@ -32,6 +32,11 @@ SHOWN = (
     "steps",
     "seconds",
     "images_per_second",
+    "bn_before",
+    "bn_after",
+    "max_rel_f64",
+    "max_rel_ort",
+    "argmax_agreement",
 )
 
 
@@ -87,8 +92,58 @@ Normalize = Annotated[
         "Default: of tables."
     ),
 ]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Output folder. Default: fastbn-run.")
+]
+ValSplit = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the training part to validate on. Default: 0.1 with --early-stopping, "
+        "else none.",
+        min=0,
+        max=1,
+    ),
+]
+Augment = Annotated[
+    str | None, typer.Option(help="Of flip, shift, crop, cutout, brightness: flip,crop.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Epochs. Default: 3.", min=1)]
 BatchSize = Annotated[int | None, typer.Option(help="Batch size. Default: 64.", min=1)]
 OptimizerName = Annotated[Optimizer | None, typer.Option(help="Optimizer. Default: adam.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="Learning rate. Default: 0.001; 0.05 for sgd, which has momentum 0.9."),
+]
+FinalRate = Annotated[
+    float | None, typer.Option(help="Learning rate of the last epoch. Default: the same.")
+]
+ScheduleName = Annotated[
+    Schedule | None, typer.Option(help="How the learning rate moves. Default: constant.")
+]
+Warmup = Annotated[
+    int | None, typer.Option(help="Steps in which the learning rate rises from 0.", min=0)
+]
+LabelSmoothing = Annotated[
+    float | None, typer.Option(help="Label smoothing of the loss.", min=0, max=1)
+]
+Balanced = Annotated[
+    bool, typer.Option("--balanced", help="Weigh classes so that each counts the same.")
+]
+Stopping = Annotated[
+    int | None,
+    typer.Option(help="Stop after so many epochs without a better validation loss.", min=1),
+]
+MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so much time.")]
+SaveEvery = Annotated[
+    int | None, typer.Option(help="Steps between checkpoints, besides each epoch's.", min=1)
+]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Go on with the run of this folder.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 WeightDecay = Annotated[
     float | None, typer.Option(help="Weight decay. Default: the optimizer's.", min=0)
 ]
@@ -115,48 +170,23 @@ def train(
     model: Model = None,
     *,
     data: Data = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output folder. Default: fastbn-run.")
-    ] = None,
+    output: Output = None,
     target: Target = None,
     size: Size = None,
     channels: Channels = None,
     normalize: Normalize = None,
-    val_split: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the training part to validate on. Default: 0.1 with --early-stopping, "
-            "else none.",
-            min=0,
-            max=1,
-        ),
-    ] = None,
-    augment: Annotated[
-        str | None, typer.Option(help="Of flip, shift, crop, cutout, brightness: flip,crop.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs. Default: 3.", min=1)] = None,
+    val_split: ValSplit = None,
+    augment: Augment = None,
+    epochs: Epochs = None,
     batch_size: BatchSize = None,
     optimizer: OptimizerName = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Learning rate. Default: 0.001; 0.05 for sgd, which has momentum 0.9."),
-    ] = None,
-    final_lr: Annotated[
-        float | None, typer.Option(help="Learning rate of the last epoch. Default: the same.")
-    ] = None,
-    schedule: Annotated[
-        Schedule | None, typer.Option(help="How the learning rate moves. Default: constant.")
-    ] = None,
-    warmup: Annotated[
-        int | None, typer.Option(help="Steps in which the learning rate rises from 0.", min=0)
-    ] = None,
+    lr: LearningRate = None,
+    final_lr: FinalRate = None,
+    schedule: ScheduleName = None,
+    warmup: Warmup = None,
     weight_decay: WeightDecay = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Label smoothing of the loss.", min=0, max=1)
-    ] = None,
-    balanced: Annotated[
-        bool, typer.Option("--balanced", help="Weigh classes so that each counts the same.")
-    ] = False,
+    label_smoothing: LabelSmoothing = None,
+    balanced: Balanced = False,
     accumulate: Annotated[
         int | None, typer.Option(help="Batches that make one step. Default: 1.", min=1)
     ] = None,
@@ -172,14 +202,9 @@ def train(
             max=1,
         ),
     ] = None,
-    early_stopping: Annotated[
-        int | None,
-        typer.Option(help="Stop after so many epochs without a better validation loss.", min=1),
-    ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Stop after so much time.")] = None,
-    save_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints, besides each epoch's.", min=1)
-    ] = None,
+    early_stopping: Stopping = None,
+    max_seconds: MaxSeconds = None,
+    save_every: SaveEvery = None,
     set_: Set = None,
     seed: Seed = None,
     threads: Threads = None,
@@ -192,13 +217,9 @@ def train(
         ),
     ] = None,
     timeout: Timeout = 60.0,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on with the run of this folder.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a network into a folder: weights, checkpoint, history, report.html.
@@ -239,18 +260,14 @@ def train(
     from fastbn.train import run
 
     if resume is not None:
-        named = [name for name, value in given.items() if value is not None]
-        if model is not None or set_ or overwrite or named:
-            raise typer.BadParameter(
-                f"--resume goes on with the arguments of {resume / run.CONFIG}; give no others"
-            )
+        refuse_besides(resume, model, given, set_, overwrite)
 
     def config() -> Config:
-        return _config(model, given, set_) if resume is None else run.find(resume)
+        return config_of(model, given, set_) if resume is None else run.find(resume)
 
     rank = library.rank_of_this_process()
     if rank is None and processes is None:
-        return _train(config(), None, threads, resume is not None, overwrite, quiet, as_json)
+        return train_as(config(), None, threads, resume is not None, overwrite, quiet, as_json)
     if rank is None:
         assert processes is not None
         return ranks.start(processes)
@@ -261,12 +278,29 @@ def train(
         silent = quiet or communicator.rank > 0
         if not silent:
             print(f"fastbn: {ranks.introduce(communicator)}", file=sys.stderr, flush=True)
-        return _train(own, communicator, count, resume is not None, overwrite, silent, as_json)
+        return train_as(own, communicator, count, resume is not None, overwrite, silent, as_json)
 
     return ranks.in_ranks(timeout, go)
 
 
-def _train(
+def refuse_besides(
+    resume: Path,
+    model: str | None,
+    given: Mapping[str, Any],
+    set_: list[str] | None,
+    overwrite: bool,
+) -> None:
+    """Refuse other arguments beside --resume."""
+    from fastbn.train.run import CONFIG
+
+    named = [name for name, value in given.items() if value is not None]
+    if model is not None or set_ or overwrite or named:
+        raise typer.BadParameter(
+            f"--resume goes on with the arguments of {resume / CONFIG}; give no others"
+        )
+
+
+def train_as(
     config: Config,
     communicator: MPICommunicator | None,
     threads: int | None,
@@ -277,6 +311,7 @@ def _train(
 ) -> int:
     """Train, as a rank where there are several; return the exit code."""
     from fastbn.cli.environment import describe
+    from fastbn.cli.tuned import parts_of
     from fastbn.train import run
 
     first = communicator is None or communicator.rank == 0
@@ -294,6 +329,7 @@ def _train(
             progress=False if quiet else None,
             environment=describe(),
             communicator=communicator,
+            **parts_of(config),
         )
     except run.InterruptedRun as stopped:
         if not quiet:
@@ -339,7 +375,7 @@ def lr_find(
         "weight_decay": weight_decay,
         "seed": seed,
     }
-    config = _config(model, given, set_)
+    config = config_of(model, given, set_)
     _use_threads(threads if threads is not None else config.threads)
     prepared = run.prepare(config)
     found = prepared.trainer.lr_find(prepared.data, config.batch_size, steps=steps, rng=config.seed)
@@ -360,9 +396,11 @@ def report(
 ) -> int:
     """Make report.json, training.png and report.html of a run again, finished or not."""
     from fastbn.cli.environment import describe
+    from fastbn.cli.tuned import parts_of
     from fastbn.train import run
 
-    _print(run.report(folder, describe()), str(folder), quiet, as_json)
+    told = run.report(folder, describe(), **parts_of(run.find(folder)))
+    _print(told, str(folder), quiet, as_json)
     return DONE
 
 
@@ -401,7 +439,7 @@ def compare(
     return DONE
 
 
-def _config(model: str | None, given: Mapping[str, Any], set_: list[str] | None) -> Config:
+def config_of(model: str | None, given: Mapping[str, Any], set_: list[str] | None) -> Config:
     """Return the arguments of a command line, or of a file with those of the line before it."""
     from fastbn.train import config as configs
 

@@ -13,6 +13,7 @@ from fastbn.files import require_file
 from fastbn.nn.across import BN_MODES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+NORM_MODES = ("frozen", "train")
 SCHEDULES = ("constant", "cosine", "exponential", "one_cycle")
 AUGMENTATIONS = ("flip", "shift", "crop", "cutout", "brightness")
 
@@ -24,13 +25,28 @@ class Config:
     Attributes
     ----------
     model : str
-        A name in `fastbn.models`, or ``package.module:factory``.
+        A name in `fastbn.models`, or ``package.module:factory``. In fine-tuning also a file of
+        weights, ``.safetensors``, or an ONNX file.
     data : str
         What `fastbn.data.load` takes, with `target`, `size` and `channels` as there.
     output : str
         Folder of the run.
     set : dict
         Arguments of the model.
+    freeze : str or None
+        Makes it a fine-tuning: "backbone" trains the head alone, "none" everything, and a number
+        leaves so many of the first convolutions and Linear layers, with their norms, as they are.
+    weights : str or None
+        In fine-tuning, the file with the weights of a model that is named.
+    norms : str
+        In fine-tuning, whether BatchNorms that are not frozen use the batch's statistics, "train",
+        or the running ones, "frozen".
+    head_epochs : int
+        In fine-tuning, epochs in which the head is trained alone before the others.
+    backbone_lr : float
+        In fine-tuning, the learning rate of all but the head, in units of the head's.
+    mean, std : list of float
+        What samples become, ``(x - mean) / std``, instead of what `normalize` would make of them.
     normalize : bool or None
         Whether samples become ``(x - mean) / std`` of the training part; by default of tables.
     val_split : float or None
@@ -80,6 +96,13 @@ class Config:
     target: str | None = None
     size: int | None = None
     channels: int | None = None
+    freeze: str | None = None
+    weights: str | None = None
+    norms: str = "train"
+    head_epochs: int = 0
+    backbone_lr: float = 0.1
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
     normalize: bool | None = None
     val_split: float | None = None
     augment: list[str] = field(default_factory=list)
@@ -113,7 +136,24 @@ class Config:
             _one_of("augment", name, AUGMENTATIONS)
         if self.class_weight is not None:
             _one_of("class_weight", self.class_weight, ("balanced",))
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("warmup", 0)):
+        _one_of("norms", self.norms, NORM_MODES)
+        if self.freeze is not None and not self.freeze.isdecimal():
+            _one_of("freeze", self.freeze, ("backbone", "none"))
+        if self.freeze is None and (self.weights is not None or self.head_epochs):
+            raise ValueError("weights and head_epochs are for fine-tuning, which has freeze")
+        if len(self.mean) != len(self.std) or any(not value > 0.0 for value in self.std):
+            raise ValueError(
+                f"mean and std should be as many numbers, std above 0, got {self.mean}, {self.std}"
+            )
+        if not 0.0 <= self.backbone_lr <= 1.0:
+            raise ValueError(f"backbone_lr should be in [0, 1], got {self.backbone_lr}")
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("warmup", 0),
+            ("head_epochs", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} should be at least {least}, got {getattr(self, name)}")
         for name in ("early_stopping", "save_every", "threads", "size"):
@@ -257,6 +297,8 @@ def _is_of(value: Any, kind: str) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind == "list[str]":
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == "list[float]":
+        return isinstance(value, list) and all(_is_of(item, "float") for item in value)
     if kind.startswith("dict"):
         return isinstance(value, dict)
     return type(value).__name__ == kind
@@ -264,9 +306,12 @@ def _is_of(value: Any, kind: str) -> bool:
 
 def _readable(kind: str) -> str:
     return (
-        {"list[str]": "a list of texts", "str": "a text", "bool": "true or false"}.get(
-            kind.removesuffix(" | None"), f"a {kind.removesuffix(' | None')}"
-        )
+        {
+            "list[str]": "a list of texts",
+            "list[float]": "a list of numbers",
+            "str": "a text",
+            "bool": "true or false",
+        }.get(kind.removesuffix(" | None"), f"a {kind.removesuffix(' | None')}")
         .replace("a int", "a whole number")
         .replace("a float", "a number")
     )

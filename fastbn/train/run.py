@@ -22,12 +22,13 @@ import numpy as np
 
 from fastbn import data as datasets
 from fastbn import models, optim
-from fastbn.data import Dataset
+from fastbn.data import Dataset, Normalization
+from fastbn.data.folder import is_image_folder
 from fastbn.distributed import Communicator
 from fastbn.files import new_folder
-from fastbn.nn import BatchNorm, CrossEntropyLoss, MSELoss
+from fastbn.nn import BatchNorm, CrossEntropyLoss, Module, MSELoss
 from fastbn.train import config as configs
-from fastbn.train import inputs, metrics, page, plot, targets, weights
+from fastbn.train import finetune, inputs, metrics, page, plot, recipe, targets, weights
 from fastbn.train.callbacks import Checkpoint, CSVLog, EarlyStopping
 from fastbn.train.config import Config
 from fastbn.train.factory import factory
@@ -45,9 +46,9 @@ HISTORY = "history.csv"
 REPORT = "report.json"
 CURVES = "training.png"
 PAGE = "report.html"
-FILES = (CONFIG, WEIGHTS, LAST, HISTORY, REPORT, CURVES, PAGE)
+ONNX = "model.onnx"  # of fine-tuning
+FILES = (CONFIG, WEIGHTS, LAST, HISTORY, REPORT, CURVES, PAGE, ONNX)
 
-LEARNING_RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
 VAL_SPLIT = 0.1  # where early stopping needs a validation set and the data have none
 
 
@@ -77,6 +78,10 @@ class Run:
     trainer : Trainer
     described : dict
         What the files of weights say besides.
+    tuning : Tuning or None
+        In fine-tuning, the whole network; the trainer may have a part of it, and features as data.
+    samples : Dataset
+        The data as the whole network takes them.
     ema : EMA or None
         Averages of the weights, where the config asks for them.
     """
@@ -85,16 +90,38 @@ class Run:
     data: Dataset
     trainer: Trainer
     described: dict[str, Any]
+    tuning: finetune.Tuning | None
+    samples: Dataset
     ema: optim.EMA | None = None
+
+    @property
+    def net(self) -> Module:
+        """The whole network."""
+        return self.trainer.net if self.tuning is None else self.tuning.net
 
     @property
     def validation(self) -> Dataset | None:
         """The data, where they have a validation part."""
         return None if self.data.x_val is None else self.data
 
+    def whole_trainer(self) -> Trainer:
+        """Return a trainer of the whole network that has the history of the one that trained."""
+        trainer = self.trainer
+        if trainer.net is self.net:
+            return trainer
+        whole = Trainer(self.net, trainer.loss, trainer.optimizer, trainer.metrics)
+        whole.history, whole.steps = trainer.history, trainer.steps
+        return whole
+
     def fit(self, callbacks: Iterable[Any], progress: bool | None) -> History:
         """Train as the config says."""
         config = self.config
+        callbacks = [*callbacks]
+        if config.head_epochs and not self.trainer.steps:
+            assert self.tuning is not None
+            finetune.fit_head(self.tuning, self.samples, self.trainer, config, callbacks, progress)
+            if self.trainer.should_stop:
+                return self.trainer.history
         names = [getattr(datasets.augment, name)() for name in config.augment]
         stopping = [] if config.early_stopping is None else [EarlyStopping(config.early_stopping)]
         averages = [] if self.ema is None else [self.ema]
@@ -122,68 +149,118 @@ class Run:
         net, batches = self.trainer.net, self.data.batches(self.config.batch_size, rng=0)
         norms = any(isinstance(module, BatchNorm) for module in net.modules())
         self.ema.apply((x for x, _ in batches if len(x) > 1) if norms else None)
-        weights.save(net, Path(self.config.output) / WEIGHTS, **self.described)
+        weights.save(self.net, Path(self.config.output) / WEIGHTS, **self.described)
 
 
-def prepare(config: Config, communicator: Communicator | None = None) -> Run:
+def prepare(
+    config: Config,
+    communicator: Communicator | None = None,
+    source: finetune.Source | None = None,
+) -> Run:
     """Load the data, build the network, and its trainer, which may be one of several ranks.
+
+    Parameters
+    ----------
+    config : Config
+    communicator : Communicator, optional
+        The other ranks.
+    source : Source, optional
+        In fine-tuning, the network with its weights; by default what `finetune.source` finds.
 
     Raises
     ------
     ValueError, OSError
         If an argument is wrong, or data are missing or damaged.
     """
-    data = load_data(config)
-    arguments: dict[str, Any] = {
-        **_arguments(config),
-        "input_shape": data.input_shape,
-        "classes": data.outputs,
-    }
-    net = factory(config.model)(**arguments, rng=np.random.default_rng(config.seed))
+    if config.freeze is not None and source is None:
+        source = finetune.source(config)
+    samples = load_data(config, source)
     loss: Any = MSELoss()
-    if data.classes:
+    if samples.classes:
         loss = CrossEntropyLoss(label_smoothing=config.label_smoothing)
     elif config.label_smoothing or config.class_weight:
         raise ValueError("label_smoothing and class_weight are for classes, these data have none")
+    described = _described(samples)
+    tuning = None
+    if source is None:
+        arguments: dict[str, Any] = {
+            **_arguments(config),
+            "input_shape": samples.input_shape,
+            "classes": samples.outputs,
+        }
+        net = factory(config.model)(**arguments, rng=np.random.default_rng(config.seed))
+        groups = [{"params": net.parameters()}]
+        if config.model not in models.names():
+            described |= {"model": config.model, "arguments": arguments}
+    else:
+        tuning = finetune.Tuning(source.open(samples.input_shape), samples.outputs, config)
+        net, groups = tuning.net, tuning.groups()
+        if source.described is not None:
+            described |= source.described
+            described["arguments"] = {
+                **described["arguments"],
+                "input_shape": samples.input_shape,
+                "classes": samples.outputs,
+            }
     unit = None
-    if not data.classes and targets.last_linear(net.build(data.input_shape)) is not None:
-        data, unit = targets.normalized(data)
+    if not samples.classes and targets.last_linear(net.build(samples.input_shape)) is not None:
+        samples, unit = targets.normalized(samples)
+        described["target_normalization"] = unit.as_dict()
     error = metrics.mae if unit is None else targets.mae_in_unit(unit)
-    kinds = () if data.classes else (error, metrics.r2)
-    trainer = Trainer(
-        net, loss, _optimizer(net, config), kinds, communicator=communicator, bn=config.bn
-    )
+    kinds = () if samples.classes else (error, metrics.r2)
+    data = samples
+    if tuning is not None and not config.augment:  # augmented images always have other features
+        net, data = tuning.trained(samples)
+    optimizer = recipe.optimizer(groups, config)
+    trainer = Trainer(net, loss, optimizer, kinds, communicator=communicator, bn=config.bn)
     given = inputs.checked(
         net, loss, data, None, batch_size=config.batch_size, seed=0, drop_last=False, augment=None
     )
     assert given.steps is not None
-    trainer.optimizer.lr = _learning_rate(config, -(-given.steps // config.accumulate))
+    recipe.set_rates(trainer.optimizer, config, -(-given.steps // config.accumulate))
+    ema = None if config.ema is None else optim.EMA(net, recipe.decay(config.ema))
+    return Run(config, data, trainer, described, tuning, samples, ema)
+
+
+def _described(data: Dataset) -> dict[str, Any]:
+    """Return what files of weights say of the data."""
     described: dict[str, Any] = {"classes": data.classes or None}
     if data.normalization is not None:
         described["input_normalization"] = data.normalization.as_dict()
-    if unit is not None:
-        described["target_normalization"] = unit.as_dict()
     if data.columns is not None:
         described["columns"] = data.columns.as_dict()
-    if config.model not in models.names():
-        described |= {"model": config.model, "arguments": arguments}
-    ema = None if config.ema is None else optim.EMA(net, _decay(config.ema))
-    return Run(config, data, trainer, described, ema)
+    return described
 
 
-def load_data(config: Config) -> Dataset:
-    """Return the data of a config, split and normalised as it says."""
+def load_data(config: Config, source: finetune.Source | None = None) -> Dataset:
+    """Return the data of a config, split and normalised as it says, else as a source's were."""
     names = ("target", "size", "channels")
-    given = {name: value for name in names if (value := getattr(config, name)) is not None}
+    given: dict[str, Any] = {
+        name: value for name in names if (value := getattr(config, name)) is not None
+    }
+    if source is not None and len(source.input_shape or ()) == 3 and is_images(config.data):
+        assert source.input_shape is not None
+        given = {"size": source.input_shape[:2], "channels": source.input_shape[2], **given}
     data = datasets.load(config.data, **given)
     fraction = config.val_split
     if fraction is None:
         fraction = VAL_SPLIT if config.early_stopping is not None and data.x_val is None else 0.0
     if fraction:
         data = data.split(fraction, rng=config.seed)
+    if data.normalization is not None:
+        return data
+    if config.mean:
+        return data.normalized(Normalization(np.array(config.mean), np.array(config.std)))
+    if config.normalize is None and source is not None and source.pixels is not None:
+        return data.normalized(source.pixels)
     is_table = len(data.input_shape) == 1
     wanted = is_table if config.normalize is None else config.normalize
-    return data.normalized() if wanted and data.normalization is None else data
+    return data.normalized() if wanted else data
+
+
+def is_images(name: str) -> bool:
+    """Tell whether data are a folder of images, which can have any size."""
+    return Path(name).is_dir() and is_image_folder(Path(name))
 
 
 def train(
@@ -195,6 +272,8 @@ def train(
     progress: bool | None = None,
     environment: Mapping[str, Any] | None = None,
     communicator: Communicator | None = None,
+    source: finetune.Source | None = None,
+    exporter: Callable[[Run], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Train as a config says, and write what is known of it into a folder.
 
@@ -214,6 +293,11 @@ def train(
         What the report says of the machine.
     communicator : Communicator, optional
         The other ranks, who all call this.
+    source : Source, optional
+        As of `prepare`.
+    exporter : callable, optional
+        Called with the run when its best weights are in the network; what it returns goes into
+        the report.
 
     Returns
     -------
@@ -236,7 +320,7 @@ def train(
         resume = _goes_on(communicator, resume or (not overwrite and first and _is_of(config)))
     if not resume and first:
         _require_no_run(folder, overwrite)
-    run = prepare(config, communicator)
+    run = prepare(config, communicator, source)
     trainer = run.trainer
     if resume:
         trainer.resume(folder / LAST)
@@ -251,6 +335,10 @@ def train(
             raise
         stopped = communicator is not None and trainer.should_stop
     plan = trainer.plan
+    if received and plan is None:
+        raise InterruptedRun(
+            "interrupted while the head was trained alone: start anew", received[0]
+        )
     assert plan is not None
     if (received or stopped) and not plan.over:
         raise InterruptedRun(
@@ -263,11 +351,14 @@ def train(
     trainer.ranks = None  # the others have no part in what follows
     if run.ema is not None:
         run.save_averages()
-    return finish(run, keeper.best_epoch, monitor.records, environment, times)
+    return finish(run, keeper.best_epoch, monitor.records, environment, times, exporter)
 
 
 def report(
-    folder: str | os.PathLike[str], environment: Mapping[str, Any] | None = None
+    folder: str | os.PathLike[str],
+    environment: Mapping[str, Any] | None = None,
+    source: finetune.Source | None = None,
+    exporter: Callable[[Run], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Make the report of a run again, from its checkpoint, its weights and its data.
 
@@ -276,7 +367,7 @@ def report(
     ValueError, OSError
         If there is no such run, it has no epoch yet, or the data are missing.
     """
-    run = prepare(find(folder))
+    run = prepare(find(folder), source=source)
     keeper, monitor, times = Keeper(run, begun=True), Monitor(), RankTimes()
     interrupted = run.trainer.resume(Path(folder) / LAST)._resumed
     if not run.trainer.history.epochs:
@@ -285,7 +376,7 @@ def report(
         for callback in (keeper, monitor, times):
             if state["class"] == type(callback).__name__:
                 callback.load_state_dict(state["state"])
-    return finish(run, keeper.best_epoch, monitor.records, environment, times.records)
+    return finish(run, keeper.best_epoch, monitor.records, environment, times.records, exporter)
 
 
 def finish(
@@ -294,18 +385,19 @@ def finish(
     records: list[dict[str, Any]],
     environment: Mapping[str, Any] | None,
     times: list[dict[str, Any]],
+    exporter: Callable[[Run], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write what is known of a run whose best weights are in its folder; return the report."""
-    config, trainer, folder = run.config, run.trainer, Path(run.config.output)
+    config, folder = run.config, Path(run.config.output)
+    trainer = run.whole_trainer()
     trainer.net.load_state_dict(weights.read(folder / WEIGHTS)[0])
-    rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
     known = {
         "model": config.model,
-        "data": run.data.name or config.data,
+        "data": run.samples.name or config.data,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "optimizer": config.optimizer,
-        "lr": rate,
+        "lr": recipe.base_rate(config),
         "final_lr": trainer.history.last.lr,
         "seed": config.seed,
         "best_epoch": best_epoch if run.ema is None else None,  # averages are of no epoch
@@ -314,11 +406,13 @@ def finish(
         "monitor": records,
         "ranks": times,
     }
-    told = describe(trainer, run.data, known)
+    told = describe(trainer, run.samples, known)
+    if exporter is not None:
+        told |= exporter(run)
     write_report(folder / REPORT, told)
     if plot.available():
         plot.training_curves(trainer.history, folder / CURVES)
-    page.write(folder / PAGE, told, examples(trainer.net, run.data))
+    page.write(folder / PAGE, told, examples(trainer.net, run.samples))
     return told
 
 
@@ -375,10 +469,13 @@ class Keeper(Checkpoint):
 
     def _write_into(self, folder: Path, trainer: Trainer, best: bool) -> None:
         if best:
-            weights.save(trainer.net, folder / WEIGHTS, **self.run.described)
+            weights.save(self.run.net, folder / WEIGHTS, **self.run.described)
         if trainer.history.epochs:
             CSVLog(folder / HISTORY).on_epoch_end(trainer)
-        trainer.save(folder / LAST, **self.run.described)
+        described = self.run.described
+        if trainer.net is not self.run.net:  # a part, which no model makes
+            described = {}
+        trainer.save(folder / LAST, **described)
 
 
 @contextmanager
@@ -457,47 +554,6 @@ def _arguments(config: Config) -> dict[str, Any]:
         several = isinstance(parameters[name].default, tuple)
         arguments[name] = tuple(np.atleast_1d(value).tolist()) if several else value
     return arguments
-
-
-def _learning_rate(config: Config, steps: int) -> float | Callable[[int], float]:
-    """Return the learning rate or its schedule over epochs of so many steps."""
-    rate = LEARNING_RATES[config.optimizer] if config.lr is None else config.lr
-    final, kind = config.final_lr, config.schedule
-    if kind is None:
-        kind = "constant" if final is None else "exponential"
-    if final is not None and not (rate > 0.0 and final > 0.0):
-        raise ValueError(f"With final_lr, learning rates should be above 0, got {rate} and {final}")
-    if final is not None and kind in {"constant", "one_cycle"}:
-        raise ValueError(f"final_lr is for the schedules cosine and exponential, not for {kind}")
-    total = config.epochs * steps
-    schedule: Any
-    if kind == "cosine":
-        schedule = optim.schedules.cosine(rate, total, final or 0.0)
-    elif kind == "one_cycle":
-        schedule = optim.schedules.one_cycle(rate, total)
-    elif kind == "exponential":
-        if final is None:
-            raise ValueError("the schedule exponential needs final_lr")
-        factor = (final / rate) ** (1.0 / max(config.epochs - 1, 1))
-        schedule = optim.schedules.step(rate, steps, factor)
-    elif config.warmup:
-        schedule = optim.schedules.constant(rate)
-    else:
-        return rate
-    return optim.schedules.warmup(schedule, config.warmup) if config.warmup else schedule
-
-
-def _decay(decay: float) -> Callable[[int], float]:
-    """Return the decay of every update: it rises, as initial weights should not count for long."""
-    return lambda updates: min(decay, (1.0 + updates) / (10.0 + updates))
-
-
-def _optimizer(net: Any, config: Config) -> Any:
-    kind = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[config.optimizer]
-    settings: dict[str, Any] = {"momentum": 0.9} if config.optimizer == "sgd" else {}
-    if config.weight_decay is not None:
-        settings["weight_decay"] = config.weight_decay
-    return kind(net.parameters(), **settings)
 
 
 def find(folder: str | os.PathLike[str]) -> Config:

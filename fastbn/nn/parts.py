@@ -55,7 +55,7 @@ class Part(Graph):
             self._whole.adopt_children()
 
 
-def head_of(net: Module) -> Module:
+def head_of(net: Module) -> Linear | Conv2d:
     """Return the last layer that has weights.
 
     Raises
@@ -64,10 +64,11 @@ def head_of(net: Module) -> Module:
         If that is no Linear or Conv2d.
     """
     layers = [module for module in net.modules() if next(module.own_parameters(), None)]
-    if not layers or not isinstance(layers[-1], Linear | Conv2d):
-        found = layers[-1].where if layers else "no layer with weights"
+    last = layers[-1] if layers else None
+    if not isinstance(last, Linear | Conv2d):
+        found = "no layer with weights" if last is None else last.where
         raise ValueError(f"{net.where}: the head should be a Linear or Conv2d, it is {found}")
-    return layers[-1]
+    return last
 
 
 def with_new_head(net: Module, classes: int, rng: Rng = None) -> Module:
@@ -82,13 +83,12 @@ def with_new_head(net: Module, classes: int, rng: Rng = None) -> Module:
         outputs then.
     """
     old = head_of(net)
+    options: dict[str, Any] = {"rng": rng, "dtype": old.weight.dtype, "bias": old.bias is not None}
     new: Module
     if isinstance(old, Linear):
-        new = Linear(old.in_features, classes, rng=rng, dtype=old.weight.dtype)
+        new = Linear(old.in_features, classes, **options)
     else:
-        assert isinstance(old, Conv2d)
-        options = {**old.arguments, "rng": rng, "dtype": old.weight.dtype}
-        new = Conv2d(old.in_channels, classes, old.kernel_size, **options)
+        new = Conv2d(old.in_channels, classes, old.kernel_size, **old.arguments, **options)
     owner, name = old.owner, old._name
     if isinstance(owner, Sequential):
         owner[int(name)] = new

@@ -69,9 +69,10 @@ def source(config: Config) -> Source:
     ValueError, OSError
         If there is no such file, or the model of it is not known.
     """
+    metadata: weights.Metadata | None
     if config.model.endswith(".safetensors"):
-        state, metadata = weights.read(config.model)
-        name = metadata.model
+        metadata = weights.read(config.model)[1]
+        name = metadata.model or ""
         if name not in models.names():
             raise ValueError(
                 f"{config.model}: the network was made by {name or 'an unnamed factory'}, which is "
@@ -84,15 +85,10 @@ def source(config: Config) -> Source:
         if config.weights is None:
             raise ValueError(f"name the weights of {config.model} with --weights FILE")
         name, file = config.model, config.weights
-        state, metadata = None, _own_metadata(file)
-    assert name is not None
+        metadata = _own_metadata(file)
     build = factory(name)
-    told = {} if metadata is None else metadata.arguments
-    arguments = {**told, **config.set, "classes": 1}
-    if state is None:
-        arguments["classes"] = _outputs(build, arguments, file)
-    else:
-        arguments["classes"] = told["classes"]
+    arguments = {**({} if metadata is None else metadata.arguments), **config.set}
+    arguments["classes"] = _outputs(build, {**arguments, "classes": 1}, file)
 
     def opened(input_shape: Shape) -> Module:
         net = build(**{**arguments, "input_shape": input_shape})

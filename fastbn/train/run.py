@@ -336,9 +336,7 @@ def train(
         stopped = communicator is not None and trainer.should_stop
     plan = trainer.plan
     if received and plan is None:
-        raise InterruptedRun(
-            "interrupted while the head was trained alone: start anew", received[0]
-        )
+        raise InterruptedRun("interrupted while the head was trained: start anew", received[0])
     assert plan is not None
     if (received or stopped) and not plan.over:
         raise InterruptedRun(

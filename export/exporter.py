@@ -274,6 +274,25 @@ def _write_metadata(
     onnx.helper.set_model_props(model, values)
 
 
+def _own_error(
+    net: nn.Module,
+    built: BuiltModel,
+    xs: list[NDArray[np.float32]],
+    outputs: list[NDArray[np.float64]],
+) -> float:
+    """Return by how much ``net.predict`` is off from float64.
+
+    That is what counts where onnxruntime itself is coarse: its Sigmoid is off by 1e-7, however
+    small the result. How far the file is from float64 is judged before.
+    """
+    pairs = zip(built.net_outputs(net, xs), outputs, strict=True)
+    turned = built.input_layout == "NCHW"
+    return max(
+        float(np.abs(y - (np.moveaxis(y64, 1, -1) if turned and y64.ndim > 2 else y64)).max())
+        for y, y64 in pairs
+    )
+
+
 def _compare_with_network(
     net: nn.Module, model: onnx.ModelProto, built: BuiltModel, report: ExportReport
 ) -> None:
@@ -291,10 +310,11 @@ def _compare_with_network(
             agreement.append(found.argmax_agreement)
             if worst is None or relative > (report.max_rel_ort or 0.0):
                 worst, report.max_rel_ort = found, relative
-            if not found.max_abs <= PREDICT_TOLERANCE * scale:
+            limit = PREDICT_TOLERANCE * scale
+            if not (found.max_abs <= limit or _own_error(net, built, xs, outputs) <= limit):
                 raise MismatchError(
                     f"onnxruntime differs from net.predict by {found.max_abs:.3g}, "
-                    f"tolerance {PREDICT_TOLERANCE * scale:.3g}; nothing was written"
+                    f"tolerance {limit:.3g}; nothing was written"
                 )
     assert worst is not None
     assert report.verification is not None

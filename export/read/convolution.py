@@ -47,7 +47,7 @@ def conv(node: Node) -> Value:
 
 def point(node: Node, x: Value, weight: Array, bias: Array | None) -> Value:
     """Read a convolution of one pixel by one pixel as a Linear."""
-    matrix = weight.reshape(weight.shape[:2])
+    matrix = weight.reshape(len(weight), -1)
     layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=bias is not None, rng=0)
     fill(layer, matrix, bias)
     return x.ending(1).through(node.name(layer, 1))

@@ -54,6 +54,8 @@ def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
     places = [*range(x.rank)] if axes is None else [x.axis(a) for a in axes]
     if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnreadableError("it keeps the aspect ratio")
+    if len(places) != len(wanted or scales or places):
+        raise UnreadableError("its sizes do not fit the axes")
     sizes, factors = [*x.shape], [1.0] * x.rank
     for k, axis in enumerate(places):
         if scales is not None:

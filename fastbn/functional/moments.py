@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from fastbn.kernels.batchnorm import BatchNormSaved
 
 Array = NDArray[Any]
 Doubles = NDArray[np.float64]
+Gather = Callable[[Array], list[Array]]  # the arrays of all processes, in one order
 
 
 class Moments(NamedTuple):
@@ -162,6 +163,15 @@ def merge_moments(parts: Iterable[Moments]) -> Moments:
     if count == 0:
         raise ValueError("there are no values to take moments of")
     return Moments(count, mean, m2)
+
+
+def gathered_moments(own: Moments, gather: Gather) -> Moments:
+    """Return the moments of all processes' rows: (count, mean, m2), merged in their order."""
+    message = np.concatenate([[float(own.count)], own.mean, own.m2])
+    return merge_moments(
+        Moments(int(told[0]), *np.split(told[1:].astype(np.float64, copy=False), 2))
+        for told in gather(message)
+    )
 
 
 def scale_shift(

@@ -7,7 +7,6 @@ those of all processes, in one order, so that all merge them alike, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,16 +15,16 @@ from numpy.typing import NDArray
 from fastbn.functional.masks import packed, spread
 from fastbn.functional.moments import (
     Doubles,
+    Gather,
     Moments,
     batch_moments,
-    merge_moments,
+    gathered_moments,
     scale_shift,
     scale_shift_backward,
 )
 from fastbn.functional.variants import Correction, follow, renormalised
 
 Array = NDArray[Any]
-Gather = Callable[[Array], list[Array]]
 
 
 class SyncedSaved(NamedTuple):
@@ -38,15 +37,6 @@ class SyncedSaved(NamedTuple):
     correction: Correction | None
     mask: NDArray[np.bool_] | None
     gather: Gather | None  # None where only running statistics are shared
-
-
-def gathered_moments(own: Moments, gather: Gather) -> Moments:
-    """Return the moments of all processes' rows: (count, mean, m2), merged in their order."""
-    message = np.concatenate([[float(own.count)], own.mean, own.m2])
-    return merge_moments(
-        Moments(int(told[0]), *np.split(told[1:].astype(np.float64, copy=False), 2))
-        for told in gather(message)
-    )
 
 
 def own_moments(x: Array) -> Moments:

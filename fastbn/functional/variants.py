@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn.functional.batchnorm import batch_norm, batch_norm_backward
-from fastbn.functional.moments import Moments, batch_moments, merge_moments
+from fastbn.functional.moments import (
+    Gather,
+    Moments,
+    batch_moments,
+    gathered_moments,
+    merge_moments,
+)
 
 Array = NDArray[Any]
 
@@ -63,8 +69,12 @@ def ghost_batch_norm(
     eps: float,
     num_batches_tracked: NDArray[np.int64] | None,
     out: Array,
+    gather: Gather | None = None,
 ) -> tuple[Array, list[Any]]:
-    """Normalise every part of the batch by its own statistics; the running ones follow them all."""
+    """Normalise every part of the batch by its own statistics; the running ones follow them all.
+
+    With `gather`, also the parts of the other processes.
+    """
     moments, saved = [], []
     for part in parts_of(len(x), size):
         own = batch_moments(x[part])[0]
@@ -74,6 +84,8 @@ def ghost_batch_norm(
         moments.append(own)
         saved.append((part, kept))
     merged = merge_moments(moments)
+    if gather is not None:
+        merged = gathered_moments(merged, gather)
     follow(merged, running_mean, running_var, momentum, num_batches_tracked)
     return out, saved
 

@@ -157,6 +157,12 @@ class BatchNorm(Module):
             )
         return share
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether a forward now would share statistics with other processes."""
+        shares = self.across is not None and self.ghost_size is None and self.training
+        return shares and self.uses_batch_statistics
+
     def freeze(self, frozen: bool = True) -> Self:
         """Use the running statistics in training, too, and leave them as they are.
 
@@ -176,7 +182,7 @@ class BatchNorm(Module):
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the normalised x."""
         batch = self.uses_batch_statistics
-        if batch and self.across is not None and self.ghost_size is None:
+        if self.is_synced:
             return self.synced(x, out=self._pool.take(x.shape, x.dtype))
         if batch and not self.is_plain:
             if here.run.mask is not None:
@@ -240,8 +246,9 @@ class BatchNorm(Module):
         mean, var = self.running_mean, self.running_var
         if self.renorm is None:
             assert self.ghost_size is not None
+            gather = None if self.across is None or not self.training else self.across.gather
             return variants.ghost_batch_norm(
-                x, weight, bias, mean, var, size=self.ghost_size, **common
+                x, weight, bias, mean, var, size=self.ghost_size, gather=gather, **common
             )
         assert mean is not None
         assert var is not None
@@ -307,7 +314,7 @@ class BatchNorm(Module):
 
     def check_batch(self, shape: Shape) -> None:
         """Raise ValueError where the batch has no variance: fewer than two values per channel."""
-        if self.across is not None and not self.across.ghost and self.ghost_size is None:
+        if self.is_synced and self.across is not None and not self.across.ghost:
             return  # the others have more rows; it is looked at when their number is known
         parts = variants.parts_of(shape[0], self.ghost_size or max(1, shape[0]))
         smallest = min((part.stop - part.start for part in parts), default=0)

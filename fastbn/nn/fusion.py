@@ -102,7 +102,7 @@ class Normalised:
                 out = take((*shape[:-1], weighted.out_features), x.dtype)
                 x, saved = F.linear(x, weighted.weight.data, bias, out=out)
             product = saved, shape, left_out is not None
-        if batch and norm.across is not None:
+        if norm.is_synced:
             y, of_all = norm.synced(
                 x,
                 activation=self.kind,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,12 @@ class Fit:
         states : list
             Of the callbacks, where an interrupted fit goes on; else empty.
         """
-        with nullcontext() if self.ranks is None else self.ranks.fitting(self):
+        with self.together():
             self._run(states)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Hold the ranks together, where there are several, for a ``with`` block."""
+        return nullcontext() if self.ranks is None else self.ranks.fitting(self)
 
     def _run(self, states: list[Any]) -> None:
         trainer, position = self.trainer, self.position

@@ -42,7 +42,7 @@ def learning_rates(
     plan = _plan(trainer, data, batch_size, rng)
     lrs, losses, smooth = [], [], []
     mean = 0.0
-    with as_before(trainer):
+    with as_before(trainer), plan.together():
         step = plan.step_function()
         rates = np.geomspace(start, end, steps)
         groups = plan.groups_from(plan.position, steps)
@@ -75,7 +75,7 @@ def overfit(trainer: Trainer, data: Any, batch_size: int, steps: int, rng: Rng) 
     """Train on one batch; see `fastbn.train.Trainer.overfit_one_batch`."""
     plan = _plan(trainer, data, batch_size, rng)
     [group] = plan.groups_from(plan.position, 1)
-    with as_before(trainer):
+    with as_before(trainer), plan.together():
         step = plan.step_function()
         return [step(group)[1] for _ in range(steps)]
 
@@ -113,6 +113,8 @@ def as_before(trainer: Trainer) -> Iterator[None]:
 
 def _plan(trainer: Trainer, data: Any, batch_size: int, rng: Rng) -> Fit:
     seed = seed_of(rng)
+    if trainer.ranks is not None:
+        seed = trainer.ranks.same_seed(seed)
     given = inputs.checked(
         trainer.net,
         trainer.loss,

@@ -47,6 +47,7 @@ def require_same(alone: dict[str, Any], found: dict[str, Any]) -> None:
         assert difference(values, found["buffers"][name]) < 1e-10, name
     assert difference(alone["val_loss"], found["val_loss"]) < 1e-10
     assert found["val_accuracy"] == alone["val_accuracy"]
+    assert found["metrics"] == alone["metrics"]
     assert found["steps"] == alone["steps"]
 
 
@@ -65,8 +66,10 @@ def test_any_number_of_ranks_is_one_process(
 
 def test_resnet(job: Job) -> None:
     told = {"name": "resnet20", "epochs": 2}
-    (found,) = together(job, 2, [told])
+    rates = {"name": "mlp", "lr_find": True}
+    found, tried = together(job, 2, [told, rates])
     require_same(train_ranks.train(told, None), found)
+    assert difference(train_ranks.train(rates, None)["losses"], tried["losses"]) < 1e-11
 
 
 def test_float32_differs_as_rounding_does(job: Job) -> None:

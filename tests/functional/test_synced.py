@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fastbn import functional as F
 from fastbn import nn
 from fastbn.functional import variants
-from fastbn.functional.synced import Gather, synced_batch_norm, synced_batch_norm_backward
+from fastbn.functional.moments import Gather
+from fastbn.functional.synced import synced_batch_norm, synced_batch_norm_backward
 from fastbn.nn.across import across_ranks, average_statistics
 
 Array = NDArray[Any]
@@ -147,6 +148,43 @@ def test_population_statistics_are_those_of_whole_batches(rng: np.random.Generat
     for found in in_ranks(2, rank_of):
         for name, values in whole.state_dict().items():
             np.testing.assert_allclose(found[name], values, rtol=1e-13)
+
+
+def test_ghost_batches_of_several_ranks_are_those_of_one(rng: np.random.Generator) -> None:
+    x, dy = rng.standard_normal((2, 12, C))
+
+    def network() -> nn.BatchNorm:
+        return nn.BatchNorm(C, ghost_size=3, dtype=np.float64)
+
+    whole = network()
+    y, dx = whole(x), whole.backward(dy)
+
+    def rank_of(rank: int, gather: Gather) -> Any:
+        net, rows = network(), slice(6 * rank, 6 * rank + 6)
+        with across_ranks(net, gather, "sync"):
+            return net(x[rows]), net.backward(dy[rows]), net.running_var
+
+    found = in_ranks(2, rank_of)
+    np.testing.assert_allclose(np.concatenate([f[0] for f in found]), y, rtol=1e-12)
+    np.testing.assert_allclose(np.concatenate([f[1] for f in found]), dx, rtol=1e-10, atol=1e-12)
+    for _, _, var in found:
+        np.testing.assert_allclose(var, whole.running_var, rtol=1e-12)
+
+
+def test_inference_asks_nobody(rng: np.random.Generator) -> None:
+    def nobody(array: Array) -> list[Array]:
+        raise AssertionError("a message")
+
+    x = rng.standard_normal((4, C))
+    for layer in (
+        nn.BatchNorm(C, dtype=np.float64),
+        nn.BatchNorm(C, track_running_stats=False, dtype=np.float64),
+        nn.BatchNorm(C, dtype=np.float64).freeze(),
+    ):
+        with across_ranks(layer, nobody, "sync"):
+            assert layer.predict(x).shape == x.shape
+            if layer.frozen:
+                layer(x)
 
 
 def test_local_statistics_are_merged_as_those_of_all_rows(rng: np.random.Generator) -> None:

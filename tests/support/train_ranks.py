@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbn import distributed, models, nn, optim
-from fastbn.train import Callback, Trainer
+from fastbn.train import Callback, Trainer, metrics
 
 ROWS = 24
 SHAPES = {"mlp": (6,), "convnet": (8, 8, 1), "resnet20": (8, 8, 3)}
@@ -72,7 +72,10 @@ def train(told: dict[str, Any], communicator: distributed.Communicator | None) -
     options = {"bn": told.get("bn", "sync"), "check_every": told.get("check_every", 5)}
     if told.get("explode"):
         optimizer.param_groups[0]["lr"] = lambda step: 1e200 if step == 3 else 0.05
-    trainer = Trainer(net, optimizer=optimizer, communicator=communicator, **options)
+    measured = (metrics.accuracy,)
+    trainer = Trainer(net, None, optimizer, measured, communicator=communicator, **options)
+    if "lr_find" in told:
+        return {"losses": trainer.lr_find(samples(name, ROWS, dtype), 12, steps=5, rng=0).loss}
     if "resume" in told:
         trainer.resume(told["resume"])
     seen = Seen(told, 0 if communicator is None else communicator.rank)
@@ -94,6 +97,7 @@ def train(told: dict[str, Any], communicator: distributed.Communicator | None) -
         "gradients": seen.gradients,
         "val_loss": history.val_loss,
         "val_accuracy": history.val_accuracy,
+        "metrics": [epoch.metrics for epoch in history.epochs],
         "steps": [epoch.steps for epoch in history.epochs],
         "buffers": {name: state[name].ravel().tolist() for name, _ in net.named_buffers()},
         "weights": [float(np.abs(p.data).sum()) for p in net.parameters()],

@@ -33,8 +33,6 @@ class Interruption(train.Callback):
 whole = fit()
 fit(Interruption(), train.Checkpoint(last, every=10))  # stops between two checkpoints
 resumed = fit()
-same = all(
-    np.array_equal(value, resumed.net.state_dict()[name])
-    for name, value in whole.net.state_dict().items()
-)
+ends = [trainer.net.state_dict().values() for trainer in (whole, resumed)]
+same = all(map(np.array_equal, *ends))
 print(f"{resumed.steps} steps, the same weights: {same}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -308,6 +309,12 @@ def train(
     profile: Annotated[
         bool, typer.Option("--profile", help="Also show the operations of a step.")
     ] = False,
+    trainer: Annotated[
+        bool,
+        typer.Option(
+            "--trainer", help="Show what a Trainer's step costs over a bare loop's, and no more."
+        ),
+    ] = False,
     json_file: JsonFile = None,
 ) -> int:
     """Training steps, against the best variant of every peer."""
@@ -317,6 +324,15 @@ def train(
 
     counts = thread_counts(threads)
     wanted = networks.choose(names(network))
+    if trainer:
+        if json_file is not None:
+            raise typer.BadParameter("--trainer prints lines, and writes no --json file")
+        from fastbn.bench import trainer as trainers
+
+        for name, count in product(wanted, counts):
+            cost = trainers.cost(name, batch=batch, threads=count, rounds=rounds)
+            print(trainers.line(cost), flush=True)
+        return 0
     found = measuring.Found()
 
     def tables(machine: dict[str, Any]) -> Iterator[object]:

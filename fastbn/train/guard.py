@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-SHARE = 0.005  # of the time, for copies
+SHARE = 0.005  # of the time, for looks and copies
 TOGETHER = 50  # steps from copy to copy of several ranks, which must agree on them
 
 
@@ -75,8 +75,9 @@ class NaNGuard(Callback):
         """Copy what there is."""
         self._forget()
         if self.enabled:
+            begin = time.perf_counter()
             _check_weights(trainer.net, trainer.steps)
-            self._take(trainer)
+            self._take(trainer, begin)
 
     def on_step(self, trainer: Trainer) -> None:
         """Look at the loss."""
@@ -104,13 +105,14 @@ class NaNGuard(Callback):
         self._forget()
 
     def _look(self, trainer: Trainer) -> None:
+        begin = time.perf_counter()
         if self._is_bad(trainer):
             self._find(trainer)
-        self._take(trainer)
+        self._take(trainer, begin)
 
-    def _take(self, trainer: Trainer) -> None:
+    def _take(self, trainer: Trainer, begin: float) -> None:
+        """Copy what there is; the look that began then says when the next one is due."""
         assert trainer.plan is not None
-        begin = time.perf_counter()
         self._copy = Snapshot(trainer.net, trainer.optimizer)
         self._place = (replace(trainer.plan.position), trainer.steps)
         end = time.perf_counter()

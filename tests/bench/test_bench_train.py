@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fastbn import cli, nn
 from fastbn import functional as F
-from fastbn.bench import load, rows, table, train, train_targets
+from fastbn.bench import load, rows, table, train, train_targets, trainer
 from fastbn.bench.networks import NETWORKS, choose
 from fastbn.bench.peers import installed
 from fastbn.bench.peers.client import PeerError, Worker
@@ -283,3 +283,16 @@ def test_a_peer_trains_the_same(suite: Suite, peer: str) -> None:
                     worker.ask("open", network=name, batch=4, variant=variant)
                     theirs = worker.ask("turn", steps=1)["losses"]
                     train.same_losses(f"{peer} {variant}", ours, theirs)
+
+
+def test_the_cost_of_a_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    found = trainer.cost("mlp", batch=4, rounds=2, steps=3)
+    assert found.bare_us > 0.0
+    assert found.ratio > 0.0
+    assert (found.network, found.threads) == ("mlp", 1)
+    options = ["--network", "mlp", "--batch", "4", "--threads", "1", "--rounds", "1"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", "train", "--trainer", *options])
+    assert caught.value.code == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("mlp, threads 1: a step takes ")

@@ -25,6 +25,7 @@ from fastbn.cli import (
     export,
     finetune,
     info,
+    models,
     onnx,
     predict,
     reproduce,
@@ -48,6 +49,7 @@ for command in (
     onnx.fold,
     onnx.validate,
     reproduce.reproduce,
+    models.models,
     info.info,
 ):
     app.command()(command)

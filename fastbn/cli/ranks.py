@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastbn.distributed import MPICommunicator
     from fastbn.train.config import Config
 
+TERMINAL = "FASTBN_TERMINAL"  # set where mpiexec was started from a terminal, by `start`
 SUPERVISED = "FASTBN_SUPERVISED"  # set for the ranks themselves
 PROGRAM = (sys.executable, "-c", "from fastbn.cli import main; main()")
 TERMINATED = 128 + signal.SIGTERM
@@ -43,16 +45,25 @@ def start(processes: int) -> int:
     from fastbn.distributed import library
 
     command = [str(library.mpiexec()), "-n", str(processes), *PROGRAM, *sys.argv[1:]]
+    shown = {}
+    if sys.stderr.isatty():  # which is not what rank 0 writes to: mpiexec reads that
+        size = shutil.get_terminal_size()
+        shown = {TERMINAL: "1", "FORCE_COLOR": "1", "COLUMNS": str(size.columns)}
     # mpiexec hands SIGINT on to the ranks, which write a checkpoint; at SIGTERM it kills them.
-    code, received = _wait_for(
-        command, {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGINT}
-    )
+    forwarded = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGINT}
+    environment = {**os.environ, **shown}
+    code, received = _wait_for(command, forwarded, env=environment, stdin=subprocess.DEVNULL)
     if code and signal.SIGTERM in received:
         return TERMINATED
     if code not in KNOWN_CODES:
         print(f"fastbn: error: a rank was lost: mpiexec ended with {code}", file=sys.stderr)
         return LOST
     return code
+
+
+def in_a_terminal() -> bool:
+    """Tell whether somebody looks at what this process, or rank 0 of its job, shows."""
+    return sys.stderr.isatty() or TERMINAL in os.environ
 
 
 def supervise() -> None:

@@ -316,7 +316,7 @@ def train_as(
 
     first = communicator is None or communicator.rank == 0
     _use_threads(threads if threads is not None else config.threads)
-    lines = not quiet and not sys.stderr.isatty()
+    lines = not quiet and not ranks.in_a_terminal()
     try:
         from fastbn.train.guard import NotFiniteError
         from fastbn.train.progress import Lines
@@ -326,7 +326,7 @@ def train_as(
             overwrite=overwrite,
             resume=resume,
             callbacks=[Lines()] if lines else [],
-            progress=False if quiet else None,
+            progress=not quiet and ranks.in_a_terminal(),
             environment=describe(),
             communicator=communicator,
             **parts_of(config),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from fastbn.functional.synced import Gather
+from fastbn.functional.moments import Gather
 from fastbn.nn.batchnorm import Across, BatchNorm
 from fastbn.nn.module import Module
 

@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.functional import masks, variants
+from fastbn.functional.moments import Gather
 from fastbn.functional.synced import (
-    Gather,
     SyncedSaved,
     synced_batch_norm,
     synced_batch_norm_backward,

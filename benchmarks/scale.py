@@ -193,8 +193,10 @@ def _job(
         stdout=subprocess.PIPE,
         text=True,
         timeout=SECONDS,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise RuntimeError(f"a job of {ranks} ranks ended with code {done.returncode}")
     told: dict[str, float] = json.loads(done.stdout)
     return told
 

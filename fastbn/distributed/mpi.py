@@ -52,12 +52,21 @@ class MPICommunicator:
     ------
     ImportError
         If mpi4py or an MPI library is missing.
+    RuntimeError
+        If the processes were started by another MPI, so that none knows of the others.
     """
 
     def __init__(self, comm: Any = None, *, timeout: float = TIMEOUT) -> None:
         if not timeout > 0.0:
             raise ValueError(f"timeout should be above 0 seconds, got {timeout}")
         self._mpi = library.load()
+        started = library.size_of_this_job()
+        if comm is None and started is not None and started != self._mpi.COMM_WORLD.Get_size():
+            raise RuntimeError(
+                f"this is one of {started} processes, but MPI connects "
+                f"{self._mpi.COMM_WORLD.Get_size()}: they were started by another MPI than mpi4py "
+                "uses; start them by its own mpiexec (srun may need --mpi=pmix or --mpi=pmi2)"
+            )
         self._comm = (self._mpi.COMM_WORLD if comm is None else comm).Dup()
         self._control = self._comm.Dup()
         self.timeout = timeout

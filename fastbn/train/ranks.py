@@ -112,22 +112,29 @@ class Ranks:
         return given._replace(steps=steps)
 
     @contextmanager
-    def fitting(self, fit: Fit) -> Iterator[None]:
-        """Hold the ranks together for a ``with`` block; tell the others if this one fails."""
-        net = fit.trainer.net
-        self.over = self.late = False
-        self._begin_epoch()
+    def telling(self) -> Iterator[None]:
+        """Tell the others if a ``with`` block fails, unless it does so on all ranks alike."""
         try:
-            self._begin(fit.trainer)
-            self._gradients = Gradients(net.parameters(), self.communicator)
-            with across_ranks(net, self.communicator.allgather, self.bn):
-                yield
-        except (RankError, replicas.DriftError):
+            yield
+        except (RankError, replicas.DriftError, FloatingPointError):
             raise
         except BaseException as error:
             if (fail := getattr(self.given, "fail", None)) is not None:
                 fail(f"{type(error).__name__}: {error}")
             raise
+
+    @contextmanager
+    def fitting(self, fit: Fit) -> Iterator[None]:
+        """Hold the ranks together for a ``with`` block."""
+        net = fit.trainer.net
+        self.over = self.late = False
+        self._begin_epoch()
+        try:
+            with self.telling():
+                self._begin(fit.trainer)
+                self._gradients = Gradients(net.parameters(), self.communicator)
+                with across_ranks(net, self.communicator.allgather, self.bn):
+                    yield
         finally:
             if self._gradients is not None:
                 self._gradients.release()

@@ -414,7 +414,8 @@ class Trainer:
         if self.ranks is None:
             yield path
             return
-        content = require_file(path).read_bytes() if self.is_first else None
+        with self.ranks.telling():
+            content = require_file(path).read_bytes() if self.is_first else None
         content = broadcast_bytes(self.ranks.communicator, content)
         if self.is_first:
             yield path

@@ -141,6 +141,22 @@ def test_full_disk_on_rank_0(mpiexec: Path, tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_numbers_that_are_not_finite(mpiexec: Path, tmp_path: Path) -> None:
+    done = finished(
+        command(tmp_path / "run", "--optimizer", "sgd", "--lr", "1e38", "--processes", "2")
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("error") == 1
+    assert "loss of rank" in done.stderr
+
+
+def test_mpiexec_of_another_mpi(mpiexec: Path, tmp_path: Path) -> None:
+    done = finished(command(tmp_path / "run"), OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="4")
+    assert done.returncode == 2
+    assert "one of 4 processes, but MPI connects 1" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_use_is_told_once(mpiexec: Path, tmp_path: Path) -> None:
     done = finished(command(tmp_path / "run", "--set", "hiden=3", "--processes", "3"))
     assert done.returncode == 2

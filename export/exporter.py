@@ -49,6 +49,8 @@ class ExportReport(Report):
     nodes_before, nodes_after : int
     nodes : list of NodeEntry
         What became of every BatchNormalization.
+    sample_norms : list of NodeEntry
+        LayerNormalization and its like whose weight and bias linear nodes carry.
     max_abs_ort, max_rel_ort, rms_ort : float or None
         Worst difference between ``net.predict`` and the file in onnxruntime, both levels;
         ``rel`` is divided by max|f64|. None without verification, as all that follow.
@@ -73,6 +75,7 @@ class ExportReport(Report):
     nodes_before: int = 0
     nodes_after: int = 0
     nodes: list[NodeEntry] = field(default_factory=list)
+    sample_norms: list[NodeEntry] = field(default_factory=list)
     max_abs_ort: float | None = None
     max_rel_ort: float | None = None
     rms_ort: float | None = None
@@ -223,7 +226,7 @@ def _fold(
     report.nodes_before = report.nodes_after = len(original.graph.node)
     model = original
     if fold:
-        source = Foldable(read(original))
+        source = Foldable(read(original), sample_norms=True)
         folded = (
             boldest_proven(source.message, original, lambda: Truth(original))
             if verify
@@ -233,7 +236,8 @@ def _fold(
         report.bn_after = report.bn_left = found.bn_left
         report.affine_left = found.affine_left
         report.nodes_before, report.nodes_after = found.nodes_before, found.nodes_after
-        report.nodes, report.verification = found.nodes, found.verification
+        report.nodes, report.sample_norms = found.nodes, found.sample_norms
+        report.verification = found.verification
         report.notes += found.notes
     if verify and report.verification is None:  # nothing was folded
         report.verification = compare(model, model)

@@ -100,9 +100,15 @@ def fold_once(
     boldness: Boldness,
     duplicate_shared: bool,
     allow_slower: bool = False,
+    sample_norms: bool = False,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold without verification; weights are copied only where asked or where it costs nothing."""
-    source = Foldable(read(original), duplicate_shared=duplicate_shared, allow_slower=allow_slower)
+    source = Foldable(
+        read(original),
+        duplicate_shared=duplicate_shared,
+        allow_slower=allow_slower,
+        sample_norms=sample_norms,
+    )
     folded = source.message(boldness)
     return folded.model, folded.report
 

@@ -48,12 +48,20 @@ class Foldable:
         Whether shared weights may be copied though it costs memory.
     allow_slower : bool
         Whether to fold even where the runtime then takes longer.
+    sample_norms : bool
+        Whether weight and bias of LayerNormalization and its like are folded, too.
     """
 
     def __init__(
-        self, model: ir.Model, *, duplicate_shared: bool = False, allow_slower: bool = False
+        self,
+        model: ir.Model,
+        *,
+        duplicate_shared: bool = False,
+        allow_slower: bool = False,
+        sample_norms: bool = False,
     ) -> None:
         self.model = model
+        self.sample_norms = sample_norms
         self.duplicate_shared = duplicate_shared
         self.allow_slower = allow_slower
         infer_shapes(model, Constants(model))
@@ -64,7 +72,11 @@ class Foldable:
         while True:
             model = self.model.clone()
             report, copied = fold_in_place(
-                model, boldness, not_copied, allow_slower=self.allow_slower
+                model,
+                boldness,
+                not_copied,
+                allow_slower=self.allow_slower,
+                sample_norms=self.sample_norms,
             )
             if self.duplicate_shared or not copied or not_copied >= copied.keys():
                 return model, report
@@ -151,7 +163,8 @@ def boldest_proven(
             require_agreement(report.verification, "the folded model")
         except MismatchError as error:
             failure = failure or error
-            why = what_suffered(truth, boldness, report.verification.max_abs_f64)
+            distance, norms = report.verification.max_abs_f64, bool(report.sample_norms)
+            why = what_suffered(truth, boldness, distance, norms)
             if why != ROUNDED or not report.verification.settle(SLACK):
                 continue
             report.notes.append("rounding came out larger than usual; in float64 all is equal")
@@ -162,11 +175,13 @@ def boldest_proven(
     raise MismatchError(f"{failure} ({why})")
 
 
-def what_suffered(truth: Truth, boldness: Boldness, distance: float) -> str:
+def what_suffered(truth: Truth, boldness: Boldness, distance: float, sample_norms: bool) -> str:
     """Tell rounding from a wrong fold: fold in float64, with weights that are not rounded."""
     samples = list(truth.samples())
     try:
-        exact, _ = Foldable(read(to_float64(truth.model)), duplicate_shared=True).fold(boldness)
+        wide = read(to_float64(truth.model))
+        source = Foldable(wide, duplicate_shared=True, sample_norms=sample_norms)
+        exact, _ = source.fold(boldness)
         run = Float64Evaluator(written(exact)).run
         worst = 0.0
         for sample in (*samples[:2], samples[-1]):

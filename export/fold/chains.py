@@ -48,10 +48,8 @@ def longest(plan: Plan, node: ir.Node) -> Chain:
     """Make a chain of the BatchNorm and every affine neighbour on either side."""
     chain = single(plan, node)
     rank = chain.affine.rank
-    nodes, affine, entry = list(chain.nodes), chain.affine, 0
-    while (step := _after(plan, nodes[-1], rank)) is not None:
-        nodes.append(step[0])
-        affine = affine.then(step[1])
+    behind, more = affines_behind(plan, node, rank)
+    nodes, affine, entry = [node, *behind], chain.affine.then(more), 0
     while (before := _before(plan, nodes[0], entry, rank)) is not None:
         nodes.insert(0, before[0])
         affine = before[1].then(affine)
@@ -71,7 +69,20 @@ def constant_affine(plan: Plan, node: ir.Node) -> Chain | None:
     return None if affine is None else Chain((node,), index, affine)
 
 
-def _only_consumer(value: ir.Value) -> tuple[ir.Node, int] | None:
+def affines_behind(plan: Plan, node: ir.Node, rank: int) -> tuple[list[ir.Node], Affine]:
+    """Affine neighbours behind a node, each the only consumer of the one before, and their product.
+
+    `rank` is that of the node's result.
+    """
+    nodes, affine = [node], Affine.identity(rank)
+    while (step := _after(plan, nodes[-1], rank)) is not None:
+        nodes.append(step[0])
+        affine = affine.then(step[1])
+    return nodes[1:], affine
+
+
+def only_consumer(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """Return the only node that reads a value, and at which input; None if there are others."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
         return None
@@ -79,7 +90,7 @@ def _only_consumer(value: ir.Value) -> tuple[ir.Node, int] | None:
 
 
 def _after(plan: Plan, node: ir.Node, rank: int) -> tuple[ir.Node, Affine] | None:
-    use = _only_consumer(node.outputs[0])
+    use = only_consumer(node.outputs[0])
     if use is None or use[0].graph is not node.graph:
         return None
     affine = _as_affine(plan, use[0], use[1], rank)
@@ -91,7 +102,7 @@ def _before(plan: Plan, node: ir.Node, entry: int, rank: int) -> tuple[ir.Node, 
     producer = None if value is None else value.producer()
     if value is None or producer is None or producer.graph is not node.graph:
         return None
-    if _only_consumer(value) is None or value.index() != 0:
+    if only_consumer(value) is None or value.index() != 0:
         return None
     for index in range(min(len(producer.inputs), 2)):
         if plan.constant(producer, index) is not None:

@@ -49,6 +49,7 @@ from fastbn.export.fold.normalization import is_batch_norm, store_affine
 from fastbn.export.fold.plan import Plan
 from fastbn.export.fold.reparameterise import merge_convolutions
 from fastbn.export.fold.report import FoldReport, NodeEntry
+from fastbn.export.fold.samplenorms import fold_sample_norms
 from fastbn.export.fold.strategies import Shares, shares
 
 RULES = (backward, clipping, elementwise, forward, joins, passthrough, quantised)
@@ -84,6 +85,7 @@ def fold_in_place(
     not_copied: frozenset[str] = frozenset(),
     *,
     allow_slower: bool = False,
+    sample_norms: bool = False,
 ) -> tuple[FoldReport, dict[str, int]]:
     """Fold a model that belongs to the caller.
 
@@ -97,6 +99,8 @@ def fold_in_place(
         Names of shared weights that have to stay shared.
     allow_slower : bool
         Whether to fold even where the runtime then takes longer.
+    sample_norms : bool
+        Whether weight and bias of LayerNormalization and its like are folded, too.
 
     Returns
     -------
@@ -146,6 +150,9 @@ def fold_in_place(
     for node in norms:
         if node.graph is not None and is_batch_norm(node):
             _merge(context, node, entries)
+    if sample_norms and boldness.others:
+        went_on = fold_sample_norms(model, context)
+        report.sample_norms = [NodeEntry(name_of(n), "folded", to) for n, to in went_on.items()]
     drop_neutral(context, model)
     remove_dead(model, alive)
     settle_constants(context, model)

@@ -52,6 +52,8 @@ class FoldReport(Report):
         original; None if it was not verified.
     nodes : list of NodeEntry
         One entry for every BatchNormalization of the input.
+    sample_norms : list of NodeEntry
+        LayerNormalization and its like whose weight and bias other nodes carry now.
     verification : ValidationReport or None
         The whole comparison.
     notes : list of str
@@ -67,11 +69,12 @@ class FoldReport(Report):
     nodes_after: int = 0
     max_abs_f64: float | None = None
     nodes: list[NodeEntry] = field(default_factory=list)
+    sample_norms: list[NodeEntry] = field(default_factory=list)
     verification: ValidationReport | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
         """Whether anything was folded, removed or merged."""
-        others = self.affines_folded + self.convolutions_merged
+        others = self.affines_folded + self.convolutions_merged + len(self.sample_norms)
         return others > 0 or any(entry.action != "kept" for entry in self.nodes)

@@ -50,10 +50,11 @@ def require_same_function(model, folded, seed, what=""):
     boldness=st.sampled_from(STEPS),
     allow_slower=st.booleans(),
     duplicate=st.booleans(),
+    sample_norms=st.booleans(),
 )
-def test_in_float64(seed, choices, boldness, allow_slower, duplicate):
+def test_in_float64(seed, choices, boldness, allow_slower, duplicate, sample_norms):
     model = Drawer(seed).run(choices)
-    folded, report = fold_once(model, boldness, duplicate, allow_slower)
+    folded, report = fold_once(model, boldness, duplicate, allow_slower, sample_norms)
     onnx.checker.check_model(folded, full_check=True)
     # Only bias maps add anything, and each stands in for a BatchNorm.
     assert 0 <= report.affine_left <= report.bn_before - report.bn_left
@@ -66,7 +67,7 @@ def test_in_float64(seed, choices, boldness, allow_slower, duplicate):
 
 def test_every_pair_of_operations():
     """Each in some of the places by default; in all of them where examples are asked for."""
-    places = list(PLACES)
+    places, norms = list(PLACES), 0
     with watched() as coverage:
         for first, second in PAIRS:
             drawn = zlib.crc32(f"{first} {second}".encode())
@@ -81,7 +82,9 @@ def test_every_pair_of_operations():
                 coverage.graphs[place] += 1
                 coverage.others[f"read by {readers}, too"] += 1
                 boldness = STEPS[0 if drawn % 3 else turn % len(STEPS)]
-                folded, _ = fold_once(model, boldness, bool(drawn % 2), bool(drawn % 5 < 3))
+                choices = bool(drawn % 2), bool(drawn % 5 < 3), bool(drawn % 7 < 4)
+                folded, report = fold_once(model, boldness, *choices)
+                norms += len(report.sample_norms)
                 what = f"{place}: {first}, {second}, seed {seed}"
                 require_same_function(model, folded, seed, what)
     print(coverage)
@@ -90,6 +93,7 @@ def test_every_pair_of_operations():
     left = {"Upsample back", "Upsample forth", "DequantizeLinear back"}
     assert asked - coverage.rules.keys() == left
     assert len(coverage.pairs) > 900
+    assert norms > 20
     assert {1, 2, 3} <= coverage.readers.keys()
     assert {"negative", "mixed and shift", "zero and shift"} <= coverage.affines.keys()
 

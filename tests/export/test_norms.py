@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from fastbn import nn
@@ -32,6 +33,66 @@ NETWORKS = {
     "instance": ((4, 5, 6), lambda: [nn.InstanceNorm(6)]),
     "instance, affine": ((4, 5, 6), lambda: [nn.InstanceNorm(6, affine=True)]),
 }
+
+
+def norm_and(linear: nn.Module, norm: nn.Module, *between: nn.Module) -> nn.Sequential:
+    net = nn.Sequential(norm, *between, linear)
+    rng = np.random.default_rng(2)
+    for parameter in net.parameters():
+        parameter.data = rng.standard_normal(parameter.shape)
+    return net.eval()
+
+
+FOLDED = {
+    "layer, linear": ((6,), lambda: norm_and(nn.Linear(6, 3), nn.LayerNorm(6))),
+    "layer, linear of rows": ((5, 6), lambda: norm_and(nn.Linear(6, 3), nn.LayerNorm(6))),
+    "rms, linear": ((6,), lambda: norm_and(nn.Linear(6, 3), nn.RMSNorm(6))),
+    "group, 1x1": ((4, 5, 6), lambda: norm_and(nn.Conv2d(6, 3, 1), nn.GroupNorm(2, 6))),
+    "group, 3x3": ((4, 5, 6), lambda: norm_and(nn.Conv2d(6, 3, 3), nn.GroupNorm(2, 6))),
+    "instance, depthwise": (
+        (4, 5, 6),
+        lambda: norm_and(nn.Conv2d(6, 6, 3, groups=6), nn.InstanceNorm(6, affine=True)),
+    ),
+    "image, flatten, linear": (
+        (2, 3, 4),
+        lambda: norm_and(nn.Linear(24, 3), nn.LayerNorm((2, 3, 4)), nn.Flatten()),
+    ),
+}
+KEPT = {
+    "a bias and a border": (
+        (4, 5, 6),
+        lambda: norm_and(nn.Conv2d(6, 3, 3, padding=1), nn.GroupNorm(2, 6)),
+    ),
+    "a curve": ((6,), lambda: norm_and(nn.Linear(6, 3), nn.LayerNorm(6), nn.SiLU())),
+}
+
+
+@pytest.mark.parametrize("opset", [18, 21, 23])
+@pytest.mark.parametrize("name", [*FOLDED, *KEPT])
+def test_weight_and_bias_go_into_what_is_linear_behind(
+    name: str, opset: int, tmp_path: Any
+) -> None:
+    if name.startswith("rms") and opset < 23:
+        pytest.skip("RMSNorm is its formula before opset 23")
+    shape, make = (FOLDED | KEPT)[name]
+    net, files = make(), (tmp_path / "plain.onnx", tmp_path / "folded.onnx")
+    to_onnx(net, files[0], input_shape=shape, opset=opset, fold=False)
+    report = to_onnx(net, files[1], input_shape=shape, opset=opset)
+    plain, folded = (onnx.load(file) for file in files)
+    before, after = ([node.op_type for node in model.graph.node] for model in (plain, folded))
+    assert len(report.sample_norms) == (name in FOLDED)
+    x = np.random.default_rng(3).standard_normal((5, *shape)).astype(np.float32)
+    assert compare_predictions(net, files[1], x).max_rel < 1e-5
+    if name in KEPT:
+        assert before == after
+        return
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in folded.graph.initializer}
+    norm = next(node for node in folded.graph.node if "Normalization" in node.op_type)
+    parameters = [values[given] for given in norm.input[1:]]
+    assert all(set(np.unique(each)) <= {0.0, 1.0} for each in parameters)
+    if before != after:  # Mul and Add of a GroupNorm in older opsets
+        assert opset == 18
+        assert set(before) - set(after) == {"Mul", "Add"}
 
 
 @pytest.mark.parametrize("opset", [17, 18, 21, 23])

@@ -131,6 +131,27 @@ def norm(d: Drawer, v: Value) -> Value:
     return Value(d.g.bn(v.name, channels=v.channels, given=given), v.shape)
 
 
+@operation
+def sample_norm(d: Drawer, v: Value) -> Value | None:
+    """A norm of single samples, often with a weight and a bias of its own."""
+    if v.spatial and d.chance(0.5):
+        parameters = [d.g.normal(v.channels), d.g.normal(v.channels)]
+        operator, attributes = "InstanceNormalization", {}
+    elif d.g.opset < 17:
+        return None
+    else:
+        axis = d.one_of(-1, 1)
+        shape = v.shape if axis == 1 else v.shape[-1:]
+        if int(np.prod(shape)) < 2:
+            return None
+        parameters = [d.g.normal(*shape), d.g.normal(*shape)][: d.one_of(1, 2, 2)]
+        operator, attributes = "LayerNormalization", {"axis": axis}
+    if d.chance(0.2):
+        parameters[1:] = [np.zeros_like(p) for p in parameters[1:]]
+    names = [d.g.constant(p) for p in parameters]
+    return d.op(operator, [v.name, *names], v.shape, epsilon=0.1, **attributes)
+
+
 def _conv(d: Drawer, v: Value, kernel: int, out: int, **attributes) -> Value | None:
     if not v.spatial or len(v.spatial) > 2:
         return None

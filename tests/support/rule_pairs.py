@@ -20,7 +20,7 @@ LINEAR = ("conv_pointwise", "conv_padded", "gemm", "matmul")
 # --- Graphs ---------------------------------------------------------------------------------------
 
 
-def _linear(d: Drawer, v: Value) -> Value:
+def linear(d: Drawer, v: Value) -> Value:
     """A linear operator that takes this value, drawn."""
     names = list(LINEAR)
     d.rng.shuffle(names)
@@ -34,7 +34,7 @@ def _both(d: Drawer, v: Value, first: str, second: str) -> Value | None:
 
 def _behind(d: Drawer, first: str, second: str) -> Value | None:
     """linear → first → second → BatchNorm."""
-    made = _both(d, _linear(d, d.values[0]), first, second)
+    made = _both(d, linear(d, d.values[0]), first, second)
     return made and d.add("norm", made)
 
 
@@ -42,22 +42,22 @@ def _ahead(d: Drawer, first: str, second: str) -> Value | None:
     """BatchNorm → first → second → linear."""
     normal = d.add("norm", d.values[0])
     made = normal and _both(d, normal, first, second)
-    return made and _linear(d, made)
+    return made and linear(d, made)
 
 
 def _shared(d: Drawer, first: str, second: str) -> Value | None:
     """Both read one value, a BatchNorm is behind one: the other has to undo what it takes in."""
-    trunk = _linear(d, d.values[0])
+    trunk = linear(d, d.values[0])
     left, right = d.add(first, trunk), d.add(second, trunk)
     if left is None or right is None:
         return None
-    d.outputs.append(d.op("Sigmoid", [_linear(d, right).name], ()).name)
+    d.outputs.append(d.op("Sigmoid", [linear(d, right).name], ()).name)
     return d.add("norm", left)
 
 
 def _trunk(d: Drawer, first: str, second: str) -> Value | None:
     """A branch is added to the trunk that it read; what follows is behind the sum."""
-    trunk = d.add("norm", d.values[0] if d.chance(0.5) else _linear(d, d.values[0]))
+    trunk = d.add("norm", d.values[0] if d.chance(0.5) else linear(d, d.values[0]))
     branch = trunk and d.add("conv_padded" if trunk.spatial else "gemm", trunk)
     if trunk is None or branch is None or branch.shape != trunk.shape:
         return None
@@ -70,7 +70,7 @@ def _trunk(d: Drawer, first: str, second: str) -> Value | None:
 
 def _joined(d: Drawer, first: str, second: str) -> Value | None:
     """Two branches of one value meet again."""
-    trunk = _linear(d, d.values[0])
+    trunk = linear(d, d.values[0])
     left, right = d.add(first, trunk), d.add(second, trunk)
     if left is None or right is None:
         return None
@@ -87,7 +87,7 @@ PLACES = {"behind": _behind, "ahead": _ahead, "shared": _shared, "trunk": _trunk
 # Who else may read a value.
 READERS: dict[str, Callable[[Drawer, Value], Value]] = {
     "sigmoid": lambda d, v: d.op("Sigmoid", [v.name], v.shape),
-    "linear": _linear,
+    "linear": linear,
     "norm": OPERATIONS["norm"],
     "output": lambda _, v: v,
 }

@@ -18,6 +18,7 @@ from onnx import external_data_helper
 
 from fastbn.export.demands import require_nodes
 from fastbn.export.errors import ModelError, one_line
+from fastbn.export.repair import repaired, typed
 from fastbn.export.sparse import dense
 from fastbn.files import atomic, require_file
 
@@ -34,7 +35,7 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
     ----------
     source : path or onnx.ModelProto
         A file, or a model in memory (which is checked, and returned as it is). Sparse tensors
-        are made dense, in a copy.
+        are made dense, nodes brought into order and outputs given a type, in a copy.
     load_external_data : bool
         Whether to bring the data of external tensors into memory. They are checked anyway.
 
@@ -58,7 +59,9 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
         require_nodes(model, where)
     except RecursionError:
         raise ModelError(f"{where}: graphs and functions are nested too deeply") from None
+    original, model = model, repaired(model)
     _check_valid(model, where, None if folder is None else Path(where))
+    model = typed(model, original)
     if external and folder is not None and load_external_data:
         if external + model.ByteSize() > PROTOBUF_LIMIT:
             raise ModelError(

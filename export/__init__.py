@@ -12,6 +12,7 @@ from fastbn.export.errors import MismatchError as MismatchError
 from fastbn.export.errors import ModelError as ModelError
 from fastbn.export.exporter import ExportReport as ExportReport
 from fastbn.export.exporter import to_onnx as to_onnx
+from fastbn.export.fold import FoldBatchNorm as FoldBatchNorm
 from fastbn.export.fold import FoldReport as FoldReport
 from fastbn.export.fold import fold_batch_norm as fold_batch_norm
 from fastbn.export.fold import fold_file as fold_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fastbn.export.fold.attempts import (
 from fastbn.export.fold.engine import STEPS, Boldness
 from fastbn.export.fold.report import FoldReport
 from fastbn.export.io import Source, is_too_large, read_model, write_model
+from fastbn.export.prepare import prepared
 from fastbn.export.truth import Truth
 from fastbn.files import require_output, scratch_folder
 
@@ -35,6 +36,9 @@ def fold_batch_norm(
     check_data: Mapping[str, NDArray[Any]] | None = None,
     allow_slower: bool = False,
     max_seconds: float = POWER_SECONDS,
+    inline: bool = False,
+    overridable_as_constant: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Return the same function with as few BatchNormalization nodes as can be.
 
@@ -58,6 +62,14 @@ def fold_batch_norm(
         signs next to a Relu becomes Max and Min, two passes over memory.
     max_seconds : float
         How long to change new weights one by one, to show that the comparison would notice.
+    inline : bool
+        Whether the bodies of the model's functions stand where they are called, so that
+        BatchNorms inside them can be folded.
+    overridable_as_constant : bool
+        Whether initializers that a caller may replace, since they are inputs as well, are
+        constants; the result has these inputs no more.
+    input_shapes : mapping of str to sequence of int, optional
+        Sizes of inputs that the model leaves open; the result has them.
 
     Returns
     -------
@@ -67,7 +79,7 @@ def fold_batch_norm(
     Raises
     ------
     ModelError
-        If the model is broken or cannot be run for verification.
+        If the model is broken, has no such inputs, or cannot be run for verification.
     MismatchError
         If the folded model is not the same function within the tolerance.
 
@@ -84,7 +96,12 @@ def fold_batch_norm(
     >>> [node.op_type for node in folded.graph.node], report.bn_left
     (['Gemm'], 0)
     """
-    original = read_model(model_or_path)
+    original = prepared(
+        read_model(model_or_path),
+        inline=inline,
+        overridable_as_constant=overridable_as_constant,
+        input_shapes=input_shapes,
+    )
     source = Foldable(read(original), duplicate_shared=duplicate_shared, allow_slower=allow_slower)
     if not verify:
         folded = source.message()
@@ -92,6 +109,8 @@ def fold_batch_norm(
         folded = boldest_proven(
             source.message, original, lambda: Truth(original, data=check_data), max_seconds
         )
+    if folded.model is not original:  # onnx-ir does not know it
+        folded.model.training_info.extend(original.training_info)
     return folded.model, folded.report
 
 
@@ -123,6 +142,9 @@ def fold_file(
     allow_slower: bool = False,
     max_seconds: float = POWER_SECONDS,
     overwrite_input: bool = False,
+    inline: bool = False,
+    overridable_as_constant: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> FoldReport:
     """Fold a file into another one, which is written atomically and only if all is proven.
 
@@ -130,6 +152,7 @@ def fold_file(
     ----------
     source, target : path
     duplicate_shared, verify, check_data, allow_slower, max_seconds
+    inline, overridable_as_constant, input_shapes
         As for :func:`fold_batch_norm`.
     overwrite_input : bool
         Whether the target may be the source itself.
@@ -144,6 +167,11 @@ def fold_file(
     if same and not overwrite_input:
         raise ModelError(f"{target} is the input itself; ask to overwrite it, or name another")
     if is_too_large(source):
+        if inline or overridable_as_constant or input_shapes:
+            raise ModelError(
+                f"{source}: inline, overridable_as_constant and input_shapes are for models whose "
+                "weights fit in one protobuf message"
+            )
         return fold_external(
             Path(source),
             Path(target),
@@ -159,6 +187,9 @@ def fold_file(
         check_data=check_data,
         allow_slower=allow_slower,
         max_seconds=max_seconds,
+        inline=inline,
+        overridable_as_constant=overridable_as_constant,
+        input_shapes=input_shapes,
     )
     write_model(folded, target)
     return report

@@ -49,6 +49,20 @@ def fold(
             help="Time for changing new weights one by one: each change must show.", min=0
         ),
     ] = 5.0,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Put functions where they are called, to fold inside.")
+    ] = False,
+    overridable_as_constant: Annotated[
+        bool,
+        typer.Option(
+            "--overridable-as-constant",
+            help="Take inputs that have default values for constants, and leave them out.",
+        ),
+    ] = False,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes of an input that are open in the file: NAME=1,3,224,224."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow the output to replace the input file.")
     ] = False,
@@ -71,10 +85,30 @@ def fold(
         allow_slower=allow_slower,
         max_seconds=prove_seconds,
         overwrite_input=overwrite,
+        inline=inline,
+        overridable_as_constant=overridable_as_constant,
+        input_shapes=dict(map(_sizes, input_shape or ())),
     )
     write_text(report_file, report.to_json())
     show_fold(str(output), report)
     return DONE
+
+
+def _sizes(text: str) -> tuple[str, list[int]]:
+    """Read the name and the sizes of an input.
+
+    Examples
+    --------
+    >>> _sizes("x=1,3,224,224")
+    ('x', [1, 3, 224, 224])
+    """
+    name, _, sizes = text.rpartition("=")
+    try:
+        return name, [int(part) for part in sizes.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"input-shape: expected NAME=1,3,224,224 or the like, got {text!r}"
+        ) from None
 
 
 def show_fold(title: str, report: FoldReport) -> None:

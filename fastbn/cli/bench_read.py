@@ -28,7 +28,9 @@ def read_table(
     """Read ONNX files, train them for 20 steps, write them; exit code 1 if a network is wrong."""
     from fastbn.bench import read
 
-    print(f"{'':30} layers  parameters  error   loss              folded  left  proven   seconds")
+    print(
+        f"{'':30} layers  parameters   off   onnxruntime  loss               folded  left  proven  seconds"
+    )
     rows = read.bench_read(
         real=real,
         names=None if models is None else names(models),
@@ -44,7 +46,7 @@ def _line(row: ReadRow) -> str:
         return f"{row.name:30} {row.failure}"
     first, last = row.losses
     return (
-        f"{row.name:30} {row.layers:6}  {row.parameters:10}  {row.error:.0e}   "
-        f"{first:7.4f} → {last:7.4f}  {row.folded:5}  {row.left:4}   {row.proven:.0e}  "
+        f"{row.name:30} {row.layers:6}  {row.parameters:10}  {row.error_f64:.0e}     "
+        f"{row.runtime_f64:.0e}  {first:7.4f} → {last:7.4f}  {row.folded:5}  {row.left:4}   {row.proven:.0e}  "
         f"{row.seconds:7.1f}"
     )

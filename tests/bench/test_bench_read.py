@@ -18,6 +18,7 @@ def test_patterns() -> None:
     for name in names[:3]:
         row = rows[name]
         assert row.error < 1e-5
+        assert row.error_f64 < 1e-6
         assert row.losses[1] < row.losses[0]
         assert row.folded > 0
         assert row.left == 0
@@ -28,7 +29,7 @@ def test_a_folded_file_gets_its_batch_norms_back() -> None:
     [row] = read.bench_read(names=["conv-identity-bn"])
     assert row.restored is None  # it has one
     assert read.is_wrong(read.ReadRow("a", losses=[1.0, 1.0]))
-    assert read.is_wrong(read.ReadRow("a", error=0.1, losses=[1.0, 0.5]))
+    assert read.is_wrong(read.ReadRow("a", error_f64=0.1, losses=[1.0, 0.5]))
 
 
 def test_the_command(capsys: Any) -> None:

@@ -12,6 +12,11 @@ from fastbn.cli.bench import names
 if TYPE_CHECKING:
     from fastbn.bench.read import ReadRow
 
+# Distances from float64, of the network and of onnxruntime; losses; BatchNorms folded away, left.
+HEADER = (
+    f"{'':30} layers parameters    off  onnxruntime  loss, and later  folded left  proven  seconds"
+)
+
 
 def read_table(
     models: Annotated[
@@ -28,9 +33,7 @@ def read_table(
     """Read ONNX files, train them for 20 steps, write them; exit code 1 if a network is wrong."""
     from fastbn.bench import read
 
-    print(
-        f"{'':30} layers  parameters   off   onnxruntime  loss               folded  left  proven  seconds"
-    )
+    print(HEADER)
     rows = read.bench_read(
         real=real,
         names=None if models is None else names(models),
@@ -46,7 +49,7 @@ def _line(row: ReadRow) -> str:
         return f"{row.name:30} {row.failure}"
     first, last = row.losses
     return (
-        f"{row.name:30} {row.layers:6}  {row.parameters:10}  {row.error_f64:.0e}     "
-        f"{row.runtime_f64:.0e}  {first:7.4f} → {last:7.4f}  {row.folded:5}  {row.left:4}   {row.proven:.0e}  "
-        f"{row.seconds:7.1f}"
+        f"{row.name:30} {row.layers:6} {row.parameters:10}  {row.error_f64:.0e}        "
+        f"{row.runtime_f64:.0e}  {first:8.4f} {last:8.4f}  {row.folded:6} {row.left:4}   "
+        f"{row.proven:.0e}  {row.seconds:7.1f}"
     )

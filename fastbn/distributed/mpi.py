@@ -23,6 +23,7 @@ Array = NDArray[Any]
 
 TIMEOUT = 60.0  # seconds
 SPIN = 1e-3  # seconds of asking again and again; what is awaited mostly comes sooner
+YIELDING = 2e-3  # until then others, who may be awaited, get the core between two questions
 LONGEST_PAUSE = 5e-3
 ANSWERING = 0.25  # the last part of a timeout, in which others are asked, ...
 LONGEST_ANSWERING = 5.0  # ... at most so many seconds
@@ -78,6 +79,7 @@ class MPICommunicator:
         self.hosts: list[str] = [host for host, _ in told]
         self.processes: list[int] = [process for _, process in told]
         self.local_size = self.hosts.count(self.hosts[self.rank])
+        self._spin = SPIN if self.local_size <= _cores() else 0.0
 
     # --- what a Communicator has ------------------------------------------------------------
 
@@ -129,7 +131,9 @@ class MPICommunicator:
         asked = False
         while not request.Test():
             waited = time.perf_counter() - begin
-            if waited < SPIN:
+            if waited < self._spin:
+                continue
+            if waited < YIELDING:
                 _yield()
                 continue
             self._serve()
@@ -197,6 +201,13 @@ def _bytes(array: Array) -> Array:
     if not array.flags.c_contiguous:
         raise TypeError("expected a contiguous array")
     return array.reshape(-1).view(np.uint8)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _yield() -> None:

@@ -65,9 +65,9 @@ def test_any_number_of_ranks_is_one_process(
 
 
 def test_resnet(job: Job) -> None:
-    told = {"name": "resnet20", "epochs": 2}
+    told = {"name": "resnet20"}
     rates = {"name": "mlp", "lr_find": True}
-    found, tried = together(job, 2, [told, rates])
+    found, tried = together(job, 3, [told, rates])
     require_same(train_ranks.train(told, None), found)
     assert difference(train_ranks.train(rates, None)["losses"], tried["losses"]) < 1e-11
 

@@ -150,6 +150,33 @@ def test_population_statistics_are_those_of_whole_batches(rng: np.random.Generat
             np.testing.assert_allclose(found[name], values, rtol=1e-13)
 
 
+def test_masks_reach_the_layers_of_a_network(rng: np.random.Generator) -> None:
+    """Fused with what stands around them, and one rank without a position that counts."""
+    x, dy = rng.standard_normal((2, 6, 4, C))
+    mask = np.ones((6, 4), bool)
+    mask[2:4], mask[5, 1:] = False, False
+
+    def network() -> nn.Sequential:
+        layers = [nn.Linear(C, C, rng=1), nn.BatchNorm(C), nn.ReLU(), nn.BatchNorm(C)]
+        return nn.Sequential(*layers).astype(np.float64)
+
+    whole = network()
+    y = whole(x, mask=mask)
+    dx = whole.backward(dy, need_dx=True)
+
+    def rank_of(rank: int, gather: Gather) -> Any:
+        net, rows = network(), slice(2 * rank, 2 * rank + 2)
+        with across_ranks(net, gather, "sync"):
+            y = net(x[rows], mask=mask[rows])
+            return y, net.backward(dy[rows], need_dx=True), net[0].weight.grad
+
+    found = in_ranks(3, rank_of)
+    np.testing.assert_allclose(np.concatenate([f[0] for f in found]), y, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate([f[1] for f in found]), dx, rtol=1e-9, atol=1e-12)
+    total = np.sum([f[2] for f in found], axis=0)
+    np.testing.assert_allclose(total, whole[0].weight.grad, rtol=1e-9, atol=1e-12)
+
+
 def test_ghost_batches_of_several_ranks_are_those_of_one(rng: np.random.Generator) -> None:
     x, dy = rng.standard_normal((2, 12, C))
 

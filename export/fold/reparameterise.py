@@ -95,10 +95,11 @@ def convolution(plan: Plan, node: ir.Node) -> Branch | None:
 def _merge_sum(context: Context, node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
     """Merge two operands of a sum, if both are convolutions of the same value, or can be."""
     for first, second in itertools.permutations(node.inputs, 2):
-        maker = None if first is None else _maker(first)
-        plan = Plan(context)
+        if first is None or second is None or first is second:
+            continue
+        plan, maker = Plan(context), _maker(first)
         found = None if maker is None else convolution(plan, maker)
-        if found is None or maker is None or second is None or second is first:
+        if found is None or maker is None:
             continue
         source = maker.inputs[0]
         other = _beside(plan, second, found, source)

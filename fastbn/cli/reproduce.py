@@ -78,5 +78,5 @@ def _say(line: str) -> None:
 
 
 def _print(told: Mapping[str, Any], folder: Path) -> None:
-    claims = {c["text"]: f"{c['verdict']}: {c['figures']}" for c in told["claims"]}
+    claims = {c["claim"]: f"{c['verdict']}: {c['figures']}" for c in told["claims"]}
     show(told["title"], {**claims, "page": str(folder / "index.html")})

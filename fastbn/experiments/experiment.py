@@ -28,7 +28,7 @@ class Claim:
     ----------
     source : str
         The text that has it: one of `fastbn.experiments.sources`.
-    text : str
+    claim : str
         What it says.
     verdict : {"holds", "partly", "does not"}
         See `verdict`.
@@ -39,7 +39,7 @@ class Claim:
     """
 
     source: str
-    text: str
+    claim: str
     verdict: Verdict
     figures: str
     plot: str | None = None

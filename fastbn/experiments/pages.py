@@ -16,7 +16,10 @@ Told = Mapping[str, Any]
 HEADS = ("source", "claim", "finding", "figures")
 MARKS = {"holds": "✔", "partly": "◐", "does not": "✘"}
 STYLE = """
-table.claims { width: 100%; }
+table.claims { width: 100%; table-layout: fixed; }
+table.claims th:nth-child(1) { width: 17%; }
+table.claims th:nth-child(2) { width: 31%; }
+table.claims th:nth-child(3) { width: 7rem; }
 table.claims td { vertical-align: top; }
 td.holds, td.partly, td.not { white-space: nowrap; font-weight: 600; }
 td.holds { background: rgb(0 114 178 / 0.18); }
@@ -143,7 +146,7 @@ def _claims_html(told: Told, below: str = "") -> str:
         plot = told["plots"].get(claim["plot"] or "")
         link = f' <a href="{below}{escape(plot)}">plot</a>' if plot else ""
         rows.append(
-            f"<tr><td>{escape(claim['source'])}</td><td>{escape(claim['text'])}</td>"
+            f"<tr><td>{escape(claim['source'])}</td><td>{escape(claim['claim'])}</td>"
             f'<td class="{word.split()[-1]}">{finding}</td>'
             f"<td>{escape(claim['figures'])}{link}</td></tr>"
         )
@@ -158,7 +161,7 @@ def _claims_md(told: Told, below: str = "") -> list[str]:
         plot = told["plots"].get(claim["plot"] or "")
         link = f" ([plot]({below}{plot}))" if plot else ""
         verdict = f"{MARKS[claim['verdict']]} {claim['verdict']}"
-        rows.append((claim["source"], claim["text"], verdict, claim["figures"] + link))
+        rows.append((claim["source"], claim["claim"], verdict, claim["figures"] + link))
     return _table_md(HEADS, rows)
 
 

@@ -53,11 +53,11 @@ def check_files(folder: Path, told: Told) -> None:
     for claim in told["claims"]:
         assert claim["verdict"] in {"holds", "partly", "does not"}
         assert claim["figures"]
-        assert claim["text"] in text
+        assert claim["claim"] in text
         assert claim["plot"] is None or claim["plot"] in told["plots"]
 
 
 @pytest.fixture
 def verdicts(quick: Callable[[str], Told]) -> Callable[[str], dict[str, str]]:
     """Verdicts of an experiment by the texts of its claims."""
-    return lambda name: {claim["text"]: claim["verdict"] for claim in quick(name)["claims"]}
+    return lambda name: {claim["claim"]: claim["verdict"] for claim in quick(name)["claims"]}

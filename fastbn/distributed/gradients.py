@@ -33,8 +33,9 @@ class Gradients:
     """Sums the gradients of all ranks.
 
     Backward writes into one buffer, in the order in which it finishes the parameters: it is cut
-    into buckets, each of which is sent as soon as the gradients in it are there. The first step
-    finds the order; until then it is that of the parameters, turned round.
+    into buckets, each of which is sent as soon as the gradients in it are there. The first backward
+    finds the order, and is sent behind its end: the cuts, on which the order of sums may depend,
+    are the same from the first step on, also of a run that goes on from a checkpoint.
 
     Parameters
     ----------
@@ -58,6 +59,7 @@ class Gradients:
         self._bucket_of: dict[int, Bucket] = {}
         self._places: list[tuple[Parameter, Array]] = []
         self._finished: list[Parameter] = []  # by the backward that runs, in its order
+        self._seen: set[int] = set()
         self._order_known = False
         self._listening = False
         self._started = 0
@@ -98,15 +100,18 @@ class Gradients:
             self._order_known = False
         for bucket in self.buckets:
             bucket.missing = len(bucket.parameters)
-        self._finished = []
+        self._finished, self._seen = [], set()
         self._started = 0
         self._listening = True
 
     def _written(self, parameter: Parameter) -> None:
         """Come from a parameter whose gradient backward has just written."""
-        if not self._listening:
+        if not self._listening or id(parameter) in self._seen:
             return
+        self._seen.add(id(parameter))
         self._finished.append(parameter)
+        if not self._order_known:
+            return
         self._bucket_of[id(parameter)].missing -= 1
         while self._started < len(self.buckets) and not self.buckets[self._started].missing:
             self._start()
@@ -126,6 +131,10 @@ class Gradients:
         """
         if not self._listening:
             self._started = 0
+        elif not self._order_known:
+            self._order_known = True
+            rest = [p for p in self.parameters[::-1] if id(p) not in self._seen]
+            self._lay([*self._finished, *rest])
         self._listening = False
         while self._started < len(self.buckets):
             self._start()
@@ -133,12 +142,6 @@ class Gradients:
             if bucket.handle is not None:
                 bucket.handle.wait()
                 bucket.handle = None
-        if not self._order_known and self._finished:
-            self._order_known = True
-            seen = {id(parameter) for parameter in self._finished}
-            rest = [p for p in self.parameters[::-1] if id(p) not in seen]
-            if (order := [*self._finished, *rest]) != [p for p, _ in self._places]:
-                self._lay(order)
 
     def release(self) -> None:
         """Listen no more; gradients stay where they are."""

@@ -100,7 +100,11 @@ def test_checkpoint_goes_on_with_any_number_of_ranks(job: Job, tmp_path: Path) -
     path = str(tmp_path / "last.safetensors")
     told = {"name": "convnet", "rows": 26, "epochs": 4}
     whole = train_ranks.train(told, None)
-    (first,) = together(job, 4, [{**told, "stop": 4, "save": path}])
+    never_stopped, first, gone_on = together(
+        job, 4, [told, {**told, "stop": 4, "save": path}, {**told, "resume": path}]
+    )
+    assert gone_on["bits"] == never_stopped["bits"]
+    assert [*first["losses"], *gone_on["losses"]] == never_stopped["losses"]
     assert len(first["losses"]) == 5  # the others hear of it with the step that comes
     for ranks in (1, 2, 3):
         (rest,) = together(job, ranks, [{**told, "resume": path}])

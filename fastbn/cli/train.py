@@ -450,10 +450,10 @@ def config_of(model: str | None, given: Mapping[str, Any], set_: list[str] | Non
     if model.endswith(".toml"):
         read = configs.read(model)
         merged = {**read, **values, "set": {**read.get("set", {}), **arguments}}
-        return configs.from_values(merged, model)
+        return configs.rooted(configs.from_values(merged, model))
     if "data" not in values:
         raise typer.BadParameter("name the data with --data")
-    return configs.Config(model=model, set=arguments, **values)
+    return configs.rooted(configs.Config(model=model, set=arguments, **values))
 
 
 def _use_threads(threads: int | None) -> None:

@@ -7,14 +7,17 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
+from fastbn.data.sources import FOLDERS
 from fastbn.files import require_file
 from fastbn.nn.across import BN_MODES
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 NORM_MODES = ("frozen", "train")
 SCHEDULES = ("constant", "cosine", "exponential", "one_cycle")
+NAMED = ("digits", *FOLDERS)  # data sets, whatever a folder is called
 AUGMENTATIONS = ("flip", "shift", "crop", "cutout", "brightness")
 
 
@@ -201,6 +204,17 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
         return Config(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def rooted(config: Config) -> Config:
+    """Return the arguments with whole paths of data and weights: a run goes on from any folder."""
+    whole = {
+        name: str(Path(value).expanduser().absolute())
+        for name in ("data", "weights")
+        if (value := getattr(config, name)) not in (None, *NAMED)
+        and Path(value).expanduser().exists()
+    }
+    return replace(config, **whole)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import os
@@ -41,8 +42,10 @@ def factory(model: str) -> Callable[..., Module]:
         return lambda **arguments: models.build(model, **arguments)
     module_name, colon, name = model.partition(":")
     if not colon:
+        near = difflib.get_close_matches(model, models.names(), 1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"There is no model {model!r}: expected {', '.join(models.names())}, or "
+            f"There is no model {model!r}{hint}: expected {', '.join(models.names())}, or "
             "package.module:factory of a network of your own"
         )
     if str(Path.cwd()) not in sys.path:

@@ -85,6 +85,19 @@ def test_the_report(run: Run, folder: Path) -> None:
     assert "Confusion" not in page
 
 
+def test_a_run_goes_on_from_any_folder(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data that were named from the folder of the command are found again from another one."""
+    monkeypatch.chdir(folder)
+    options = ("--data", "prices.csv", "--target", "price", "--epochs", "1", "--quiet")
+    assert run("train", "mlp", *options, "-o", "here") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "--resume", folder / "here", "--quiet") == 0
+    assert run("report", folder / "here", "--quiet") == 0
+    assert run("train", folder / "here/config.toml", "-o", "there", "--quiet") == 0
+
+
 def test_a_checkpoint_predicts_in_the_unit_too(run: Run, capsys: Capture, folder: Path) -> None:
     """Of the weights of the last step, which are not the averages."""
     found = predicted(run, capsys, folder / "run/last.safetensors", folder / "prices.csv")

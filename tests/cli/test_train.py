@@ -154,6 +154,7 @@ def test_a_factory_need_not_take_rng(run: Run, own: str) -> None:
     ("arguments", "expected"),
     [
         (["train", "mpl", "--data", "digits", "-o", "run"], "expected convnet, "),
+        (["train", "convnt", "--data", "digits", "-o", "run"], "did you mean 'convnet'?"),
         (["train", "nowhere:net", "--data", "digits", "-o", "run"], "No module named 'nowhere'"),
         (["train", "fastbn.nn:Nothing", "--data", "digits", "-o", "run"], "'Nothing'"),
         (["train", "OWN:nothing", "--data", "digits", "-o", "run"], "returned NoneType"),

@@ -208,7 +208,7 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
 
 def rooted(config: Config) -> Config:
     """Return the arguments with whole paths of data and weights: a run goes on from any folder."""
-    whole = {
+    whole: dict[str, Any] = {
         name: str(Path(value).expanduser().absolute())
         for name in ("data", "weights")
         if (value := getattr(config, name)) not in (None, *NAMED)

@@ -12,7 +12,18 @@ from fastbn.bench.shapes import Shape
 
 Array = NDArray[Any]
 
-# Tensors that an operation has to read and write at the least. All are followed by ReLU.
+# The norms of single samples, and the layouts they are measured in.
+NORMS = {
+    "layer_norm": ("nc",),
+    "group_norm": ("nchw", "nhwc"),
+    "instance_norm": ("nchw", "nhwc"),
+}
+GROUPS = 32  # of group_norm
+PARTS = {"forward": 2, "backward": 3, "step": 5}
+NORM_OPS = tuple(f"{norm}_{part}" for norm in NORMS for part in PARTS)
+
+# Tensors that an operation has to read and write at the least. Those of batch normalisation, which
+# bear no name, are followed by ReLU.
 TRAFFIC = {
     "forward": 2,  # training: x, y
     "inference": 2,
@@ -22,6 +33,7 @@ TRAFFIC = {
     "step": 5,  # forward, then backward
     "forward_fresh": 2,
     "step_fresh": 5,
+    **{f"{norm}_{part}": tensors for norm in NORMS for part, tensors in PARTS.items()},
 }
 ALONE = ("forward", "inference", "backward", "forward_residual", "backward_residual")
 BESIDE_PEERS = (*ALONE, "step", "forward_fresh", "step_fresh")
@@ -29,6 +41,12 @@ YARDSTICKS = {"copy": 2, "triad": 3}
 
 DTYPES = ("float32", "float64", "bfloat16")
 LAYOUTS = ("nchw", "nhwc", "nc")
+
+
+def norm_of(op: str) -> tuple[str, str] | None:
+    """Take the name of a part of a norm of single samples apart; None for batch normalisation."""
+    norm, _, part = op.rpartition("_")
+    return (norm, part) if norm in NORMS else None
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -66,6 +84,14 @@ class Case:
     def nbytes(self) -> int:
         """Bytes of the array."""
         return int(np.prod(self.array_shape)) * dtype_of(self.dtype).itemsize
+
+    def has(self, op: str) -> bool:
+        """Whether the operation is measured on such a tensor."""
+        norm = norm_of(op)
+        if norm is None:
+            return True
+        divides = norm[0] != "group_norm" or self.shape.C % GROUPS == 0
+        return self.layout in NORMS[norm[0]] and divides
 
     def values(self) -> tuple[Array, Array, Array, Array, Array]:
         """x, dy, the residual, weight and bias: the same in every process.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from math import inf
 
-from fastbn.bench.cases import DTYPES, LAYOUTS, TRAFFIC, YARDSTICKS, Case
+from fastbn.bench.cases import DTYPES, LAYOUTS, NORM_OPS, TRAFFIC, YARDSTICKS, Case
 from fastbn.bench.digest import Digest
 from fastbn.bench.ours import Ours
 from fastbn.bench.peers.client import Worker
@@ -150,6 +150,9 @@ def run(
     for op in ops:
         if op not in TRAFFIC:
             raise ValueError(f"ops: {op!r} is not one of {', '.join(TRAFFIC)}")
+        for peer in peers:
+            if op in NORM_OPS and peer != "torch":
+                raise ValueError(f"ops: {op} is measured beside torch, not beside {peer}")
     rows = [] if into is None else into
     for number in threads:
         with ExitStack() as stack:
@@ -157,7 +160,8 @@ def run(
             for case in wanted:
                 if progress is not None:
                     progress(f"{case.shape.name} {case.layout} {case.dtype}, threads {number}")
+                own = [op for op in ops if case.has(op)]
                 rows += measure(
-                    case, ops, number, workers=workers, rounds=rounds, seconds=seconds, alone=alone
+                    case, own, number, workers=workers, rounds=rounds, seconds=seconds, alone=alone
                 )
     return rows

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastbn import functional as F
+from fastbn.bench import norms
 from fastbn.bench.cases import Array, Case, aligned
 from fastbn.bench.digest import Digest, digest
 from fastbn.bench.timing import Call
@@ -92,6 +93,7 @@ class Ours:
             "forward_fresh": lambda: forward(None),
             "step_fresh": step_fresh,
         }
+        every |= norms.norm_calls(case, ops)
         self.operations = {op: every[op] for op in ops}
         self.calls: dict[str, Call] = dict(self.operations)
         # A yardstick is the faster of two ways to store.
@@ -104,6 +106,11 @@ class Ours:
             for slab in slabs:
                 for stream in (False, True):
                     passes = partial(yardsticks.passes, *bare[op], rows, slab, stream)
+                    self.calls[f"bare {op}, {slab}, {stream}"] = passes
+        for op, read_and_moved in norms.norm_passes(case, ops).items():
+            for slab in norms.SLABS:
+                for stream in (False, True):
+                    passes = partial(yardsticks.passes, *read_and_moved, 1, slab, stream)
                     self.calls[f"bare {op}, {slab}, {stream}"] = passes
 
     def digests(self) -> dict[str, Digest]:

@@ -14,7 +14,8 @@ RESNET50 = (
     "64x128", "256x1024", "4096x4096",
 )  # fmt: skip
 SMALL = ("64x128", "256x1024", "16@7", "32@14", "64@7", "256@7")
-NAMED = {"resnet50": RESNET50, "small": SMALL}
+NORMS = ("64@56", "256@14", "512@7", "256@56", "256x1024", "512x768", "4096x768", "4096x4096")
+NAMED = {"resnet50": RESNET50, "small": SMALL, "norms": NORMS}
 
 _IMAGES = re.compile(r"(?:(\d+):)?(\d+)@(\d+)(?:x(\d+))?")
 _ROWS = re.compile(r"(\d+)x(\d+)")
@@ -75,7 +76,7 @@ def parse(text: str) -> Shape:
 
 
 def shapes(wanted: str) -> list[Shape]:
-    """Return the shapes ``"resnet50"`` or ``"small"``, or those of a file.
+    """Return the shapes ``"resnet50"``, ``"small"`` or ``"norms"``, or those of a file.
 
     Parameters
     ----------

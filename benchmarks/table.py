@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastbn.bench.cases import YARDSTICKS
+from fastbn.bench.cases import NORM_OPS, YARDSTICKS
 from fastbn.bench.peers import TITLES
 from fastbn.bench.rows import Row
 from fastbn.bench.targets import Result, geometric_mean, loses, peer_ratios
@@ -38,7 +38,8 @@ def kernels_table(rows: Sequence[Row], machine: dict[str, Any]) -> Table:
     from rich.table import Table
 
     peers = [name for name in PEERS if any(getattr(row, name) is not None for row in rows)]
-    table = Table(title=f"batch_norm + ReLU · {describe(machine)}", title_justify="left")
+    of = "norms" if any(row.op in NORM_OPS for row in rows) else "batch_norm + ReLU"
+    table = Table(title=f"{of} · {describe(machine)}", title_justify="left")
     for name in ("shape", "layout", "operation", "dtype"):
         table.add_column(name, no_wrap=True)
     numbers = ("threads", "µs", "GB/s", "× copy", "× triad", "× bare")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import exp, inf, log
 from typing import Any
 
+from fastbn.bench.cases import NORMS
 from fastbn.bench.rows import Row
 
 
@@ -54,6 +55,11 @@ IMAGES = ("nchw", "nhwc")
 EVERY = (*IMAGES, "nc")
 LARGE = 100_000  # a serial call of a few microseconds is not a matter of bandwidth
 
+
+def _halves(norm: str) -> tuple[str, str]:
+    return f"{norm}_forward", f"{norm}_backward"
+
+
 TARGETS = (
     Target("NCHW forward", ("forward",), ("nchw",), "x_copy", 1.10, 1.5),
     Target("NHWC forward", ("forward",), ("nhwc",), "x_copy", 1.5, 2.0),
@@ -66,6 +72,19 @@ TARGETS = (
     Target("step, against PyTorch", ("step",), EVERY, "x_torch", 4.0, 1.0, more=True),
     Target("step, against TensorFlow", ("step",), ("nhwc", "nc"), "x_tensorflow", 1.3, more=True),
     Target("step, against JAX", ("step",), EVERY, "x_jax", 1.3, more=True),
+    Target("LayerNorm step", ("layer_norm_step",), EVERY, "x_torch", 1.3, 0.9, more=True),
+    *(
+        Target(
+            f"{label} step, {layout}", (f"{op}_step",), (layout,), "x_torch", mean, 0.9, more=True
+        )
+        for op, label, layout, mean in (
+            ("group_norm", "GroupNorm", "nchw", 1.3),
+            ("group_norm", "GroupNorm", "nhwc", 2.0),
+            ("instance_norm", "InstanceNorm", "nchw", 4.0),
+            ("instance_norm", "InstanceNorm", "nhwc", 4.0),
+        )
+    ),
+    *(Target(f"{norm}, bare passes", _halves(norm), EVERY, "x_bare", 1.5) for norm in NORMS),
 )
 THREES: dict[str, Any] = {"layouts": ("nhwc",), "prefix": "3x3 "}
 CONV_TARGETS = tuple(

@@ -10,9 +10,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from fastbn.bench.cases import Case
+from fastbn.bench.cases import Case, norm_of
 from fastbn.bench.digest import Digest, digest
 from fastbn.bench.peers.suite import Kernels
+from fastbn.bench.peers.torch_norms import norm_variants
 from fastbn.bench.shapes import parse
 from fastbn.bench.timing import Call
 
@@ -114,6 +115,9 @@ class Suite(Kernels):
             return out_backward(y)
 
         def of(op: str) -> dict[str, Call]:
+            norm = norm_of(op)
+            if norm is not None:
+                return norm_variants(torch, norm, (x, dy, weight, bias))
             if op == "forward":
                 return {"eager": eager, "out": lambda: out(y)}
             if op == "forward_fresh":

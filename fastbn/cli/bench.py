@@ -179,11 +179,15 @@ def kernels(
     ] = None,
     shapes: Annotated[
         str,
-        typer.Option(help="resnet50, small, or a file with one shape per line (64@56, 256x1024)."),
+        typer.Option(help="resnet50, small, norms, or a file of shapes such as 64@56 or 256x1024."),
     ] = "resnet50",
     layouts: Annotated[str, typer.Option(help="List out of nchw,nhwc,nc.")] = "nchw,nhwc,nc",
     ops: Annotated[
-        str | None, typer.Option(help="List out of forward,inference,backward … Default: all.")
+        str | None,
+        typer.Option(
+            help="List out of forward,inference,backward …, norms for those of single samples. "
+            "Default: all of batch normalisation."
+        ),
     ] = None,
     dtypes: Annotated[str, typer.Option(help="List out of float32,float64,bfloat16.")] = "float32",
     peers: Annotated[
@@ -203,14 +207,17 @@ def kernels(
         ),
     ] = None,
 ) -> int:
-    """Batch normalisation, as multiples of the time of a copy."""
+    """Normalisation, as multiples of the time of a copy."""
     from fastbn.bench import cases, kernels, rows, sides, table, targets
     from fastbn.bench.peers import choose
     from fastbn.bench.shapes import shapes as shapes_of
 
     counts = thread_counts(threads)
     rivals = choose(names(peers))
-    every = cases.BESIDE_PEERS if rivals else cases.ALONE
+    every: Sequence[str] = cases.BESIDE_PEERS if rivals else cases.ALONE
+    if ops:
+        groups = {"norms": cases.NORM_OPS}
+        every = [op for name in names(ops) for op in groups.get(name, (name,))]
     by_itself: sides.Alone = {}
     found: list[rows.Row] = []
 
@@ -227,7 +234,7 @@ def kernels(
     with showing(found, counts, json_file, tables) as progress:
         kernels.run(
             kernels.cases(shapes_of(shapes), names(layouts), names(dtypes)),
-            names(ops) if ops else every,
+            every,
             counts,
             peers=rivals,
             alone=by_itself if alone else None,

@@ -290,6 +290,26 @@ def test_a_peer_computes_the_same_and_has_its_column(peer: str) -> None:
     assert TITLES[peer] in table.alone_line(peer, alone[peer])
 
 
+@pytest.mark.parametrize("peers", [[], ["torch"]])
+def test_norms_of_samples(peers: list[str]) -> None:
+    if peers:
+        pytest.importorskip("torch", reason="the comparison with PyTorch needs torch")
+    shapes = [parse("2:32@4x5"), parse("2:6@4x5"), parse("6x4")]
+    wanted = kernels.cases(shapes, cases.LAYOUTS, ["float32"])
+    found = kernels.run(wanted, cases.NORM_OPS, [1], peers=peers, rounds=1, seconds=1e-5)
+    seen = {(row.name, row.layout, row.op): row for row in found}
+    for (name, layout, op), row in seen.items():
+        if op not in cases.YARDSTICKS:
+            assert (row.x_bare is None) == op.endswith("step")
+            assert (row.x_torch is None) == (not peers)
+            assert layout in cases.NORMS[op.rpartition("_")[0]]
+            assert name != "2:6@4x5" or not op.startswith("group")  # 6 channels are no 32 groups
+    assert sum(op in cases.NORM_OPS for *_, op in seen) == 3 + 2 * 3 * (2 + 1)
+    assert "norms" in printed(table.kernels_table(found, rows.machine([1])))
+    with pytest.raises(ValueError, match="measured beside torch, not beside jax"):
+        kernels.run(wanted, cases.NORM_OPS, [1], peers=["jax"])
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shapes.txt").write_text("2:3@4x5\n6x4\n", "utf-8")
     arguments = ["--shapes", str(tmp_path / "shapes.txt"), "--threads", "1", "--peers", "none"]

@@ -50,6 +50,25 @@ def test_any_scale(call: str, scale: float) -> None:
     assert error(y, run(reference, call, x)[0]) < 1e-6
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e15, 1e30])
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("call", [c for c in CALLS if c.startswith(("group", "instance"))])
+def test_gradients_at_any_scale(call: str, activation: str | None, scale: float) -> None:
+    shape, options = CALLS[call]
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal(shape) * scale).astype(np.float32), rng.standard_normal(shape)
+    dy = (dy * scale).astype(np.float32)  # so that dx is a number of the type
+    parameters = {name: rng.uniform(0.5, 1.5, 16).astype(np.float32) for name in ("weight", "bias")}
+    results = []
+    for module in (F, reference):
+        op = call.split(",", maxsplit=1)[0]
+        more = {"activation": activation, "eps": 0.0}
+        _, saved = getattr(module, op)(x, **options, **parameters, **more)
+        results.append(getattr(module, f"{op}_backward")(dy, saved))
+    for ours, theirs in zip(*results, strict=True):
+        assert error(ours, theirs) < 1e-6
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_constant_values_give_zero_or_one(call: str) -> None:
     y, _ = run(F, call, np.full(CALLS[call][0], 3.0, np.float32))

@@ -1,3 +1,4 @@
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
 from fastbn.kernels.runtime cimport F64
@@ -62,9 +63,12 @@ cdef extern from "batchnorm/table.h" nogil:
                               const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                               double *sum_dx, const act_t *act, int frozen, int prefetch,
                               int stream) noexcept nogil
+        void (*careful_sums)(const tensors_t *t, const planes_t *r, int64_t first,
+                             const careful_t *f, const act_t *act, double *dweight,
+                             double *dbias) noexcept nogil
         void (*careful_gradient)(const tensors_t *t, const planes_t *r, int64_t first,
-                                 const careful_t *f, const act_t *act, int frozen,
-                                 double *dweight, double *dbias) noexcept nogil
+                                 const careful_t *f, const act_t *act, double mean_g,
+                                 double mean_g_xhat) noexcept nogil
         void (*small_moments)(const void *x, int64_t rows, int64_t channels, int64_t length,
                               int64_t ld, double *mean, double *m2) noexcept nogil
         void (*small_spread)(const affine_t *f, int64_t channels, int64_t length,
@@ -106,6 +110,16 @@ cdef const batchnorm_simd_t *batchnorm_simd(int element) noexcept nogil
 
 # An activation by its name; ValueError for one that is none of ours.
 cdef act_t activation_of(object activation, object negative_slope) except *
+
+
+# Does 1 / std times its square, which dx is made of, leave the type?
+cdef inline bint is_extreme(const double *invstd, int64_t n, int element) noexcept nogil:
+    cdef double most = 1e90 if element == F64 else 1e12
+    cdef int64_t i
+    for i in range(n):
+        if not 1.0 <= invstd[i] * most <= most * most and invstd[i] < INFINITY:
+            return True
+    return False
 
 
 # ---- numbers of one channel: T is float64 where the element type is, else float32 ----

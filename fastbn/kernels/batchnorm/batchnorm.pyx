@@ -16,7 +16,7 @@ file, one function for each layout and direction; table.h lists them.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.math cimport INFINITY, fabs
+from libc.math cimport fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -460,29 +460,22 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
     return (dx, dweight, dbias, dresidual) if has_residual else (dx, dweight, dbias)
 
 
-cdef bint is_extreme(const call_t *k) noexcept nogil:
-    """Does 1 / std times its square, which dx is made of, leave the type?"""
-    cdef double most = 1e90 if k.l.element == F64 else 1e12
-    cdef int64_t c
-    for c in range(k.l.C):
-        if not 1.0 <= k.invstd[c] * most <= most * most and k.invstd[c] < INFINITY:
-            return True
-    return False
-
-
 cdef void careful_task(const void *job, int64_t c) noexcept nogil:
     """The gradients of one channel, whatever its scale."""
     cdef const call_t *k = <const call_t *>job
     cdef const layout_t *l = &k.l
     cdef careful_t f
     cdef planes_t planes
-    cdef double dweight, dbias
+    cdef double dweight, dbias, mean_g, mean_g_xhat
     f.mean, f.invstd = k.mean[c], k.invstd[c]
     f.weight = parameter(k.weight, c, l.element, 1.0)
     f.bias = parameter(k.bias, c, l.element, 0.0)
     planes.planes, planes.length, planes.stride = l.count // l.inner, l.inner, l.C * l.inner
-    batchnorm_simd(l.element).careful_gradient(&k.t, &planes, c * l.inner, &f, &k.act, k.frozen,
-                                               &dweight, &dbias)
+    batchnorm_simd(l.element).careful_sums(&k.t, &planes, c * l.inner, &f, &k.act, &dweight, &dbias)
+    mean_g = 0.0 if k.frozen else f.weight * dbias / l.count
+    mean_g_xhat = 0.0 if k.frozen else f.weight * dweight / l.count
+    batchnorm_simd(l.element).careful_gradient(&k.t, &planes, c * l.inner, &f, &k.act, mean_g,
+                                               mean_g_xhat)
     if k.dweight != NULL:
         put(k.dweight, c, l.element, dweight)
     if k.dbias != NULL:
@@ -492,7 +485,7 @@ cdef void careful_task(const void *job, int64_t c) noexcept nogil:
 cdef int compute_backward(call_t *k) except -1:
     cdef int status = 0
     with nogil:
-        if k.slope == NULL and is_extreme(k):
+        if k.slope == NULL and is_extreme(k.invstd, k.l.C, k.l.element):
             run_tasks(careful_task, k, k.l.C, k.l.threads)
         elif k.l.nhwc:
             status = backward_nhwc(k)

@@ -17,13 +17,11 @@ INLINE double careful_value(const tensors_t *t, int64_t i, const careful_t *f, c
     return act->kind == ACT_RELU ? 0.0 : d * act->slope;
 }
 
-/* first: the index of the channel's first value. dx and dresidual are written where they are not
- * NULL; the gradients of weight and bias are the sums. */
-static void careful_gradient(const tensors_t *t, const planes_t *r, int64_t first,
-                             const careful_t *f, const act_t *act, int frozen, double *dweight,
-                             double *dbias)
+/* The sums of d * xhat and of d, which are the gradients of weight and bias. `first` is the index of
+ * the channel's first value. */
+static void careful_sums(const tensors_t *t, const planes_t *r, int64_t first, const careful_t *f,
+                         const act_t *act, double *dweight, double *dbias)
 {
-    const double n = (double)(r->planes * r->length), a = f->weight * f->invstd;
     double sum_d = 0.0, sum_d_xhat = 0.0, xhat;
     for (int64_t i = 0; i < r->planes; i++)
         for (int64_t j = 0; j < r->length; j++) {
@@ -33,8 +31,15 @@ static void careful_gradient(const tensors_t *t, const planes_t *r, int64_t firs
         }
     *dweight = sum_d_xhat;
     *dbias = sum_d;
-    if (!t->dx && !t->dresidual)
-        return;
+}
+
+/* dx = (weight * d - mean_g - xhat * mean_g_xhat) / std, where g is weight * d, and dresidual = d:
+ * what is not NULL is written. */
+static void careful_gradient(const tensors_t *t, const planes_t *r, int64_t first,
+                             const careful_t *f, const act_t *act, double mean_g,
+                             double mean_g_xhat)
+{
+    double xhat;
     for (int64_t i = 0; i < r->planes; i++)
         for (int64_t j = 0; j < r->length; j++) {
             const int64_t at = first + i * r->stride + j;
@@ -43,6 +48,6 @@ static void careful_gradient(const tensors_t *t, const planes_t *r, int64_t firs
                 s_store((io_t *)t->dresidual + at, (T)d);
             if (t->dx)
                 s_store((io_t *)t->dx + at,
-                        (T)(a * (frozen ? d : d - sum_d / n - xhat * (sum_d_xhat / n))));
+                        (T)(f->invstd * (f->weight * d - mean_g - xhat * mean_g_xhat)));
         }
 }

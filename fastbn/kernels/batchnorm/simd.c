@@ -17,6 +17,7 @@
 TABLE(batchnorm) = {
     .nchw_forward = nchw_forward,
     .nchw_backward = nchw_backward,
+    .careful_sums = careful_sums,
     .careful_gradient = careful_gradient,
     .small_moments = small_moments,
     .small_spread = small_spread,

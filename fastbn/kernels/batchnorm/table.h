@@ -59,9 +59,11 @@ typedef struct {
                           const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                           double *sum_dx, const act_t *act, int frozen, int prefetch, int stream);
     /* Either layout, one channel, whose first value is at index `first`. */
+    void (*careful_sums)(const tensors_t *t, const planes_t *r, int64_t first, const careful_t *f,
+                         const act_t *act, double *dweight, double *dbias);
     void (*careful_gradient)(const tensors_t *t, const planes_t *r, int64_t first,
-                             const careful_t *f, const act_t *act, int frozen, double *dweight,
-                             double *dbias);
+                             const careful_t *f, const act_t *act, double mean_g,
+                             double mean_g_xhat);
     /* NCHW of small spatial size (4 x 4): `channels` of them, each `length` values, in rows `ld`
      * apart. Their coefficients are spread to one for every value, so that the functions for NHWC
      * do the rest. */

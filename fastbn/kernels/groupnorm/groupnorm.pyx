@@ -25,7 +25,8 @@ from fastbn.kernels.arguments cimport (
 )
 from fastbn.kernels.batchnorm cimport (
     GROUP, STAGGER_BYTES, TILE, act_t, activation_of, affine_of, affine_t, affines_t,
-    batchnorm_simd, batchnorm_simd_t, moved, parameter, planes_t, put, rounded, tensors_t,
+    batchnorm_simd, batchnorm_simd_t, careful_t, is_extreme, moved, parameter, planes_t, put,
+    rounded, tensors_t,
 )
 from fastbn.kernels.runtime cimport BF16, F64, LINE_BYTES, run_tasks, scratch, streams, team
 
@@ -174,6 +175,40 @@ include "nhwc.pxi"
 include "nchw.pxi"
 
 
+cdef void careful_task(const void *job, int64_t block) noexcept nogil:
+    """The gradients of all samples of a block, whatever their scale."""
+    cdef const call_t *k = <const call_t *>job
+    cdef const batchnorm_simd_t *simd = batchnorm_simd(k.element)
+    cdef double *part = k.parts + 2 * k.C * block
+    cdef int64_t n, g, c, group, at = 1 if k.nhwc else k.inner
+    cdef double dweight, dbias, mean_g, mean_g_xhat
+    cdef planes_t planes
+    cdef careful_t f
+    cdef tensors_t t
+    planes.planes, planes.length, planes.stride = 1, k.inner, k.C
+    if k.nhwc:
+        planes.planes, planes.length = k.inner, 1
+    memset(part, 0, 2 * k.C * sizeof(double))
+    for n in range(first_of_block(k, block), first_of_block(k, block + 1)):
+        t = sample(k, n)
+        for g in range(k.G):
+            group = n * k.G + g
+            f.mean, f.invstd = k.mean[group], k.invstd[group]
+            mean_g = mean_g_xhat = 0.0
+            for c in range(g * k.width, (g + 1) * k.width):
+                f.weight = parameter(k.weight, c, k.element, 1.0)
+                f.bias = parameter(k.bias, c, k.element, 0.0)
+                simd.careful_sums(&t, &planes, c * at, &f, &k.act, &dweight, &dbias)
+                part[c] += dweight
+                part[k.C + c] += dbias
+                mean_g = mean_g + f.weight * dbias / k.count
+                mean_g_xhat = mean_g_xhat + f.weight * dweight / k.count
+            for c in range(g * k.width, (g + 1) * k.width if t.dx != NULL else 0):
+                f.weight = parameter(k.weight, c, k.element, 1.0)
+                f.bias = parameter(k.bias, c, k.element, 0.0)
+                simd.careful_gradient(&t, &planes, c * at, &f, &k.act, mean_g, mean_g_xhat)
+
+
 # ---- who does what ----
 
 cdef int compute_forward(call_t *k) noexcept nogil:
@@ -200,7 +235,9 @@ cdef int compute_backward(call_t *k) noexcept nogil:
     k.parts = <double *>scratch(3, 2 * k.C * k.blocks * sizeof(double))
     if k.parts == NULL:
         return -1
-    if not k.nhwc:
+    if is_extreme(k.invstd, k.N * k.G, k.element):
+        run_tasks(careful_task, k, k.blocks, k.threads)
+    elif not k.nhwc:
         run_tasks(backward_nchw, k, k.blocks * k.sets, k.threads)
     elif k.N >= k.threads or k.chunks == 1:
         run_tasks(backward_nhwc, k, k.blocks, k.threads)

@@ -66,6 +66,18 @@ def test_round_trip(tmp_path: Any, name: str, layout: str, fold: bool) -> None:
         assert again.state_dict().keys() == net.state_dict().keys()
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "unet"])
+def test_round_trip_of_the_zoo(tmp_path: Any, name: str) -> None:
+    """Layer for layer the same network, under the same names."""
+    net = models.build(name, input_shape=IMAGE, classes=10, rng=0)
+    to_onnx(net, tmp_path / "a.onnx", fold=False, verify=False, allow_untrained=True)
+    again = from_onnx(tmp_path / "a.onnx")
+    assert again.state_dict().keys() == net.state_dict().keys()
+    [x] = samples(net, 2)
+    y = net.predict(x)
+    assert np.abs(y - again.predict(x)).max() <= 1e-6 * np.abs(y).max()
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "ELU": lambda: nn.ELU(0.7),
     "SELU": nn.SELU,

@@ -7,7 +7,8 @@ that neighbours are found across their borders. What is fused:
 - Linear or Conv2d with the BatchNorm behind it: the bias is not added where the batch's mean
   would take it out again at once, its gradient is exactly zero then; Conv2d takes the batch's
   statistics while it writes;
-- BatchNorm with a sum behind it, and the activation behind that: the end of a Residual.
+- BatchNorm with a sum behind it, and the activation behind that: the end of a Residual;
+- GroupNorm or InstanceNorm with the ReLU or LeakyReLU behind it.
 
 Only layers of these very classes are fused: a subclass may do something else. A fused step calls
 the operations of `fastbn.functional` with the parameters of its layers, and what they save is its
@@ -27,6 +28,7 @@ from fastbn.nn.activation import LeakyReLU, ReLU
 from fastbn.nn.batchnorm import BatchNorm
 from fastbn.nn.calls import plain_backward
 from fastbn.nn.conv import Conv2d
+from fastbn.nn.groupnorm import GroupNorm, InstanceNorm
 from fastbn.nn.linear import Linear
 from fastbn.nn.module import Module
 from fastbn.nn.parameter import Parameter
@@ -212,6 +214,42 @@ class Normalised:
         return found
 
 
+class Grouped:
+    """``GroupNorm or InstanceNorm, activation`` as one step."""
+
+    saves_output = False
+
+    def __init__(self, norm: GroupNorm, activation: ReLU | LeakyReLU) -> None:
+        self.norm = norm
+        self.kind, self.slope = kind_of(activation)
+        self.activation = activation
+        self.layers: list[Module] = [norm, activation]
+        self.parameters = norm.parameters()
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        """Return act(norm(x))."""
+        norm = self.norm
+        assert norm.eps is not None
+        return F.group_norm(
+            x,
+            norm.num_groups,
+            None if norm.weight is None else norm.weight.data,
+            None if norm.bias is None else norm.bias.data,
+            eps=norm.eps,
+            activation=self.kind,
+            negative_slope=self.slope,
+            out=norm._pool.take(x.shape, x.dtype),
+        )
+
+    def backward(self, dy: Array, saved: Any, need_dx: bool) -> Array | None:
+        """Write the gradients of weight and bias; return dx."""
+        return self.norm.backward(dy, saved, need_dx)
+
+    def fused(self) -> dict[Module, str]:
+        """Return which layer runs inside the operation of the norm."""
+        return {self.activation: self.norm.where}
+
+
 class Sum:
     """``x + residual``, activated, where there is no BatchNorm to do it."""
 
@@ -250,7 +288,7 @@ class Sum:
         return dict.fromkeys(self.inside, self.owner.where)
 
 
-Step = Single | Normalised
+Step = Single | Normalised | Grouped
 
 
 class Plan:
@@ -345,11 +383,14 @@ def steps_of(layers: Iterable[Module]) -> list[Step]:
         if type(layer) in (Linear, Conv2d) and rest and fuses(rest[-1]):
             weighted = layer  # type: ignore[assignment]
             layer = rest.pop()
+        grouped = type(layer) in (GroupNorm, InstanceNorm)
+        activation: Any = None
+        if (fuses(layer) or grouped) and rest and type(rest[-1]) in (ReLU, LeakyReLU):
+            activation = rest.pop()
         if fuses(layer):
-            activation: ReLU | LeakyReLU | None = None
-            if rest and type(rest[-1]) in (ReLU, LeakyReLU):
-                activation = rest.pop()  # type: ignore[assignment]
             steps.append(Normalised(weighted, layer, activation))
+        elif activation is not None:
+            steps.append(Grouped(layer, activation))  # type: ignore[arg-type]
         else:
             steps.append(Single(layer))
     return steps

@@ -171,6 +171,27 @@ def test_the_plan_follows_changes_of_structure() -> None:
     assert net(x).min() == 0
 
 
+@pytest.mark.parametrize("act", [nn.ReLU, lambda: nn.LeakyReLU(0.2)])
+@pytest.mark.parametrize(
+    "norm", [lambda: nn.GroupNorm(2, 6), lambda: nn.InstanceNorm(6, affine=True)]
+)
+def test_norms_of_groups_run_with_their_activation(
+    norm: Any, act: Any, rng: np.random.Generator
+) -> None:
+    net = nn.Sequential(norm(), act())
+    apart = norm(), act()
+    for layer in (net[0], apart[0]):
+        layer.weight.data, layer.bias.data = np.linspace(0.5, 2.0, 6), np.linspace(-1.0, 1.0, 6)
+    x, dy = rng.standard_normal((2, 3, 5, 4, 6)).astype(np.float32)
+    y = net(x)
+    np.testing.assert_array_equal(y, apart[1](apart[0](x)))
+    dx = net.backward(dy, need_dx=True)
+    np.testing.assert_allclose(dx, apart[0].backward(apart[1].backward(dy)), rtol=0, atol=2e-6)
+    for ours, theirs in zip(net.parameters(), apart[0].parameters(), strict=True):
+        np.testing.assert_allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+    assert "Norm '0'" in net.summary((5, 4, 6)).splitlines()[3]
+
+
 def test_summary_shows_what_is_fused() -> None:
     net = nn.Sequential(
         nn.Residual(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm(2))), nn.Flatten()

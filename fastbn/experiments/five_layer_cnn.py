@@ -18,15 +18,9 @@ from typing import Any
 import numpy as np
 
 from fastbn import optim
+from fastbn.experiments import five_layer_cnn_network as cnn
 from fastbn.experiments import five_layer_cnn_plots, sources, training
 from fastbn.experiments.experiment import Claim, Experiment, Results, Spread, verdict
-from fastbn.experiments.five_layer_cnn_network import (
-    SQUARES,
-    VARIANTS,
-    ZERO_ONE,
-    build,
-    normalised_variance,
-)
 from fastbn.train import Trainer
 
 LEARNED = 0.2  # test accuracy; chance is 0.1
@@ -54,9 +48,9 @@ def name_of(data: str, variant: str, rate: float) -> str:
 
 def networks(settings: Settings) -> dict[str, tuple[str, str, float]]:
     """Return data, variant and rate of every network."""
-    kinds = [(settings.data[0], v, settings.rate) for v in VARIANTS]
+    kinds = [(settings.data[0], v, settings.rate) for v in cnn.VARIANTS]
     rates = {settings.rate, *settings.rates}
-    kinds += [(d, v, r) for d in settings.data for v in VARIANTS[:2] for r in sorted(rates)]
+    kinds += [(d, v, r) for d in settings.data for v in cnn.VARIANTS[:2] for r in sorted(rates)]
     return {name_of(*kind): kind for kind in kinds}
 
 
@@ -64,7 +58,7 @@ def measure(settings: Settings, network: str, seed: int) -> dict[str, Any]:
     """Return loss and test accuracy over the steps, and how what is normalised varies."""
     name, variant, rate = networks(settings)[network]
     data = training.load(name, settings.images, 2000)
-    net = build(data.input_shape, data.outputs, variant, seed)
+    net = cnn.build(data.input_shape, data.outputs, variant, seed)
     steps = settings.steps if rate == settings.rate else settings.sweep_steps
     loss = training.Watch(range(1, steps + 1, settings.loss_every), training.last_loss)
     looks = range(0, steps + 1, settings.look_every)
@@ -84,7 +78,7 @@ def measure(settings: Settings, network: str, seed: int) -> dict[str, Any]:
         "roughness": float(np.abs(np.diff(known[len(known) // 2 :])).mean()),
         "after_sweep_steps": known[settings.sweep_steps // settings.look_every],
         "with_batch_statistics": None if diverged else float((guesses == data.y_test).mean()),
-        "variance": normalised_variance(batch, data.x_test[:500]),
+        "variance": cnn.normalised_variance(batch, data.x_test[:500]),
         "first_layer_moves": float(np.mean([bool(moved) for moved in moves.values])),
     }
 
@@ -108,9 +102,9 @@ def judge(results: Results) -> list[Claim]:
 
     def usable(name: str) -> dict[str, list[float]]:
         key = "after_sweep_steps"
-        found = {(v, r): of(key, name, v, r).mean for v in VARIANTS[:2] for r in settings.rates}
+        found = {(v, r): of(key, name, v, r).mean for v in cnn.VARIANTS[:2] for r in settings.rates}
         enough = 0.9 * max(found.values())
-        return {v: [r for r in settings.rates if found[v, r] >= enough] for v in VARIANTS[:2]}
+        return {v: [r for r in settings.rates if found[v, r] >= enough] for v in cnn.VARIANTS[:2]}
 
     def row(
         text: str,
@@ -149,19 +143,19 @@ def judge(results: Results) -> list[Claim]:
         ),
         row(
             "The variance of a batch is the mean of x².",
-            lambda d: abs(of("variance", d, SQUARES).mean - 1) < 0.05,
+            lambda d: abs(of("variance", d, cnn.SQUARES).mean - 1) < 0.05,
             lambda d: (
-                f"leaves a variance of {of('variance', d, SQUARES):.2f}, accuracy "
-                f"{versus(d, SQUARES)}"
+                f"leaves a variance of {of('variance', d, cnn.SQUARES):.2f}, accuracy "
+                f"{versus(d, cnn.SQUARES)}"
             ),
             "mistakes",
         ),
         row(
             "The scale starts at 0, the offset at 1.",
-            lambda d: gain(d, other=ZERO_ONE) < 0.01,
+            lambda d: gain(d, other=cnn.ZERO_ONE) < 0.01,
             lambda d: (
-                f"the first layer moves in {of('first_layer_moves', d, ZERO_ONE):.0%} of the "
-                f"first steps, accuracy {versus(d, ZERO_ONE)}"
+                f"the first layer moves in {of('first_layer_moves', d, cnn.ZERO_ONE):.0%} of the "
+                f"first steps, accuracy {versus(d, cnn.ZERO_ONE)}"
             ),
             "mistakes",
         ),
@@ -172,6 +166,7 @@ def judge(results: Results) -> list[Claim]:
             "curves",
         ),
     ]
+    claims.append(cnn.one_for_each_map())
     if len(data) > 1:
         text = f"The effect is larger on {data[-1]}."
         told = ", ".join(f"{d} {gain(d):+.1%}" for d in data)
@@ -195,5 +190,5 @@ experiment = Experiment(
     networks=networks,
     measure=measure,
     judge=judge,
-    draw=lambda results: five_layer_cnn_plots.draw(results, VARIANTS, name_of),
+    draw=lambda results: five_layer_cnn_plots.draw(results, cnn.VARIANTS, name_of),
 )

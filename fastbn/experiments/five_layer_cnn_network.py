@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import nn
+from fastbn.experiments import sources
+from fastbn.experiments.experiment import Claim, verdict
 from fastbn.experiments.mistakes import SecondMomentNorm
 from fastbn.nn.layerwise import outputs
 
@@ -37,6 +40,21 @@ def build(shape: tuple[int, ...], classes: int, variant: str, seed: int) -> nn.S
     (features,) = nn.Sequential(*convolutions).output_shape(shape)
     dense = normalised(nn.Linear(features, 100, rng=rng), 100)
     return nn.Sequential(*convolutions, *dense, nn.Linear(100, classes, rng=rng))
+
+
+def one_for_each_map() -> Claim:
+    """Return what the networks say of γ and β."""
+    net = build((28, 28, 1), 10, "BN", 0)
+    pairs = [pair for pair in pairwise(net) if isinstance(pair[1], nn.BatchNorm)]
+    sizes = [[p.size for layer in pair for p in layer.parameters()] for pair in pairs]
+    _, maps, scales, offsets = zip(*sizes, strict=True)  # weight and bias; scale and offset
+    return Claim(
+        sources.TUTORIAL_C,
+        "There is one γ and one β for each feature map.",
+        verdict(maps == scales == offsets),
+        f"So it is defined: {', '.join(map(str, scales[:-1]))} of each for as many maps of the "
+        f"convolutions, and {scales[-1]} for as many units.",
+    )
 
 
 def normalised_variance(net: nn.Module, x: Array) -> float | None:

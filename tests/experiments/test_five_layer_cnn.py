@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastbn import nn
-from fastbn.experiments.five_layer_cnn import SQUARES, ZERO_ONE, build
+from fastbn.experiments.five_layer_cnn_network import SQUARES, ZERO_ONE, build
 from fastbn.experiments.mistakes import SecondMomentNorm
 
 

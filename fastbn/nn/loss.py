@@ -7,7 +7,8 @@ is one. Those here also take a weight for every row, ``loss(pred, target, sample
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,13 +21,15 @@ Array = NDArray[Any]
 
 
 class Loss:
-    """Base class: a subclass defines `forward` and `backward`, a pair of `fastbn.functional`.
+    """Base class: a subclass names a pair of `fastbn.functional` in `operation`.
 
     Parameters
     ----------
     reduction : {"mean", "sum"}
         Whether rows are averaged, each by its weight, or added.
     """
+
+    operation: ClassVar[str]
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         if reduction not in {"mean", "sum"}:
@@ -38,11 +41,23 @@ class Loss:
         self, pred: Array, target: Array, sample_weight: ArrayLike | None
     ) -> tuple[float, Any]:
         """Return the loss and what backward needs."""
-        raise NotImplementedError
+        forward: Callable[..., tuple[float, Any]] = getattr(F, self.operation)
+        return forward(
+            pred,
+            target,
+            sample_weight=sample_weight,
+            reduction=self.reduction,
+            **self.options(pred),
+        )
 
     def backward(self, saved: Any, out: Array) -> Array:
         """Return the gradient in `out`."""
-        raise NotImplementedError
+        backward: Callable[..., Array] = getattr(F, f"{self.operation}_backward")
+        return backward(1.0, saved, out=out)
+
+    def options(self, pred: Array) -> dict[str, Any]:
+        """Return what else forward gets."""
+        return {}
 
     def __call__(
         self, pred: Array, target: Array, sample_weight: ArrayLike | None = None
@@ -116,6 +131,8 @@ class CrossEntropyLoss(Loss):
            [ 0.125,  0.125,  0.125, -0.375]])
     """
 
+    operation = "cross_entropy"
+
     def __init__(
         self,
         weight: ArrayLike | None = None,
@@ -133,23 +150,13 @@ class CrossEntropyLoss(Loss):
         self.label_smoothing = float(label_smoothing)
         self.ignore_index = int(ignore_index)
 
-    def forward(
-        self, pred: Array, target: Array, sample_weight: ArrayLike | None
-    ) -> tuple[float, Any]:
-        """Return the loss and what backward needs."""
-        return F.cross_entropy(
-            pred,
-            target,
-            None if self.weight is None else self.weight.astype(pred.dtype),
-            label_smoothing=self.label_smoothing,
-            ignore_index=self.ignore_index,
-            sample_weight=sample_weight,
-            reduction=self.reduction,
-        )
-
-    def backward(self, saved: Any, out: Array) -> Array:
-        """Return dlogits."""
-        return F.cross_entropy_backward(1.0, saved, out=out)
+    def options(self, pred: Array) -> dict[str, Any]:
+        """Return weights of the classes, smoothing, and the label to ignore."""
+        return {
+            "weight": None if self.weight is None else self.weight.astype(pred.dtype),
+            "label_smoothing": self.label_smoothing,
+            "ignore_index": self.ignore_index,
+        }
 
     def count(self, target: Array, sample_weight: ArrayLike | None = None) -> float:
         """Return what a mean over these rows is divided by: rows without a label count nothing."""
@@ -183,15 +190,7 @@ class MSELoss(Loss):
     (2.0, array([[ 0., -2.]]))
     """
 
-    def forward(
-        self, pred: Array, target: Array, sample_weight: ArrayLike | None
-    ) -> tuple[float, Any]:
-        """Return the loss and what backward needs."""
-        return F.mse_loss(pred, target, sample_weight=sample_weight, reduction=self.reduction)
-
-    def backward(self, saved: Any, out: Array) -> Array:
-        """Return dpred."""
-        return F.mse_loss_backward(1.0, saved, out=out)
+    operation = "mse_loss"
 
 
 class L1Loss(Loss):
@@ -208,15 +207,7 @@ class L1Loss(Loss):
     (1.0, array([[ 0. , -0.5]]))
     """
 
-    def forward(
-        self, pred: Array, target: Array, sample_weight: ArrayLike | None
-    ) -> tuple[float, Any]:
-        """Return the loss and what backward needs."""
-        return F.l1_loss(pred, target, sample_weight=sample_weight, reduction=self.reduction)
-
-    def backward(self, saved: Any, out: Array) -> Array:
-        """Return dpred."""
-        return F.l1_loss_backward(1.0, saved, out=out)
+    operation = "l1_loss"
 
 
 class HuberLoss(Loss):
@@ -235,27 +226,17 @@ class HuberLoss(Loss):
     (0.75, array([[ 0. , -0.5]]))
     """
 
+    operation = "huber_loss"
+
     def __init__(self, delta: float = 1.0, *, reduction: Reduction = "mean") -> None:
         super().__init__(reduction)
         if not 0.0 < delta < np.inf:
             raise ValueError(f"delta should be finite and > 0, but got {delta}")
         self.delta = float(delta)
 
-    def forward(
-        self, pred: Array, target: Array, sample_weight: ArrayLike | None
-    ) -> tuple[float, Any]:
-        """Return the loss and what backward needs."""
-        return F.huber_loss(
-            pred,
-            target,
-            delta=self.delta,
-            sample_weight=sample_weight,
-            reduction=self.reduction,
-        )
-
-    def backward(self, saved: Any, out: Array) -> Array:
-        """Return dpred."""
-        return F.huber_loss_backward(1.0, saved, out=out)
+    def options(self, pred: Array) -> dict[str, Any]:
+        """Return delta."""
+        return {"delta": self.delta}
 
 
 class BCEWithLogitsLoss(Loss):
@@ -275,14 +256,4 @@ class BCEWithLogitsLoss(Loss):
     (0.6931, array([[-0.25,  0.25]]))
     """
 
-    def forward(
-        self, pred: Array, target: Array, sample_weight: ArrayLike | None
-    ) -> tuple[float, Any]:
-        """Return the loss and what backward needs."""
-        return F.binary_cross_entropy_with_logits(
-            pred, target, sample_weight=sample_weight, reduction=self.reduction
-        )
-
-    def backward(self, saved: Any, out: Array) -> Array:
-        """Return dpred."""
-        return F.binary_cross_entropy_with_logits_backward(1.0, saved, out=out)
+    operation = "binary_cross_entropy_with_logits"

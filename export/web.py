@@ -17,8 +17,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from fastbn.data.cache import cache_dir
-from fastbn.files import atomic, scratch_folder
+from fastbn.files import atomic, cache_dir, scratch_folder
 
 VERSION = "1.30.0"
 PACKAGE = "onnxruntime-web"

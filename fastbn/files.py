@@ -35,6 +35,12 @@ _KINDS = {
 _NAMELESS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 
 
+def cache_dir() -> Path:
+    """Return where what can be gotten again is kept: ``$FASTBN_CACHE``, or ``~/.cache/fastbn``."""
+    given = os.environ.get("FASTBN_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "fastbn"
+
+
 def require_file(path: str | os.PathLike[str]) -> Path:
     """Return an input's path, if reading it cannot wait, act or never end.
 

@@ -11,10 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fastbn.data.cache import cache_dir
 from fastbn.data.cifar import RECORD
 from fastbn.data.sources import FOLDERS
-from fastbn.files import scratch_folder
+from fastbn.files import cache_dir, scratch_folder
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data.cache import cache_dir
 from fastbn.data.dataset import Dataset
 from fastbn.data.images import SUFFIXES, common_shape, decode
 from fastbn.data.rows import Rows, Samples
 from fastbn.data.split import Split, split_rows
-from fastbn.files import atomic
+from fastbn.files import atomic, cache_dir
 
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 CACHE_VERSION = 1  # raised when the same files give other bytes

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data.cache import cache_dir
 from fastbn.data.cifar import CLASSES as CIFAR_CLASSES
 from fastbn.data.cifar import read_cifar
 from fastbn.data.dataset import Dataset
@@ -18,6 +17,7 @@ from fastbn.data.folder import is_image_folder, read_image_folder
 from fastbn.data.idx import read_idx
 from fastbn.data.split import as_split
 from fastbn.data.tables import SUFFIXES, is_table, read_table
+from fastbn.files import cache_dir
 
 NAMES = ("digits", "mnist", "cifar10")
 FOLDERS = {"mnist": Path("mnist"), "cifar10": Path("cifar10", "cifar-10-batches-bin")}

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from fastbn import data, models, train
 from fastbn.cli import app
-from fastbn.data.cache import cache_dir
 from fastbn.export import web
+from fastbn.files import cache_dir
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -86,6 +86,8 @@ def translate(torch: Any, module: nn.Module, ranks: dict[int, int]) -> Any:
         If a layer has none here.
     """
     theirs = torch.nn
+    if isinstance(module, nn.Graph):
+        return _graph(torch, module, ranks)
     if isinstance(module, nn.Sequential):
         return theirs.Sequential(*(translate(torch, layer, ranks) for layer in module))
     if isinstance(module, nn.Residual):
@@ -106,6 +108,10 @@ def translate(torch: Any, module: nn.Module, ranks: dict[int, int]) -> Any:
         return kind(module.num_features, eps=module.eps, momentum=module.momentum)
     if isinstance(module, nn.ReLU):
         return theirs.ReLU(inplace=True)
+    if isinstance(module, nn.ReLU6):
+        return theirs.ReLU6(inplace=True)
+    if isinstance(module, nn.ZeroPad2d):
+        return theirs.ZeroPad2d(module.padding)
     if isinstance(module, nn.GELU):
         return theirs.GELU(module.approximate)
     if isinstance(module, nn.Scale):
@@ -133,6 +139,49 @@ def _residual(torch: Any, body: Any, shortcut: Any) -> Any:
             return torch.relu_(self.body(x) + added)
 
     return Residual()
+
+
+def _graph(torch: Any, graph: nn.Graph, ranks: dict[int, int]) -> Any:
+    """Return a module that runs the nodes in turn; a value goes with its last use."""
+    last = {slot: index for index, (_, inputs) in enumerate(graph.nodes) for slot in inputs}
+
+    class Graph(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: list[tuple[Any, tuple[int, ...]]] = []
+            for (name, layer), (_, inputs) in zip(graph.named_children(), graph.nodes, strict=True):
+                if isinstance(layer, nn.Add):
+                    step: Any = torch.add
+                elif isinstance(layer, nn.Concatenate):
+                    step = _side_by_side
+                else:
+                    step = translate(torch, layer, ranks)
+                    _put(torch, self, name, step)
+                self.steps.append((step, inputs))
+
+        def forward(self, x: Any) -> Any:
+            values = {0: x}
+            for index, (step, inputs) in enumerate(self.steps):
+                values[index + 1] = step(*(values[slot] for slot in inputs))
+                for slot in inputs:
+                    if last[slot] == index:
+                        values.pop(slot, None)
+            return values[graph.outputs[0]]
+
+    def _side_by_side(*parts: Any) -> Any:
+        return torch.cat(parts, 1)
+
+    return Graph()
+
+
+def _put(torch: Any, module: Any, name: str, layer: Any) -> None:
+    """Make a layer a part of a module, under a name with dots."""
+    *path, own = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, torch.nn.Module())
+        module = module._modules[part]
+    module.add_module(own, layer)
 
 
 def _scale(torch: Any, factor: float) -> Any:

@@ -293,7 +293,11 @@ def conv(
 @bench_app.command()
 def train(
     network: Annotated[
-        str, typer.Option(help="all, or a list out of mlp,convnet4,resnet20,inception.")
+        str,
+        typer.Option(
+            help="all (but the large ones), or a list out of mlp,convnet4,resnet20,inception; "
+            "large, of 96 px: resnet18,resnet50,mobilenet_v2,densenet121,efficientnet_lite0."
+        ),
     ] = "all",
     batch: Annotated[
         int | None, typer.Option(help="Batch size. Default: the network's own.", min=2)

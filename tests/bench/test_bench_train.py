@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from zoo import small
 
 from fastbn import cli, nn
 from fastbn import functional as F
 from fastbn.bench import load, rows, table, train, train_targets, trainer
 from fastbn.bench.networks import NETWORKS, choose
-from fastbn.bench.peers import installed
+from fastbn.bench.peers import installed, torch_train
 from fastbn.bench.peers.client import PeerError, Worker
 from fastbn.bench.peers.fastbn_train import Suite
 from fastbn.bench.peers.suite import WARM_STEPS
@@ -42,6 +43,21 @@ def test_networks_are_the_same_every_time_and_train(name: str) -> None:
     np.testing.assert_array_equal(x, x_again)
     np.testing.assert_array_equal(labels, labels_again)
     assert not np.array_equal(x, rest[0][0])
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "mobilenet_v2", "densenet121", "efficientnet_lite0"]
+)
+def test_peers_draw_the_same_graph(name: str, torch: Any, rng: np.random.Generator) -> None:
+    net = small(name, (32, 35, 3), 4, rng=0)
+    ranks = {id(layer): 3 for layer in net.modules()}  # BatchNorms see images alone
+    theirs = torch_train.translate(torch, net, ranks)
+    state = {key: torch.from_numpy(value) for key, value in net.state_dict().items()}
+    assert list(theirs.state_dict()) == list(state)
+    theirs.load_state_dict(state)
+    x = rng.standard_normal((4, 32, 35, 3)).astype(np.float32)
+    expected = theirs.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).detach().numpy()
+    np.testing.assert_allclose(net.predict(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_turn_begins_with_the_same_weights(suite: Suite) -> None:

@@ -45,7 +45,7 @@ def write(
     report : mapping
         What `fastbn.train.report.describe` returns.
     pictures : mapping, optional
-        What `fastbn.train.report.examples` returns.
+        What `fastbn.train.report.examples` returns, and "network", a drawing as SVG.
     """
     pictures = pictures or {}
     charts = curves(report["history"])
@@ -72,6 +72,8 @@ def write(
         places = _chart_places(range(len(charts), len(charts) + len(more)))
         charts += more
         parts += ["<h2>Ranks</h2>", *_ranks(report["ranks"]), places]
+    if pictures.get("network"):
+        parts += ["<h2>Network</h2>", f'<div class="scroll">{pictures["network"]}</div>']
     if report.get("layer_times"):
         parts += ["<h2>Time of each layer</h2>", *_times(report["layer_times"])]
     for title, name in (("Arguments", "arguments"), ("Environment", "environment")):

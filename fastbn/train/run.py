@@ -28,7 +28,7 @@ from fastbn.distributed import Communicator
 from fastbn.files import new_folder
 from fastbn.nn import BatchNorm, CrossEntropyLoss, Module, MSELoss
 from fastbn.train import config as configs
-from fastbn.train import finetune, inputs, metrics, page, plot, recipe, targets, weights
+from fastbn.train import finetune, inputs, metrics, page, picture, plot, recipe, targets, weights
 from fastbn.train.callbacks import Checkpoint, CSVLog, EarlyStopping
 from fastbn.train.config import Config
 from fastbn.train.factory import factory
@@ -410,7 +410,8 @@ def finish(
     write_report(folder / REPORT, told)
     if plot.available():
         plot.training_curves(trainer.history, folder / CURVES)
-    page.write(folder / PAGE, told, examples(trainer.net, run.samples))
+    pictures = examples(trainer.net, run.samples)
+    page.write(folder / PAGE, told, {**pictures, "network": picture.svg(trainer.net)})
     return told
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from zoo import small
 
-from fastbn import data, models, train
-from fastbn.train import page, report
+from fastbn import data, models, nn, train
+from fastbn.train import page, picture, report
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = report.describe(trainer, images, known)
     json.dumps(told)
     path = tmp_path_factory.mktemp("page") / "report.html"
-    page.write(path, told, report.examples(net, images))
+    page.write(path, told, {**report.examples(net, images), "network": picture.svg(net)})
     return path
 
 
@@ -111,3 +113,28 @@ def test_classification() -> None:
         "recall": None,
         "f1": None,
     }
+
+
+def test_the_network_is_drawn() -> None:
+    net = models.resnet18((32, 32, 3), 4, width=4, rng=0)
+    drawn = picture.svg(net)
+    tree = ElementTree.fromstring(drawn)
+    titles = [title.text or "" for title in tree.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles[0] == "input"
+    assert titles[1].startswith("conv1: Conv2d(3, 4, 7")
+    assert titles[1].endswith(" · BatchNorm · ReLU")
+    assert sum("Add()" in title for title in titles) == 8
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
+    assert len(titles) == convolutions + 8 + 4  # sums; input, two pools, head
+    edges = [path.get("d") for path in tree.iter("{http://www.w3.org/2000/svg}path")]
+    assert len(edges) == len(titles) - 1 + 8
+    assert sum("C" in (edge or "") for edge in edges) == 8  # around a box
+
+
+@pytest.mark.parametrize("name", ["resnet20", "inception", "unet", "densenet121"])
+def test_networks_of_all_kinds_are_drawn(name: str) -> None:
+    net = small(name, (32, 32, 3), 4, rng=0)
+    boxes = picture.merged(picture.boxes_of(net))
+    shape = boxes[-1].shape
+    assert shape == net.output_shape((32, 32, 3))
+    assert all(0 <= i < number for number, box in enumerate(boxes) for i in box.inputs)

@@ -225,7 +225,8 @@ def test_variants_without_images_have_one_layout() -> None:
 
 
 def test_unknown_network() -> None:
-    assert choose(["all"]) == list(NETWORKS)
+    assert choose(["all"]) == ["mlp", "convnet4", "resnet20", "inception"]
+    assert choose(["resnet50", "mlp"]) == ["resnet50", "mlp"]
     with pytest.raises(ValueError, match="'vgg' is not one of all, mlp"):
         choose(["mlp", "vgg"])
 

@@ -24,6 +24,7 @@ from safetensors.numpy import save as tensors_to_bytes
 from fastbn.budgets import parameters
 from fastbn.files import atomic, require_file
 from fastbn.nn import Module
+from fastbn.nn.state import shapes_of
 
 FORMAT_VERSION = 1
 KEY = "fastbn"
@@ -45,7 +46,7 @@ class Metadata:
     arguments : dict
         Arguments of the factory.
     input_shape : list of int or None
-        Shape of one sample, channels-last.
+        Shape of one sample, channels-last; a list of tuples where there are several inputs.
     classes : list of str or None
         Names of the outputs.
     input_normalization : dict
@@ -60,7 +61,7 @@ class Metadata:
     format_version: int = FORMAT_VERSION
     model: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
-    input_shape: list[int] | None = None
+    input_shape: list[Any] | None = None
     classes: list[str] | None = None
     input_normalization: dict[str, list[float]] = field(default_factory=dict)
     target_normalization: dict[str, list[float]] = field(default_factory=dict)
@@ -73,7 +74,7 @@ def save(
     *,
     model: str | None = None,
     arguments: dict[str, Any] | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[Any] | None = None,
     classes: Sequence[Any] | None = None,
     input_normalization: dict[str, list[float]] | None = None,
     target_normalization: dict[str, list[float]] | None = None,
@@ -95,7 +96,7 @@ def save(
     arguments : dict, optional
         The factory's arguments, of JSON's types; networks from `fastbn.models` know theirs.
     input_shape : sequence of int, optional
-        Shape of one sample; by default that of the last call.
+        Shape of one sample, or of several inputs; by default that of the last call.
     classes : sequence, optional
         Names of the outputs, or their labels, as ``numpy.unique(y)`` gives them.
     input_normalization : dict, optional
@@ -138,7 +139,7 @@ def save(
     metadata = Metadata(
         model=model,
         arguments=arguments or {},
-        input_shape=None if shape is None else [int(size) for size in shape],
+        input_shape=None if shape is None else _listed(shape),
         classes=None if classes is None else [str(name) for name in classes],
         input_normalization=input_normalization or {},
         target_normalization=target_normalization or {},
@@ -217,9 +218,15 @@ def build_described(
         ) from None
 
 
+def _listed(shape: Sequence[Any]) -> list[Any]:
+    """Return a shape, or those of several inputs, as metadata have them."""
+    shapes = [tuple(int(size) for size in each) for each in shapes_of(shape)]
+    return list(shapes[0]) if shapes_of(shape) == (tuple(shape),) else [*shapes]
+
+
 def _check_classes(net: Module, metadata: Metadata) -> None:
     assert metadata.input_shape is not None
-    outputs = net.output_shape(tuple(metadata.input_shape))[-1]
+    outputs = net.output_shape(*shapes_of(tuple(metadata.input_shape)))[-1]
     if metadata.classes is not None and len(metadata.classes) != outputs:
         raise ValueError(
             f"its metadata name {len(metadata.classes)} classes, the network has {outputs} outputs"
@@ -291,7 +298,10 @@ def _metadata(values: dict[str, Any], name: str) -> Metadata:
     known = {key: value for key, value in values.items() if key in expected}
     wrong = {key for key, value in known.items() if not isinstance(value, expected[key])}
     lists = {key: known.get(key) or () for key in expected if key not in wrong}
-    sizes = lists.get("input_shape", ())
+    shape = lists.get("input_shape", ())
+    if shape and all(isinstance(each, list) for each in shape):
+        known["input_shape"] = shape = [tuple(each) for each in shape]
+    sizes: list[Any] = [size for each in shapes_of(shape) for size in each] if shape else []
     if not all(type(size) is int and 0 < size < 2**31 for size in sizes) or len(sizes) > MAX_AXES:
         wrong.add("input_shape")
     if not all(isinstance(label, str) for label in lists.get("classes", ())):

@@ -221,3 +221,21 @@ def test_atomic_writes_take_any_content(tmp_path: Path) -> None:
         with atomic(path) as temporary:
             temporary.write_bytes(content)
         assert path.read_bytes() == content
+
+
+def test_several_inputs(tmp_path: Path) -> None:
+    def build() -> nn.Graph:
+        x, side = nn.Input((4, 4, 2)), nn.Input((3,))
+        h = nn.GlobalAvgPool2d()(nn.Conv2d(2, 5, 3, rng=0)(x))
+        return nn.Graph((x, side), nn.Linear(8, 2, rng=1)(nn.concat(h, side)))
+
+    net, path = build(), tmp_path / "net.safetensors"
+    metadata = train.save(net, path, model="mine:build", classes=("a", "b"))
+    assert metadata.input_shape == [(4, 4, 2), (3,)]
+    assert train.read(path)[1] == metadata
+    again = train.load(path, build())
+    assert again.input_shape == ((4, 4, 2), (3,))
+    np.testing.assert_equal(again.state_dict(), net.state_dict())
+    path.write_bytes(path.read_bytes().replace(b"[[4, 4, 2], [3]]", b"[[4, 4, 2], [0]]"))
+    with pytest.raises(ValueError, match="wrong type: input_shape"):
+        train.read(path)

@@ -46,7 +46,9 @@ def finetune(
     ] = None,
     bn: Annotated[
         NormMode | None,
-        typer.Option(help="What BatchNorms that are not frozen use in training. Default: train."),
+        typer.Option(
+            help="Statistics of BatchNorm: the running ones, or the batch's. Default: frozen."
+        ),
     ] = None,
     head_epochs: Annotated[
         int | None,

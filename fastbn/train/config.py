@@ -101,7 +101,7 @@ class Config:
     channels: int | None = None
     freeze: str | None = None
     weights: str | None = None
-    norms: str = "train"
+    norms: str = "frozen"
     head_epochs: int = 0
     backbone_lr: float = 0.1
     mean: list[float] = field(default_factory=list)

@@ -156,6 +156,6 @@ def inception(
             seen = 6 * width
     layers.append(nn.GlobalAvgPool2d())
     if dropout > 0.0:
-        layers.append(nn.Dropout(dropout))
+        layers.append(nn.Dropout(dropout, rng=kind.rng))
     layers.append(nn.Linear(seen, classes, rng=kind.rng, dtype=dtype))
     return nn.Sequential(*layers).build(input_shape)

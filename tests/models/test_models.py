@@ -46,6 +46,17 @@ def test_seeds_and_dtypes(name: str) -> None:
     assert all((other[key] != state[key]).any() for key in weights)
 
 
+def test_dropout_follows_the_seed() -> None:
+    x = np.random.default_rng(0).random((4, 8, 8, 1), dtype=np.float32)
+    one, same, other = (
+        models.inception((8, 8, 1), width=2, stages=2, dropout=0.5, rng=seed) for seed in (3, 3, 4)
+    )
+    other.load_state_dict(one.state_dict())
+    dropped = one(x)
+    np.testing.assert_array_equal(dropped, same(x))
+    assert (dropped != other(x)).any()
+
+
 def test_mlp_is_that_of_the_tutorials() -> None:
     assert [repr(layer) for layer in models.mlp()] == [
         "Flatten()",

@@ -91,8 +91,7 @@ def made_tensors(original: onnx.ModelProto, folded: onnx.ModelProto) -> Weights:
 
 
 def _scaled(values: NDArray[np.generic], factor: float) -> NDArray[np.generic]:
-    changed: NDArray[np.generic] = (widen(values) * factor).astype(values.dtype)
-    return changed
+    return np.asarray(widen(values) * factor).astype(values.dtype)  # a product of () is no array
 
 
 def _runner(model: onnx.ModelProto, made: Weights) -> Callable[..., Outputs]:

@@ -34,6 +34,17 @@ def test_a_tensor_that_moves_nothing_is_named():
     assert all("nothing tells a change of 1%" in what for what in report.verification.unproven)
 
 
+def test_a_bound_without_axes_is_changed():
+    g = Sketch(0, opset=13)
+    h = g.op("Clip", [g.conv(g.input(3, 6, 6), 4, 3, bias=True), g.constant(-0.5)])
+    same = {"scale": [1.4], "bias": [0.5], "mean": [0.4], "var": [1.6]}
+    given = {name: np.repeat(values, 4) for name, values in same.items()}
+    folded, report = fold_batch_norm(g.model(g.bn(h, given=given)))
+    assert [node.op_type for node in folded.graph.node] == ["Conv", "Clip"]
+    assert report.verification.noticed == 3
+    assert report.verification.unproven == []
+
+
 def test_without_time_they_are_changed_together():
     _, report = fold_batch_norm(PATTERNS["mlp"].build(), max_seconds=0.0)
     assert report.verification.noticed == 1

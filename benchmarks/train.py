@@ -130,7 +130,7 @@ def measure(
 
         turns = in_turns({side: turn_of(side) for side in workers}, rounds, settle=threads > 1)
         for side in workers:
-            same_losses(side, losses["fastbn"], losses[side])
+            same_losses(side, losses["fastbn"][: recipe.alike], losses[side][: recipe.alike])
         peaks = {side: worker.ask("peak")["peak_mb"] for side, worker in workers.items()}
         ours = workers["fastbn"]
         if threads not in found.peak_gflops:

@@ -67,13 +67,18 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("opset", [18, 21, 23])
-@pytest.mark.parametrize("name", [*FOLDED, *KEPT])
+@pytest.mark.parametrize(
+    ("name", "opset"),
+    [
+        (name, opset)
+        for name in (*FOLDED, *KEPT)
+        for opset in (18, 21, 23)
+        if opset >= 23 or not name.startswith("rms")  # a formula before opset 23
+    ],
+)
 def test_weight_and_bias_go_into_what_is_linear_behind(
     name: str, opset: int, tmp_path: Any
 ) -> None:
-    if name.startswith("rms") and opset < 23:
-        pytest.skip("RMSNorm is its formula before opset 23")
     shape, make = (FOLDED | KEPT)[name]
     net, files = make(), (tmp_path / "plain.onnx", tmp_path / "folded.onnx")
     to_onnx(net, files[0], input_shape=shape, opset=opset, fold=False)

@@ -145,21 +145,22 @@ def test_any_two_convolutions_of_a_value(data: st.DataObject) -> None:
     groups = data.draw(st.sampled_from([1, 2, 4]))
     x = g.input(4, 12, 12)
     strides = data.draw(st.sampled_from([[1, 1], [2, 2], [1, 2]]))
-    branches, sizes = [], []
-    for _ in range(2):
-        kernel = [data.draw(st.integers(1, 4)) for _ in range(2)]
-        pads = [data.draw(st.integers(0, 3)) for _ in range(4)]
-        dilation = data.draw(st.sampled_from([1, 1, 2]))
-        size = [
-            (12 + pads[a] + pads[a + 2] - dilation * (kernel[a] - 1) - 1) // strides[a] + 1
-            for a in range(2)
-        ]
+    kernels = [[data.draw(st.integers(1, 4)) for _ in range(2)] for _ in range(2)]
+    dilations = [data.draw(st.sampled_from([1, 1, 2])) for _ in range(2)]
+    begins: list[list[int]] = [[], []]
+    ends: list[list[int]] = [[], []]
+    for axis in range(2):
+        taken = [d * (k[axis] - 1) for d, k in zip(dilations, kernels, strict=True)]
+        reach = max(data.draw(st.integers(-3, 3)), *(-t for t in taken))  # of both: equal sizes
+        for branch in range(2):
+            padding = reach + taken[branch]
+            begins[branch].append(data.draw(st.integers(0, padding)))
+            ends[branch].append(padding - begins[branch][-1])
+    branches = []
+    for kernel, dilation, begin, end in zip(kernels, dilations, begins, ends, strict=True):
         weight = g.constant(g.normal(4, 4 // groups, *kernel))
-        options = {"strides": strides, "pads": pads, "dilations": [dilation] * 2, "group": groups}
-        branches.append(g.op("Conv", [x, weight], channels=4, **options))
-        sizes.append(size)
-    if sizes[0] != sizes[1] or min(sizes[0]) < 1:
-        return
+        options = {"strides": strides, "pads": begin + end, "dilations": [dilation] * 2}
+        branches.append(g.op("Conv", [x, weight], channels=4, group=groups, **options))
     folded(g.model(g.op("Add", branches)))
 
 

@@ -16,7 +16,7 @@ from fastbn.bench.cifar.recipe import Recipe, images_of, jolt, network
 from fastbn.bench.cifar.run import batches_of
 from fastbn.bench.peers.client import Worker
 from fastbn.data import Dataset
-from fastbn.train.callbacks import Callback
+from fastbn.experiments.training import Stop, Watch, last_loss
 
 Array = NDArray[Any]
 
@@ -110,10 +110,12 @@ def losses_of(data: Dataset, recipe: Recipe, disturb: int = 0) -> list[float]:
             if parameter.requires_grad:
                 parameter.data = np.nextafter(parameter.data, away.astype(np.float32))
     trainer = train.Trainer(net, recipe.loss(), recipe.optimizer(net, len(x)))
-    kept = _Losses(recipe.steps(len(x)))
+    steps = recipe.steps(len(x))
+    kept = Watch(range(1, steps + 1), last_loss)
     batches = batches_of(data, recipe, 0, recipe.augmentation())
-    trainer.fit(batches, ceil(recipe.epochs), recipe.batch, callbacks=[kept], progress=False)
-    return kept.losses
+    callbacks = [kept, Stop(steps)]
+    trainer.fit(batches, ceil(recipe.epochs), recipe.batch, callbacks=callbacks, progress=False)
+    return kept.values
 
 
 def gradients_of(data: Dataset, recipe: Recipe, dtype: str = "float32") -> dict[str, Array]:
@@ -124,17 +126,6 @@ def gradients_of(data: Dataset, recipe: Recipe, dtype: str = "float32") -> dict[
     _, dlogits = recipe.loss()(net.train()(x.astype(dtype)), labels)
     net.backward(dlogits)
     return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
-
-
-class _Losses(Callback):
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.losses: list[float] = []
-
-    def on_step(self, trainer: train.Trainer) -> None:
-        """Keep the loss."""
-        self.losses.append(trainer.last_loss)
-        trainer.should_stop = len(self.losses) >= self.steps
 
 
 @dataclass

@@ -35,6 +35,7 @@ def fold_batch_norm(
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
     allow_slower: bool = False,
+    allow_negative_scales: bool = False,
     max_seconds: float = POWER_SECONDS,
     inline: bool = False,
     overridable_as_constant: bool = False,
@@ -60,6 +61,9 @@ def fold_batch_norm(
     allow_slower : bool
         Whether to fold even where onnxruntime then takes longer: a BatchNorm of scales of both
         signs next to a Relu becomes Max and Min, two passes over memory.
+    allow_negative_scales : bool
+        Whether a negative γ may go into the scales of a quantised weight. ONNX and onnxruntime
+        take scales below zero; compilers for other devices may not.
     max_seconds : float
         How long to change new weights one by one, to show that the comparison would notice.
     inline : bool
@@ -102,7 +106,12 @@ def fold_batch_norm(
         overridable_as_constant=overridable_as_constant,
         input_shapes=input_shapes,
     )
-    source = Foldable(read(original), duplicate_shared=duplicate_shared, allow_slower=allow_slower)
+    source = Foldable(
+        read(original),
+        duplicate_shared=duplicate_shared,
+        allow_slower=allow_slower,
+        allow_negative_scales=allow_negative_scales,
+    )
     if not verify:
         folded = source.message()
     else:
@@ -140,6 +149,7 @@ def fold_file(
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
     allow_slower: bool = False,
+    allow_negative_scales: bool = False,
     max_seconds: float = POWER_SECONDS,
     overwrite_input: bool = False,
     inline: bool = False,
@@ -151,7 +161,7 @@ def fold_file(
     Parameters
     ----------
     source, target : path
-    duplicate_shared, verify, check_data, allow_slower, max_seconds
+    duplicate_shared, verify, check_data, allow_slower, allow_negative_scales, max_seconds
     inline, overridable_as_constant, input_shapes
         As for :func:`fold_batch_norm`.
     overwrite_input : bool
@@ -167,11 +177,6 @@ def fold_file(
     if same and not overwrite_input:
         raise ModelError(f"{target} is the input itself; ask to overwrite it, or name another")
     if is_too_large(source):
-        if inline or overridable_as_constant or input_shapes:
-            raise ModelError(
-                f"{source}: inline, overridable_as_constant and input_shapes are for models whose "
-                "weights fit in one protobuf message"
-            )
         return fold_external(
             Path(source),
             Path(target),
@@ -179,6 +184,10 @@ def fold_file(
             verify=verify,
             check_data=check_data,
             allow_slower=allow_slower,
+            allow_negative_scales=allow_negative_scales,
+            inline=inline,
+            overridable_as_constant=overridable_as_constant,
+            input_shapes=input_shapes,
         )
     folded, report = fold_batch_norm(
         source,
@@ -186,6 +195,7 @@ def fold_file(
         verify=verify,
         check_data=check_data,
         allow_slower=allow_slower,
+        allow_negative_scales=allow_negative_scales,
         max_seconds=max_seconds,
         inline=inline,
         overridable_as_constant=overridable_as_constant,
@@ -203,6 +213,10 @@ def fold_external(
     verify: bool = True,
     check_data: Mapping[str, NDArray[Any]] | None = None,
     allow_slower: bool = False,
+    allow_negative_scales: bool = False,
+    inline: bool = False,
+    overridable_as_constant: bool = False,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> FoldReport:
     """Fold a file whose weights do not fit into one protobuf message; they stay external.
 
@@ -210,10 +224,20 @@ def fold_external(
     of its own, so that an older target stays whole until the new model takes its place. The
     comparison is with the original in onnxruntime: float64 would take twice the memory.
     """
-    original = read_model(source, load_external_data=False)
+    original = prepared(
+        read_model(source, load_external_data=False),
+        inline=inline,
+        overridable_as_constant=overridable_as_constant,
+        input_shapes=input_shapes,
+    )
     holder = read(original)
     ir.external_data.set_base_dir(holder.graph, source.parent)
-    foldable = Foldable(holder, duplicate_shared=duplicate_shared, allow_slower=allow_slower)
+    foldable = Foldable(
+        holder,
+        duplicate_shared=duplicate_shared,
+        allow_slower=allow_slower,
+        allow_negative_scales=allow_negative_scales,
+    )
     with scratch_folder(target.parent) as folder:
         draft = folder / target.name
         data = f"{target.name}.{secrets.token_hex(4)}.data"

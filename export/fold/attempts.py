@@ -48,6 +48,8 @@ class Foldable:
         Whether shared weights may be copied though it costs memory.
     allow_slower : bool
         Whether to fold even where the runtime then takes longer.
+    allow_negative_scales : bool
+        Whether the scales of quantised weights may become negative.
     sample_norms : bool
         Whether weight and bias of LayerNormalization and its like are folded, too.
     """
@@ -58,12 +60,14 @@ class Foldable:
         *,
         duplicate_shared: bool = False,
         allow_slower: bool = False,
+        allow_negative_scales: bool = False,
         sample_norms: bool = False,
     ) -> None:
         self.model = model
         self.sample_norms = sample_norms
         self.duplicate_shared = duplicate_shared
         self.allow_slower = allow_slower
+        self.allow_negative_scales = allow_negative_scales
         infer_shapes(model, Constants(model))
 
     def fold(self, boldness: Boldness = STEPS[0]) -> tuple[ir.Model, FoldReport]:
@@ -76,6 +80,7 @@ class Foldable:
                 boldness,
                 not_copied,
                 allow_slower=self.allow_slower,
+                allow_negative_scales=self.allow_negative_scales,
                 sample_norms=self.sample_norms,
             )
             if self.duplicate_shared or not copied or not_copied >= copied.keys():

@@ -23,6 +23,8 @@ class Context:
     opset: int
     # Whether Max and Min may take longer than the BatchNorm they replace.
     allow_slower: bool = False
+    # Whether a DequantizeLinear may get scales below zero.
+    allow_negative_scales: bool = False
     # Original weights that must not be copied, because other nodes use them too.
     not_copied: set[ir.Value] = field(default_factory=set)
     # New constant -> the original weight it was made from.

@@ -85,6 +85,7 @@ def fold_in_place(
     not_copied: frozenset[str] = frozenset(),
     *,
     allow_slower: bool = False,
+    allow_negative_scales: bool = False,
     sample_norms: bool = False,
 ) -> tuple[FoldReport, dict[str, int]]:
     """Fold a model that belongs to the caller.
@@ -99,6 +100,8 @@ def fold_in_place(
         Names of shared weights that have to stay shared.
     allow_slower : bool
         Whether to fold even where the runtime then takes longer.
+    allow_negative_scales : bool
+        Whether the scales of quantised weights may become negative.
     sample_norms : bool
         Whether weight and bias of LayerNormalization and its like are folded, too.
 
@@ -110,7 +113,13 @@ def fold_in_place(
     """
     constants = Constants(model)
     opset = model.opset_imports.get("", 1)
-    context = Context(model, constants, opset, allow_slower=allow_slower)
+    context = Context(
+        model,
+        constants,
+        opset,
+        allow_slower=allow_slower,
+        allow_negative_scales=allow_negative_scales,
+    )
     values = {v.name: v for v in all_values(model) if v.name is not None}
     context.names.update(values)
     context.names.update(n.name for g in graphs_of(model) for n in g if n.name)

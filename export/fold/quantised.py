@@ -38,8 +38,7 @@ def into_scales(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
         raise Refused(f"{label(node)} dequantises no constant")
     if plan.attribute(node, "block_size", 0) or plan.attribute(node, "output_dtype", 0):
         raise Refused(f"{label(node)} has scales of blocks")
-    if not (affine.scale > 0).all():
-        raise Refused(f"a scale is not positive, which the scales of {label(node)} have to be")
+    _require_signs(plan, node, affine)
     varying = [axis for axis, n in enumerate(affine.shape) if n > 1]
     if len(varying) > 1:
         raise Refused("it would differ along more than one axis")
@@ -58,6 +57,17 @@ def into_scales(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
         )
     plan.set_constant(node, 1, new.reshape(steps.shape) if new.size == steps.size else new)
     plan.taken(node)
+
+
+def _require_signs(plan: Plan, node: ir.Node, affine: Affine) -> None:
+    """A scale of 0 loses the integers; one below 0 is a choice, because it is not usual."""
+    if not affine.scale.all():
+        raise Refused(f"a scale is zero, which the scales of {label(node)} must not be")
+    if (affine.scale < 0).any() and not plan.context.allow_negative_scales:
+        raise Refused(
+            f"a scale is negative, which the scales of {label(node)} should not be "
+            "(allow_negative_scales folds)"
+        )
 
 
 def _require_per_axis(plan: Plan, node: ir.Node, axis: int, length: int) -> None:

@@ -42,6 +42,13 @@ def fold(
         bool,
         typer.Option("--allow-slower", help="Fold even where onnxruntime gets a little slower."),
     ] = False,
+    allow_negative_scales: Annotated[
+        bool,
+        typer.Option(
+            "--allow-negative-scales",
+            help="Let scales of quantised weights become negative where γ is.",
+        ),
+    ] = False,
     verify: Annotated[bool, typer.Option(help="Compare with the original before writing.")] = True,
     prove_seconds: Annotated[
         float,
@@ -83,6 +90,7 @@ def fold(
         verify=verify,
         check_data=None if check_data is None else read_npz(check_data),
         allow_slower=allow_slower,
+        allow_negative_scales=allow_negative_scales,
         max_seconds=prove_seconds,
         overwrite_input=overwrite,
         inline=inline,

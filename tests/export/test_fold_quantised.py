@@ -88,7 +88,10 @@ def test_an_int32_bias_moves_by_whole_steps():
 
 @pytest.mark.parametrize(
     ("signs", "opset", "per_axis", "reason"),
-    [("mixed", 17, True, "not positive"), ("positive", 12, False, "of opset 13")],
+    [
+        ("mixed", 17, True, "should not be (allow_negative_scales folds)"),
+        ("positive", 12, False, "of opset 13"),
+    ],
 )
 def test_what_scales_cannot_be(signs, opset, per_axis, reason):
     model, _ = network(per_axis=per_axis, signs=signs, opset=opset)
@@ -96,6 +99,33 @@ def test_what_scales_cannot_be(signs, opset, per_axis, reason):
     assert report.bn_left == 1
     assert reason in report.nodes[0].reason
     assert folded.SerializeToString() == model.SerializeToString()
+
+
+@pytest.mark.parametrize(("operator", "bias", "per_axis"), FORMS)
+@pytest.mark.parametrize("signs", ["mixed", "negative"])
+def test_negative_scales_where_they_are_allowed(operator, bias, per_axis, signs):
+    model, whole = network(per_axis=per_axis, bias=bias, operator=operator, signs=signs)
+    assert fold_batch_norm(model)[1].bn_left == 1
+    folded, report = fold_batch_norm(model, allow_negative_scales=True)
+    assert report.bn_left == 0, report.nodes
+    assert any(np.array_equal(a, whole) for a in stored(folded, np.int8))
+    assert min(a.min() for a in stored(folded, np.float32) if a.size == OUT) < 0
+    assert report.verification.against == "float64"
+    assert report.verification.agree
+    onnx.checker.check_model(folded, full_check=True)
+
+
+@pytest.mark.parametrize("per_axis", [True, False])
+def test_a_scale_of_zero_stays(per_axis):
+    model, _ = network(per_axis=per_axis, bias="int32")
+    node = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    gamma = next(t for t in model.graph.initializer if t.name == node.input[1])
+    values = numpy_helper.to_array(gamma).copy()
+    values[1] = 0
+    gamma.CopyFrom(numpy_helper.from_array(values, gamma.name))
+    _, report = fold_batch_norm(model, allow_negative_scales=True)
+    assert report.bn_left == 1
+    assert "zero" in report.nodes[0].reason
 
 
 def test_parameters_behind_a_dequantisation_are_constants():

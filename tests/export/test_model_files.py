@@ -316,6 +316,47 @@ def test_large_weights_stay_external(large, tmp_path):
     assert not [name for name in names if name.startswith(".")]
 
 
+def test_large_models_are_prepared_as_others_are(tmp_path, monkeypatch):
+    import onnx_ir as ir
+
+    from fastbn.bench.patterns.sketch import Sketch
+    from fastbn.export import io
+
+    g = Sketch(opset=18)
+    h = g.op("Block", [g.conv(g.input(3, "H", "W"), 4), *map(g.constant, g.parameters(4).values())])
+    y = g.op("Reshape", [h, g.integers(0, 4, -1)])
+    model = g.model(y)
+    model.graph.node[1].domain = "own"
+    inside = helper.make_node("BatchNormalization", ["x", "a", "b", "m", "v"], ["y"])
+    opset = helper.make_opsetid("", 18)
+    names = ["x", "a", "b", "m", "v"]
+    model.functions.append(helper.make_function("own", "Block", names, ["y"], [inside], [opset]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    kind = helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, ["N", 4, "S"])
+    model.graph.output[0].CopyFrom(kind)
+    weight = model.graph.initializer[0]
+    model.graph.input.append(
+        helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+    )
+    ir.save(
+        ir.from_proto(model), tmp_path / "a.onnx", external_data="a.data", size_threshold_bytes=64
+    )
+    monkeypatch.setattr(io, "PROTOBUF_LIMIT", 1000)
+    report = fold_file(
+        tmp_path / "a.onnx",
+        tmp_path / "b.onnx",
+        inline=True,
+        overridable_as_constant=True,
+        input_shapes={"x_1": [2, 3, 9, 9]},
+    )
+    assert (report.bn_before, report.bn_left) == (1, 0)
+    folded = onnx.load(tmp_path / "b.onnx", load_external_data=False)
+    assert not folded.functions
+    assert [value.name for value in folded.graph.input] == ["x_1"]
+    dims = folded.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in dims] == [2, 3, 9, 9]
+
+
 def test_large_mismatch_leaves_the_old_file(large, tmp_path, monkeypatch):
     from fastbn.export import MismatchError
     from fastbn.export.fold import backward

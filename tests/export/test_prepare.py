@@ -99,7 +99,7 @@ def test_the_command(tmp_path: Any) -> None:
     onnx.save(model, tmp_path / "a.onnx")
     name = model.graph.input[0].name
     arguments = ["fold", str(tmp_path / "a.onnx"), "-o", str(tmp_path / "b.onnx"), "--inline"]
-    arguments += ["--overridable-as-constant", "--input-shape"]
+    arguments += ["--allow-negative-scales", "--overridable-as-constant", "--input-shape"]
     with pytest.raises(SystemExit) as end:
         cli.main([*arguments, f"{name}=2,3,16,16"])
     assert end.value.code == 0

@@ -60,7 +60,7 @@ def into_scales(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
 
 
 def _require_signs(plan: Plan, node: ir.Node, affine: Affine) -> None:
-    """A scale of 0 loses the integers; one below 0 is a choice, because it is not usual."""
+    """Refuse a scale of 0, which loses the integers, and one below 0 unless it is asked for."""
     if not affine.scale.all():
         raise Refused(f"a scale is zero, which the scales of {label(node)} must not be")
     if (affine.scale < 0).any() and not plan.context.allow_negative_scales:

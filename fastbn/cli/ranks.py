@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ PROGRAM = (sys.executable, "-c", "from fastbn.cli import main; main()")
 TERMINATED = 128 + signal.SIGTERM
 KNOWN_CODES = (0, 1, 2, 3, LOST, INTERRUPTED, TERMINATED)
 TURN = 1.0  # seconds that a rank leaves to rank 0, which may have the same to say
+UNREAD, ON_THE_WAY = 1.0, 0.1  # seconds, at most and always, for what was said to be shown
 AT_THE_END = 3600.0  # seconds for what rank 0 does alone
 GOES_ON = "the same command goes on from the last checkpoint"
 PR_SET_PDEATHSIG = 1
@@ -80,6 +82,7 @@ def supervise() -> None:
     name = f"rank {library.rank_of_this_process()} (on {socket.gethostname()})"
     how = signal.Signals(-code).name
     print(f"fastbn: error: {name} was ended by {how}; {GOES_ON}", file=sys.stderr, flush=True)
+    _until_read()
     library.abort(LOST)
     sys.exit(LOST)
 
@@ -161,14 +164,33 @@ def _end(communicator: MPICommunicator, code: int) -> NoReturn:
     """End the job; what MPI says of that is not shown, the message has been."""
     from fastbn.distributed import library
 
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _until_read()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     library.abort(code)
     communicator.abort(code)
     os._exit(code)
+
+
+def _until_read() -> None:
+    """Wait until mpiexec has read what this process said: it drops the rest as it ends a job."""
+    deadline = time.monotonic() + UNREAD
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        while _unread_bytes(stream.fileno()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    time.sleep(ON_THE_WAY)
+
+
+def _unread_bytes(descriptor: int) -> int:
+    if os.name != "posix" or not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return 0
+    import fcntl
+    import termios
+
+    answer = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def same_config(communicator: MPICommunicator, make: Callable[[], Config]) -> Config:

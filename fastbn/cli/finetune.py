@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli import train as options
+from fastbn.cli import options
 from fastbn.cli.export import numbers
+from fastbn.cli.train import train_as
 from fastbn.cli.watch import takes_memory
 
 
@@ -129,11 +130,11 @@ def finetune(
     }
     if resume is None and not (model or "").endswith(".toml"):
         given["freeze"] = freeze or "backbone"
-    from fastbn.train import run
+    from fastbn.train.folder import find
 
     if resume is not None:
         options.refuse_besides(resume, model, given, set_, overwrite)
-        config = run.find(resume)
+        config = find(resume)
     else:
         config = options.config_of(model, given, set_)
-    return options.train_as(config, None, threads, resume is not None, overwrite, quiet, as_json)
+    return train_as(config, None, threads, resume is not None, overwrite, quiet, as_json)

@@ -1,168 +1,58 @@
-"""``fastbn train | lr-find | report | compare``. Nothing heavy is imported before they run."""
+"""``fastbn train | lr-find``. Nothing heavy is imported before they run."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastbn.cli import ranks
 from fastbn.cli.errors import DONE, INTERRUPTED, NOT_FINITE
+from fastbn.cli.options import (
+    AsJson,
+    Augment,
+    Balanced,
+    BatchNormMode,
+    BatchSize,
+    Channels,
+    Data,
+    Epochs,
+    FinalRate,
+    LabelSmoothing,
+    LearningRate,
+    MaxSeconds,
+    Model,
+    Normalize,
+    OptimizerName,
+    Output,
+    Overwrite,
+    Processes,
+    Quiet,
+    Resume,
+    SaveEvery,
+    ScheduleName,
+    Seed,
+    Set,
+    Size,
+    Stopping,
+    Target,
+    Threads,
+    Timeout,
+    ValSplit,
+    Warmup,
+    WeightDecay,
+    config_of,
+    refuse_besides,
+)
+from fastbn.cli.report import show_report
 from fastbn.cli.table import show
 from fastbn.cli.watch import takes_memory
 
 if TYPE_CHECKING:
     from fastbn.distributed import MPICommunicator
     from fastbn.train.config import Config
-
-# What a table shows of a run's report.
-SHOWN = (
-    "model",
-    "data",
-    "best_epoch",
-    "test_loss",
-    "test_accuracy",
-    "test_mae",
-    "test_r2",
-    "steps",
-    "seconds",
-    "images_per_second",
-    "bn_before",
-    "bn_after",
-    "max_rel_f64",
-    "max_rel_ort",
-    "argmax_agreement",
-)
-
-
-class Optimizer(StrEnum):
-    """What ``--optimizer`` takes."""
-
-    ADAM = "adam"
-    ADAMW = "adamw"
-    SGD = "sgd"
-
-
-class BatchNormMode(StrEnum):
-    """What ``--bn`` takes."""
-
-    SYNC = "sync"
-    LOCAL = "local"
-    GHOST = "ghost"
-
-
-class Schedule(StrEnum):
-    """What ``--schedule`` takes."""
-
-    CONSTANT = "constant"
-    COSINE = "cosine"
-    EXPONENTIAL = "exponential"
-    ONE_CYCLE = "one_cycle"
-
-
-Model = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODEL|CONFIG.toml",
-        help="mlp, convnet, resnet20, inception, your own package.module:factory, or the "
-        "config.toml of a run.",
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="digits, mnist, cifar10; a folder of images, idx or CIFAR-10 files; a CSV or Parquet "
-        "file with --target."
-    ),
-]
-Target = Annotated[str | None, typer.Option(help="Column of a table to predict.")]
-Size = Annotated[
-    int | None, typer.Option(help="Height and width that images of a folder get.", min=1)
-]
-Channels = Annotated[int | None, typer.Option(help="1: grey images; 3: RGB.", min=1, max=3)]
-Normalize = Annotated[
-    bool | None,
-    typer.Option(
-        help="Take (x - mean) / std of the training part; it is stored with the weights. "
-        "Default: of tables."
-    ),
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Output folder. Default: fastbn-run.")
-]
-ValSplit = Annotated[
-    float | None,
-    typer.Option(
-        help="Share of the training part to validate on. Default: 0.1 with --early-stopping, "
-        "else none.",
-        min=0,
-        max=1,
-    ),
-]
-Augment = Annotated[
-    str | None, typer.Option(help="Of flip, shift, crop, cutout, brightness: flip,crop.")
-]
-Epochs = Annotated[int | None, typer.Option(help="Epochs. Default: 3.", min=1)]
-BatchSize = Annotated[int | None, typer.Option(help="Batch size. Default: 64.", min=1)]
-OptimizerName = Annotated[Optimizer | None, typer.Option(help="Optimizer. Default: adam.")]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(help="Learning rate. Default: 0.001; 0.05 for sgd, which has momentum 0.9."),
-]
-FinalRate = Annotated[
-    float | None, typer.Option(help="Learning rate of the last epoch. Default: the same.")
-]
-ScheduleName = Annotated[
-    Schedule | None, typer.Option(help="How the learning rate moves. Default: constant.")
-]
-Warmup = Annotated[
-    int | None, typer.Option(help="Steps in which the learning rate rises from 0.", min=0)
-]
-LabelSmoothing = Annotated[
-    float | None, typer.Option(help="Label smoothing of the loss.", min=0, max=1)
-]
-Balanced = Annotated[
-    bool, typer.Option("--balanced", help="Weigh classes so that each counts the same.")
-]
-Stopping = Annotated[
-    int | None,
-    typer.Option(help="Stop after so many epochs without a better validation loss.", min=1),
-]
-MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so much time.")]
-SaveEvery = Annotated[
-    int | None, typer.Option(help="Steps between checkpoints, besides each epoch's.", min=1)
-]
-Resume = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Go on with the run of this folder.")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-WeightDecay = Annotated[
-    float | None, typer.Option(help="Weight decay. Default: the optimizer's.", min=0)
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Argument of the model: hidden=256,128."),
-]
-Seed = Annotated[int | None, typer.Option(help="Random seed. Default: 0.", min=0)]
-Threads = Annotated[
-    int | None, typer.Option(help="Number of threads. Default: one per core.", min=1)
-]
-Processes = Annotated[
-    int | None,
-    typer.Option(help="Start so many processes, which share each batch (MPI).", min=1),
-]
-Timeout = Annotated[
-    float, typer.Option(help="Seconds behind which a process that does not answer is lost.", min=1)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @takes_memory
@@ -257,13 +147,13 @@ def train(
         "bn": bn and bn.value,
     }
     from fastbn.distributed import library
-    from fastbn.train import run
+    from fastbn.train.folder import find
 
     if resume is not None:
         refuse_besides(resume, model, given, set_, overwrite)
 
     def config() -> Config:
-        return config_of(model, given, set_) if resume is None else run.find(resume)
+        return config_of(model, given, set_) if resume is None else find(resume)
 
     rank = library.rank_of_this_process()
     if rank is None and processes is None:
@@ -281,23 +171,6 @@ def train(
         return train_as(own, communicator, count, resume is not None, overwrite, silent, as_json)
 
     return ranks.in_ranks(timeout, go)
-
-
-def refuse_besides(
-    resume: Path,
-    model: str | None,
-    given: Mapping[str, Any],
-    set_: list[str] | None,
-    overwrite: bool,
-) -> None:
-    """Refuse other arguments beside --resume."""
-    from fastbn.train.run import CONFIG
-
-    named = [name for name, value in given.items() if value is not None]
-    if model is not None or set_ or overwrite or named:
-        raise typer.BadParameter(
-            f"--resume goes on with the arguments of {resume / CONFIG}; give no others"
-        )
 
 
 def train_as(
@@ -340,7 +213,7 @@ def train_as(
             print(f"fastbn: error: {error}", file=sys.stderr)
         return NOT_FINITE
     if first:
-        _print(report, config.output, quiet, as_json)
+        show_report(report, config.output, quiet, as_json)
     return DONE
 
 
@@ -362,7 +235,7 @@ def lr_find(
     as_json: AsJson = False,
 ) -> int:
     """Try learning rates from small to large, one a step, and suggest one."""
-    from fastbn.train import run
+    from fastbn.train.prepare import prepare
 
     given = {
         "data": data,
@@ -377,7 +250,7 @@ def lr_find(
     }
     config = config_of(model, given, set_)
     _use_threads(threads if threads is not None else config.threads)
-    prepared = run.prepare(config)
+    prepared = prepare(config)
     found = prepared.trainer.lr_find(prepared.data, config.batch_size, steps=steps, rng=config.seed)
     if as_json:
         print(json.dumps(found._asdict(), indent=2))
@@ -388,101 +261,8 @@ def lr_find(
     return DONE
 
 
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
-    *,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    as_json: AsJson = False,
-) -> int:
-    """Make report.json, training.png and report.html of a run again, finished or not."""
-    from fastbn.cli.environment import describe
-    from fastbn.cli.tuned import parts_of
-    from fastbn.train import run
-
-    told = run.report(folder, describe(), **parts_of(run.find(folder)))
-    _print(told, str(folder), quiet, as_json)
-    return DONE
-
-
-def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
-    *,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write a page with all curves, too.")
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Set runs side by side: results, and the arguments that differ."""
-    from fastbn.train import page, run
-
-    if len(folders) < 2:
-        raise typer.BadParameter("name two folders or more")
-    reports: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        path = folder / run.REPORT
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: make it with fastbn report {folder}")
-        reports[str(folder)] = json.loads(path.read_text(encoding="utf-8"))
-    rows: dict[str, dict[str, Any]] = {
-        name: {run: told.get(name) for run, told in reports.items()}
-        for name in SHOWN
-        if any(told.get(name) is not None for told in reports.values())
-    }
-    for name, values in page.differing(reports).items():
-        rows[name] = dict(zip(reports, values, strict=True))
-    if output is not None:
-        page.write_comparison(output, reports)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        _show_columns(list(reports), rows)
-    return DONE
-
-
-def config_of(model: str | None, given: Mapping[str, Any], set_: list[str] | None) -> Config:
-    """Return the arguments of a command line, or of a file with those of the line before it."""
-    from fastbn.train import config as configs
-
-    values = {name: value for name, value in given.items() if value is not None}
-    arguments = configs.assignments(set_ or [])
-    if model is None:
-        raise typer.BadParameter("name a MODEL, a CONFIG.toml, or --resume DIR")
-    if model.endswith(".toml"):
-        read = configs.read(model)
-        merged = {**read, **values, "set": {**read.get("set", {}), **arguments}}
-        return configs.rooted(configs.from_values(merged, model))
-    if "data" not in values:
-        raise typer.BadParameter("name the data with --data")
-    return configs.rooted(configs.Config(model=model, set=arguments, **values))
-
-
 def _use_threads(threads: int | None) -> None:
     if threads is not None:
         import fastbn
 
         fastbn.set_num_threads(threads)
-
-
-def _print(report: Mapping[str, Any], folder: str, quiet: bool, as_json: bool) -> None:
-    if as_json:
-        from fastbn.train.report import finite
-
-        print(json.dumps(finite(report), indent=2))
-    elif not quiet:
-        shown = {name: report[name] for name in SHOWN if report.get(name) is not None}
-        files = sorted(path.name for path in Path(folder).iterdir() if path.name[0] != ".")
-        show(f"{report['model']} on {report['data']}", {**shown, folder: files})
-
-
-def _show_columns(runs: list[str], rows: Mapping[str, Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from fastbn.cli.table import readable
-
-    table = Table()
-    for head in ("", *runs):
-        table.add_column(head, overflow="fold")
-    for name, values in rows.items():
-        table.add_row(name, *(readable(values[run]) for run in runs))
-    Console().print(table)

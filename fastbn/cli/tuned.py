@@ -11,7 +11,7 @@ from fastbn.cli.export import PROOF
 if TYPE_CHECKING:
     from fastbn.train.config import Config
     from fastbn.train.finetune import Source
-    from fastbn.train.run import Run
+    from fastbn.train.prepare import Run
 
 
 def parts_of(config: Config) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def onnx_source(config: Config) -> Source:
 def export(run: Run) -> Mapping[str, Any]:
     """Write the ONNX file of a run, proven; return what its report says."""
     from fastbn.export import to_onnx
-    from fastbn.train.run import ONNX
+    from fastbn.train.folder import ONNX
 
     normalization = run.samples.normalization
     report = to_onnx(

@@ -19,6 +19,7 @@ from fastbn.nn.parts import cut
 from fastbn.train import run as runs
 from fastbn.train.callbacks import Callback
 from fastbn.train.config import Config
+from fastbn.train.prepare import prepare
 
 Run = Callable[..., int]
 
@@ -173,7 +174,7 @@ def test_interrupted_and_resumed_it_ends_the_same(run: Run, pretrained: Path, fr
 
 def test_frozen_layers_are_computed_once(pretrained: Path) -> None:
     config = Config(str(pretrained / "net.safetensors"), "digits", "run", freeze="backbone")
-    prepared = runs.prepare(config, **{k: v for k, v in parts_of(config).items() if k == "source"})
+    prepared = prepare(config, **{k: v for k, v in parts_of(config).items() if k == "source"})
     assert prepared.data.input_shape == (24,)
     assert isinstance(prepared.net, nn.Sequential)
     assert prepared.tuning is not None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fastbn.cli.errors import DONE
-from fastbn.cli.train import Threads
+from fastbn.cli.options import Threads
 
 LONG_ENOUGH = 0.2  # seconds in which a network's forward is repeated
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastbn.data.prefetch import ahead
 from fastbn.data.rows import Rows, Samples, read
+from fastbn.data.shards import shard_of
 
 Batch = tuple[NDArray[Any], ...]
 Augment = Callable[..., NDArray[Any]]  # (images, rng), and a `Where` behind if it is `located`
@@ -54,17 +55,6 @@ def seed_of(rng: Rng) -> int:
 def keyed(seed: int, *key: int) -> np.random.Generator:
     """Return the generator that belongs to a key: (epoch,) or (epoch, step)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
-def shard_of(rows: int, rank: int, size: int) -> slice:
-    """Return the part of so many rows that is a rank's: neighbours, as even as can be.
-
-    Examples
-    --------
-    >>> [shard_of(10, rank, 4) for rank in range(4)]
-    [slice(0, 2, None), slice(2, 5, None), slice(5, 7, None), slice(7, 10, None)]
-    """
-    return slice(rows * rank // size, rows * (rank + 1) // size)
 
 
 class Batches:
@@ -169,7 +159,7 @@ class Batches:
         self._walks += 1
         return self.epoch(epoch)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Give the batches of one epoch, bit for bit the same whenever it is asked for.
 
         Parameters
@@ -178,19 +168,21 @@ class Batches:
             Which epoch, from 0.
         start : int, default 0
             The first step to give; those before cost nothing.
+        stop : int, optional
+            The step before which to end; none from there on is read. By default the last.
 
         Returns
         -------
         iterator of (ndarray, ...)
             ``(x, y)``, or ``(x, y, weight)``.
         """
-        batches = self._epoch(number, start)
+        batches = self._epoch(number, start, len(self) if stop is None else stop)
         return ahead(batches) if self.prefetch else batches
 
-    def _epoch(self, number: int, start: int) -> Iterator[Batch]:
+    def _epoch(self, number: int, start: int, stop: int) -> Iterator[Batch]:
         order = keyed(self.seed, number).permutation(len(self.x)) if self.shuffle else None
         located = getattr(self.augment, "located", False)
-        for step in range(start, len(self)):
+        for step in range(start, stop):
             first = step * self.batch_size
             cut = slice(first, min(first + self.batch_size, len(self.x)))
             key: tuple[int, ...] = (number, step)

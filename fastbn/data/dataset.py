@@ -15,6 +15,7 @@ from fastbn.data.split import split_rows
 
 if TYPE_CHECKING:
     from fastbn.data.columns import Columns
+    from fastbn.distributed import Communicator
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -158,13 +159,21 @@ class Dataset:
             y_val=self.y_train[held_out],
         )
 
-    def normalized(self, normalization: Normalization | None = None) -> Dataset:
+    def normalized(
+        self,
+        normalization: Normalization | None = None,
+        *,
+        communicator: Communicator | None = None,
+    ) -> Dataset:
         """Return the same data with samples ``(x - mean) / std``.
 
         Parameters
         ----------
         normalization : Normalization, optional
             By default it is fitted on the training part: call `split` before.
+        communicator : Communicator, optional
+            Other ranks, who all call this: each reads a share of the samples to fit it, and all
+            get the bits that one process does.
 
         Returns
         -------
@@ -179,7 +188,9 @@ class Dataset:
         """
         if self.normalization is not None:
             raise ValueError(f"{self.name or 'Dataset'} is normalised already")
-        fitted = Normalization.fit(self.x_train) if normalization is None else normalization
+        fitted = normalization
+        if fitted is None:
+            fitted = Normalization.fit(self.x_train, communicator=communicator)
         parts = {
             f"x_{part}": x.normalized(fitted) if isinstance(x, Rows) else fitted.apply(x)
             for part, x, _ in self._parts()

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastbn.data.dataset import Dataset
-from fastbn.data.images import SUFFIXES, common_shape, decode
+from fastbn.data.images import SUFFIXES, ImageFiles, common_shape, decode
 from fastbn.data.rows import Rows, Samples
+from fastbn.data.shards import local_size
 from fastbn.data.split import Split, split_rows
 from fastbn.files import atomic, cache_dir
+
+if TYPE_CHECKING:
+    from fastbn.distributed import Communicator
 
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 CACHE_VERSION = 1  # raised when the same files give other bytes
@@ -47,11 +52,13 @@ def read_image_folder(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     split: Split | None = None,
+    communicator: Communicator | None = None,
 ) -> Dataset:
     """Read a folder of images; see `fastbn.data.load`.
 
     Pixels are decoded once and kept in the cache, ``images/`` in `cache_dir`, under a name made of
-    all paths, times and sizes of the files and of how they are read.
+    all paths, times and sizes of the files and of how they are read. With several ranks, each
+    decodes its part of every batch instead, unless the cache of its machine has them.
     """
     training = _part(folder, "train")
     classes = _classes(training or folder)
@@ -76,9 +83,14 @@ def read_image_folder(
         kept, held_out = split_rows(labels[candidates], fraction, seed, stratify=True)
         rows |= {"train": candidates[kept], "test": candidates[held_out]}
 
-    pixels = _pixels(folder, paths, size, channels)
+    pixels: NDArray[np.uint8] | ImageFiles
+    if shared := communicator is not None and communicator.size > 1:
+        pixels = _pixels_of_ranks(folder, paths, size, channels, communicator)
+    else:
+        pixels = _pixels(folder, paths, size, channels)
     x: dict[str, Samples] = {part: Rows(pixels).take(chosen) for part, chosen in rows.items()}
-    if pixels.size * np.dtype(np.float32).itemsize <= _memory() * SHARE_OF_MEMORY:
+    as_floats = math.prod(pixels.shape) * np.dtype(np.float32).itemsize
+    if not shared and as_floats <= _memory() * SHARE_OF_MEMORY:
         x = {part: images[:] for part, images in x.items()}
     return Dataset(
         x["train"],
@@ -162,7 +174,7 @@ def _pixels(
     folder: Path, paths: Sequence[Path], size: tuple[int, int] | None, channels: int | None
 ) -> NDArray[np.uint8]:
     """Return the pixels of all images ``(N, H, W, C)``: from the cache, or decoded into it."""
-    place = _cache_file(folder, paths, size, channels)
+    place = _cache_file(folder, _stats(folder, paths), size, channels)
     cached = _cached(place, len(paths))
     if cached is not None:
         return cached
@@ -188,15 +200,51 @@ def _pixels(
     return np.load(place, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def _cache_file(
-    folder: Path, paths: Sequence[Path], size: tuple[int, int] | None, channels: int | None
-) -> Path:
-    how = [CACHE_VERSION, size, channels]
+def _pixels_of_ranks(
+    folder: Path,
+    paths: Sequence[Path],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    communicator: Communicator,
+) -> NDArray[np.uint8] | ImageFiles:
+    """Return the pixels of all images ``(N, H, W, C)``: from the cache, or files to decode.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, if they see different files.
+    """
+    files = _stats(folder, paths)
+    seen = sha256(json.dumps([(name, length) for name, _, length in files]).encode()).digest()
+    told = communicator.allgather(np.frombuffer(seen, np.uint8))
+    other = [str(rank) for rank, each in enumerate(told) if each.tobytes() != told[0].tobytes()]
+    if other:
+        raise ValueError(
+            f"{folder}: rank {', '.join(other)} sees other files there, or of other sizes, than "
+            "rank 0: every machine needs the same folder"
+        )
+    shape = common_shape(paths, size, channels, communicator)
+    memory = int(_memory() * SHARE_OF_MEMORY) // local_size(communicator)
+    cached = _cached(_cache_file(folder, files, size, channels), len(paths))
+    return ImageFiles(paths, shape, memory) if cached is None else cached
+
+
+def _stats(folder: Path, paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Return name, time and size of every file."""
     stats = ((path, path.stat()) for path in paths)
-    files = [
+    return [
         (path.relative_to(folder).as_posix(), stat.st_mtime_ns, stat.st_size)
         for path, stat in stats
     ]
+
+
+def _cache_file(
+    folder: Path,
+    files: Sequence[tuple[str, int, int]],
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> Path:
+    how = [CACHE_VERSION, size, channels]
     prefix = sha256(json.dumps([str(folder.resolve()), how]).encode()).hexdigest()[:16]
     key = sha256(json.dumps([how, files]).encode()).hexdigest()[:32]
     return cache_dir() / "images" / f"{prefix}-{key}.npy"

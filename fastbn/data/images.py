@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbn import get_num_threads
+from fastbn.data.shards import divided
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from fastbn.distributed import Communicator
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AT_A_TIME = 1024  # files that wait for a thread
@@ -124,9 +127,12 @@ def for_all(work: Callable[[int], T], count: int, threads: int | None = None) ->
 
 
 def common_shape(
-    paths: Sequence[Path], size: tuple[int, int] | None, channels: int | None
+    paths: Sequence[Path],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    communicator: Communicator | None = None,
 ) -> tuple[int, int, int]:
-    """Return the shape ``(H, W, C)`` to which images are brought.
+    """Return the shape ``(H, W, C)`` to which images are brought; ranks look at a share each.
 
     Raises
     ------
@@ -135,14 +141,20 @@ def common_shape(
     """
     if size is not None and channels is not None:
         return (*size, channels)
-    headers = for_all(lambda number: read_header(paths[number]), len(paths))
+
+    def read(numbers: range) -> NDArray[np.int64]:
+        headers = for_all(lambda number: read_header(paths[numbers[number]]), len(numbers))
+        return np.array(headers, np.int64).reshape(-1, len(Header._fields))
+
+    headers = divided(len(paths), read, communicator)
     if channels is None:
-        channels = 1 if all(header.grey for header in headers) else 3
+        channels = 1 if headers[:, 2].all() else 3
     if size is None:
-        sizes = [(header.height, header.width) for header in headers]
-        size = sizes[0]
-        other = next((number for number, found in enumerate(sizes) if found != size), None)
-        if other is not None:
+        sizes = headers[:, :2].tolist()
+        size = sizes[0][0], sizes[0][1]
+        others = np.flatnonzero((headers[:, :2] != size).any(axis=1))
+        if others.size:
+            other = others[0]
             raise ValueError(
                 f"Images differ in size, {paths[0]} has {size[0]}×{size[1]} and {paths[other]} "
                 f"{sizes[other][0]}×{sizes[other][1]} pixels: give the size to bring them to, "
@@ -165,6 +177,63 @@ def decode(paths: Sequence[Path], shape: tuple[int, int, int], target: NDArray[n
         target[number] = read_image(paths[number], (height, width), channels)
 
     for_all(one, len(paths))
+
+
+class ImageFiles:
+    """Pixels ``(N, H, W, C)`` of image files, decoded when they are read.
+
+    What was decoded is kept until the memory that it may take is full: where every epoch has
+    another order, no image is more likely to be asked for than another.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    shape : (int, int, int)
+        Of one image.
+    memory : int
+        Bytes that images may take.
+
+    Attributes
+    ----------
+    decoded : int
+        Files that were decoded so far.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, int, int], memory: int) -> None:
+        self.paths = paths
+        self.shape = (len(paths), *shape)
+        self.decoded = 0
+        self._room = memory // (shape[0] * shape[1] * shape[2])
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: slice) -> NDArray[np.uint8]:
+        return self.take(range(len(self))[index])
+
+    def take(self, index: Any, axis: int = 0) -> NDArray[np.uint8]:
+        """Return the images of these numbers."""
+        numbers = np.asarray(index, np.intp) % max(len(self), 1)  # from the end, where negative
+        _, height, width, channels = self.shape
+        pixels = np.empty((len(numbers), height, width, channels), np.uint8)
+        missing = []
+        for row, number in enumerate(numbers.tolist()):
+            if (known := self._kept.get(number)) is None:
+                missing.append(row)
+            else:
+                pixels[row] = known
+        fresh = np.empty((len(missing), height, width, channels), np.uint8)
+        decode([self.paths[numbers[row]] for row in missing], (height, width, channels), fresh)
+        self.decoded += len(missing)
+        pixels[missing] = fresh
+        for row, image in zip(missing, fresh, strict=True):
+            if len(self._kept) < self._room:
+                self._kept[int(numbers[row])] = image.copy()
+        return pixels
 
 
 @contextmanager

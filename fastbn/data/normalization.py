@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbn.data.shards import divided
+
 if TYPE_CHECKING:
     from fastbn.data.rows import Samples
+    from fastbn.distributed import Communicator
 
 BLOCK = 1 << 20  # numbers at a time: float64 copies of a whole set would be twice its size
 
@@ -38,7 +41,7 @@ class Normalization:
     std: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, x: Samples) -> Self:
+    def fit(cls, x: Samples, *, communicator: Communicator | None = None) -> Self:
         """Take mean and standard deviation of every channel, over all other axes.
 
         Parameters
@@ -46,6 +49,8 @@ class Normalization:
         x : array_like, shape (N, ..., C)
             Training samples, channels last. They are read in blocks, so that memory-mapped ones
             stay on the disk.
+        communicator : Communicator, optional
+            Other ranks with the same samples, who all call this: each reads its share.
 
         Returns
         -------
@@ -62,14 +67,26 @@ class Normalization:
             raise ValueError("There is nothing to normalise: 0 samples")
         channels = x.shape[-1]
         rows = max(1, BLOCK // max(1, int(np.prod(x.shape[1:]))))
+
+        def moments(blocks: range) -> NDArray[np.float64]:
+            """Return the mean and the sum of squared differences of every block, (B, 2, C)."""
+            told = np.empty((len(blocks), 2, channels))
+            for (block_mean, block_m2), number in zip(told, blocks, strict=True):
+                block = np.asarray(x[number * rows : (number + 1) * rows], np.float64)
+                block = block.reshape(-1, channels)
+                block.mean(axis=0, out=block_mean)
+                np.square(block - block_mean).sum(axis=0, out=block_m2)
+            return told
+
         count, mean, m2 = 0, np.zeros(channels), np.zeros(channels)
-        for first in range(0, len(x), rows):
-            block = np.asarray(x[first : first + rows], np.float64).reshape(-1, channels)
-            block_mean = block.mean(axis=0)
+        told = divided(-(-len(x) // rows), moments, communicator)
+        inner = int(np.prod(x.shape[1:-1]))  # values of a channel in a sample
+        for number, (block_mean, block_m2) in enumerate(told):
+            block_count = min(rows, len(x) - number * rows) * inner
             delta = block_mean - mean
-            total = count + len(block)
-            m2 += ((block - block_mean) ** 2).sum(axis=0) + delta**2 * (count * len(block) / total)
-            mean += delta * (len(block) / total)
+            total = count + block_count
+            m2 += block_m2 + delta**2 * (count * block_count / total)
+            mean += delta * (block_count / total)
             count = total
         if not (np.isfinite(mean).all() and np.isfinite(m2).all()):
             wrong = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(m2)))

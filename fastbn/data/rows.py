@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastbn.data.images import ImageFiles
 from fastbn.data.normalization import Normalization
 
 PIXEL_MAX = 255
@@ -22,7 +23,7 @@ class Rows:
 
     Parameters
     ----------
-    base : ndarray
+    base : ndarray or ImageFiles
         What is stored, of any numeric type; a memory-mapped array stays on the disk.
     dtype : data-type, default float32
         Type of the rows that are read: float32 or float64.
@@ -34,7 +35,7 @@ class Rows:
     Attributes
     ----------
     on_disk : bool
-        Whether `base` is memory-mapped.
+        Whether `base` is memory-mapped, or image files.
 
     Examples
     --------
@@ -47,13 +48,14 @@ class Rows:
 
     def __init__(
         self,
-        base: NDArray[Any],
+        base: NDArray[Any] | ImageFiles,
         dtype: DTypeLike = np.float32,
         normalization: Normalization | None = None,
         chosen: NDArray[np.intp] | None = None,
     ) -> None:
-        self.on_disk = on_disk(base)
-        self.base = np.asarray(base)  # a plain view of a memory-mapped array reads nothing
+        self.on_disk = isinstance(base, ImageFiles) or on_disk(base)
+        # A plain view of a memory-mapped array reads nothing.
+        self.base = base if isinstance(base, ImageFiles) else np.asarray(base)
         self.dtype = np.dtype(dtype)
         self.normalization = normalization
         self.chosen = chosen
@@ -85,11 +87,6 @@ class Rows:
         if copy is False:
             raise ValueError("rows are converted when they are read, which makes a copy")
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
-
-    def reshape(self, shape: tuple[int, ...]) -> Rows:
-        """Return the same samples in another shape ``(N, ...)``."""
-        base = self.base.reshape(len(self.base), *shape[1:])
-        return Rows(base, self.dtype, self.normalization, self.chosen)
 
     def take(self, rows: NDArray[np.intp]) -> Rows:
         """Return some of the samples; they stay where they are."""

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from fastbn.data.idx import read_idx
 from fastbn.data.split import as_split
 from fastbn.data.tables import SUFFIXES, is_table, read_table
 from fastbn.files import cache_dir
+
+if TYPE_CHECKING:
+    from fastbn.distributed import Communicator
 
 NAMES = ("digits", "mnist", "cifar10")
 FOLDERS = {"mnist": Path("mnist"), "cifar10": Path("cifar10", "cifar-10-batches-bin")}
@@ -36,6 +40,7 @@ def load(
     split: float | tuple[float, int] | None = None,
     target: str | None = None,
     missing: str = "impute",
+    communicator: Communicator | None = None,
 ) -> Dataset:
     """Read a data set.
 
@@ -69,6 +74,9 @@ def load(
     missing : {"impute", "refuse"}
         Of a table: fill missing values, and say so in the log, or refuse them. Rows without target
         are dropped.
+    communicator : Communicator, optional
+        Other ranks, who all call this. Of a folder of images each decodes what it needs when it
+        needs it, its part of every batch; other data are read whole by every rank.
 
     Returns
     -------
@@ -115,6 +123,7 @@ def load(
                 size=_size(size),
                 channels=_channels(channels),
                 split=None if split is None else as_split(split),
+                communicator=communicator,
             )
         _allow(name, given)
         return _read_folder(path, path.resolve().name)

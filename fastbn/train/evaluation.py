@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data.batches import Batches, shard_of
+from fastbn.data.batches import Batches
+from fastbn.data.shards import shard_of
 from fastbn.distributed.communicator import Communicator, gather_rows
 from fastbn.nn import Module
 
@@ -68,12 +68,11 @@ def evaluate_batches(
     count_correct = getattr(loss, "correct", None)
     rows, correct, total = 0, 0, 0.0
     kept: list[tuple[Array, Array]] = []
-    parts = batches.epoch(0)
-    shared = communicator is not None and isinstance(batches, Batches)
-    if shared:
-        assert communicator is not None
-        own = shard_of(len(batches), communicator.rank, communicator.size)  # type: ignore[arg-type]
-        parts = islice(batches.epoch(0, own.start), own.stop - own.start)
+    if shared := communicator is not None and isinstance(batches, Batches):
+        own = shard_of(len(batches), communicator.rank, communicator.size)
+        parts = batches.epoch(0, own.start, own.stop)
+    else:
+        parts = batches.epoch(0)
     for x, y, *_ in parts:
         pred = net.predict(x, max(len(x), 1))
         rows += len(x)

@@ -136,7 +136,7 @@ def prepare(
     """
     if config.freeze is not None and source is None:
         source = finetune.source(config)
-    samples = load_data(config, source)
+    samples = load_data(config, source, communicator)
     loss: Any = MSELoss()
     if samples.classes:
         loss = CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -194,7 +194,11 @@ def _described(data: Dataset) -> dict[str, Any]:
     return described
 
 
-def load_data(config: Config, source: finetune.Source | None = None) -> Dataset:
+def load_data(
+    config: Config,
+    source: finetune.Source | None = None,
+    communicator: Communicator | None = None,
+) -> Dataset:
     """Return the data of a config, split and normalised as it says, else as a source's were."""
     names = ("target", "size", "channels")
     given: dict[str, Any] = {
@@ -203,7 +207,7 @@ def load_data(config: Config, source: finetune.Source | None = None) -> Dataset:
     if source is not None and len(source.input_shape or ()) == 3 and is_images(config.data):
         assert source.input_shape is not None
         given = {"size": source.input_shape[:2], "channels": source.input_shape[2], **given}
-    data = datasets.load(config.data, **given)
+    data = datasets.load(config.data, **given, communicator=communicator)
     fraction = config.val_split
     if fraction is None:
         fraction = VAL_SPLIT if config.early_stopping is not None and data.x_val is None else 0.0
@@ -217,7 +221,7 @@ def load_data(config: Config, source: finetune.Source | None = None) -> Dataset:
         return data.normalized(source.pixels)
     is_table = len(data.input_shape) == 1
     wanted = is_table if config.normalize is None else config.normalize
-    return data.normalized() if wanted else data
+    return data.normalized(communicator=communicator) if wanted else data
 
 
 def is_images(name: str) -> bool:

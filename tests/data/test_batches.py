@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from fastbn.data import Batches
+from fastbn.data import Batches, Rows
 
 X = np.arange(10, dtype=np.float32)[:, None] * 10
 Y = np.arange(10)
@@ -62,3 +65,17 @@ def test_wrong_use() -> None:
 
 def test_no_rows_no_batches() -> None:
     assert walk(Batches(X[:0], Y[:0], 4, rng=0)) == []
+
+
+def test_a_part_of_an_epoch_reads_no_more() -> None:
+    class Counting(Rows):
+        def __getitem__(self, index: Any) -> NDArray[Any]:
+            asked.append(np.asarray(index).tolist())
+            return super().__getitem__(index)
+
+    asked: list[list[int]] = []
+    batches = Batches(Counting(X), Y, 4, rng=3, prefetch=True)
+    whole = [y.tolist() for _, y in batches.epoch(2)]
+    asked.clear()
+    assert [y.tolist() for _, y in batches.epoch(2, 1, 2)] == whole[1:2]
+    assert len(asked) == 1

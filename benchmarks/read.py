@@ -6,6 +6,7 @@ they depend on: nothing in them is run.
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fastbn import nn, optim
+from fastbn import models, nn, optim
 from fastbn.bench.patterns import PATTERNS
 from fastbn.export import ModelError, from_onnx, to_onnx
 from fastbn.export.errors import one_line
@@ -29,6 +30,7 @@ from fastbn.export.runtime import Session
 
 Array = NDArray[Any]
 STEPS = 20
+SIDE = 64  # at most, of the images that networks of `fastbn.models` get
 LIMIT = 1e-5  # of an output's size, or twice what onnxruntime is off by
 
 
@@ -122,17 +124,18 @@ def installed(package: str, folder: Path) -> Path:
 
 def bench_read(
     *,
-    real: bool = False,
+    source: str = "patterns",
     names: Sequence[str] | None = None,
     folder: str | Path | None = None,
     progress: Callable[[ReadRow], None] | None = None,
 ) -> list[ReadRow]:
-    """Read, compare, train and write every pattern of the folder, or the real files.
+    """Read, compare, train and write every pattern of the folder, or other files.
 
     Parameters
     ----------
-    real : bool
-        The files of `REAL`, which are installed with pip, instead of the patterns.
+    source : str
+        ``"patterns"``; ``"real"``: the files of `REAL`, which are installed with pip; ``"zoo"``:
+        the networks of `fastbn.models`, written with their BatchNorms.
     names : sequence of str, optional
         Which of them; all by default.
     folder : path, optional
@@ -146,7 +149,7 @@ def bench_read(
     """
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name, model, shape, rate in _models(real, names, Path(folder or scratch)):
+        for name, model, shape, rate in _models(source, names, Path(folder or scratch)):
             row = _row(name, model, shape, rate, Path(scratch) / "written.onnx")
             rows.append(row)
             if progress is not None:
@@ -161,17 +164,31 @@ def is_wrong(row: ReadRow) -> bool:
 
 
 def _models(
-    real: bool, names: Sequence[str] | None, folder: Path
+    source: str, names: Sequence[str] | None, folder: Path
 ) -> Iterator[tuple[str, onnx.ModelProto, tuple[int, ...] | None, float]]:
-    if real:
+    if source == "real":
         for file in REAL:
             if names is None or file.name in names:
                 model = onnx.load(installed(file.package, folder) / file.path)
                 yield file.name, model, file.input_shape, file.learning_rate
+    elif source == "zoo":
+        for name in models.names() if names is None else names:
+            yield name, _written(name, folder / f"{name}.onnx"), None, 1e-3
     else:
         for name, pattern in PATTERNS.items():
             if names is None or name in names:
                 yield name, pattern.build(), None, 1e-3
+
+
+def _written(name: str, path: Path) -> onnx.ModelProto:
+    """Return the file of a network with random weights, whose statistics are those of noise."""
+    *spatial, channels = inspect.signature(getattr(models, name)).parameters["input_shape"].default
+    shape = (*(min(side, SIDE) for side in spatial), channels)
+    net = models.build(name, input_shape=shape, rng=0)
+    x = np.random.default_rng(2).standard_normal((8, *shape)).astype(np.float32)
+    nn.recalibrate(net, x)
+    to_onnx(net.eval(), path, fold=False)
+    return onnx.load(path)
 
 
 def _row(

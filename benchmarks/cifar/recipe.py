@@ -151,12 +151,9 @@ def flop(net: nn.Module, input_shape: tuple[int, ...]) -> int:
     it is trained, and that by the input behind the first layer.
     """
     total, first = 0, True
-    for step in net.trace(input_shape):
-        layer = step.layer
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            continue
-        pixels = int(np.prod(step.output_shape[:-1], dtype=np.int64))
-        passes = 1 + int(layer.weight.requires_grad) + int(not first)
-        total += 2 * pixels * layer.weight.size * passes
-        first = False
+    for layer, shape, _ in net.trace(input_shape):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            passes = 1 + int(layer.weight.requires_grad) + int(not first)
+            total += layer.own_flops(shape) * passes
+            first = False
     return total

@@ -9,15 +9,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import BATCH, IntPair, Windowed, check_image, pair, short, windows
+from fastbn.nn.convolution import Convolution
+from fastbn.nn.geometry import BATCH, IntPair, check_image, pair, windows
 from fastbn.nn.module import Shape
-from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
 
-class Conv2d(Windowed):
+class Conv2d(Convolution):
     """Cross-correlate images with learned windows: x (N, H, W, in), y (N, OH, OW, out).
 
     Parameters
@@ -51,8 +51,6 @@ class Conv2d(Windowed):
     (4, 5, 5, 8)
     """
 
-    saves_output = False
-
     def __init__(
         self,
         in_channels: int,
@@ -67,14 +65,10 @@ class Conv2d(Windowed):
         rng: init.Rng = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__()
-        init.check_channels(self, in_channels, out_channels, groups)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels, groups)
         self.kernel_size = pair(kernel_size, "Conv2d: kernel_size")
         self.stride = pair(stride, "Conv2d: stride")
         self.dilation = pair(dilation, "Conv2d: dilation")
-        self.groups = groups
         self.padding: tuple[int, int] | str
         if isinstance(padding, str):
             if padding not in {"same", "valid"}:
@@ -156,47 +150,13 @@ class Conv2d(Windowed):
             )
         return (*counts, self.out_channels)
 
-    def own_flops(self, input_shape: Shape) -> int:
-        """Return two for every weight at every place, however it is computed."""
-        height, width, _ = self.output_shape(input_shape)
-        return 2 * self.weight.size * height * width
-
     def algorithm(self, input_shape: Shape) -> str:
         """Return what `fastbn.functional.conv2d_algorithm` says of a batch of such images."""
         return F.conv2d_algorithm((BATCH, *input_shape), self.weight.shape, **self.arguments)
 
-    def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add Conv; "same" puts an odd row or column of padding behind."""
+    def onnx_pads(self) -> list[int]:
+        """Return the padding; "same" puts an odd row or column behind."""
         if self.padding == "same":
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            pads = [t // 2 for t in total] + [t - t // 2 for t in total]
-        elif isinstance(self.padding, str):
-            pads = [0, 0, 0, 0]
-        else:
-            pads = [*self.padding, *self.padding]
-        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
-        value = build.node(
-            "Conv",
-            [flow.value, build.weight("weight", self.weight.data), *bias],
-            kernel_shape=list(self.kernel_size),
-            strides=list(self.stride),
-            dilations=list(self.dilation),
-            pads=pads,
-            group=self.groups,
-        )
-        return flow.to(value, self.output_shape(flow.shape))
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as far as they are not the defaults."""
-        text = f"{self.in_channels}, {self.out_channels}, {short(self.kernel_size)}"
-        if self.stride != (1, 1):
-            text += f", stride={short(self.stride)}"
-        if isinstance(self.padding, str):
-            text += f", padding={self.padding!r}"
-        elif self.padding != (0, 0):
-            text += f", padding={short(self.padding)}"
-        if self.dilation != (1, 1):
-            text += f", dilation={short(self.dilation)}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        return text if self.bias is not None else text + ", bias=False"
+            return [t // 2 for t in total] + [t - t // 2 for t in total]
+        return [0, 0, 0, 0] if isinstance(self.padding, str) else super().onnx_pads()

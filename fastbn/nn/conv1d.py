@@ -9,16 +9,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import Windowed, single, windows
+from fastbn.nn.convolution import Convolution
+from fastbn.nn.geometry import single, windows
 from fastbn.nn.module import Shape
-from fastbn.nn.onnx import Builder, Flow
-from fastbn.nn.parameter import Parameter
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
 
-class Conv1d(Windowed):
+class Conv1d(Convolution):
     """Cross-correlate sequences with learned windows: x (N, L, in), y (N, OL, out).
 
     It is computed as a convolution of images of one row.
@@ -54,8 +53,6 @@ class Conv1d(Windowed):
     (4, 20, 8)
     """
 
-    saves_output = False
-
     def __init__(
         self,
         in_channels: int,
@@ -70,23 +67,13 @@ class Conv1d(Windowed):
         rng: init.Rng = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__()
-        init.check_channels(self, in_channels, out_channels, groups)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels, groups)
         self.kernel_size = single(kernel_size, "Conv1d: kernel_size")
         self.stride = single(stride, "Conv1d: stride")
         self.padding = single(padding, "Conv1d: padding", least=0)
         self.dilation = single(dilation, "Conv1d: dilation")
-        self.groups = groups
-        rng = init.generator(rng)
         shape = (out_channels, in_channels // groups, self.kernel_size)
-        values = init.kaiming_uniform(shape, rng=rng)
-        self.weight = Parameter(values, order=(2, 1, 0), dtype=dtype)
-        self.bias: Parameter | None = None
-        if bias:
-            values = init.bias_uniform(out_channels, init.fan_in_of(shape), rng=rng)
-            self.bias = Parameter(values, dtype=dtype)
+        self.weight, self.bias = init.filters(shape, out_channels, bias, rng, dtype)
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return the convolution."""
@@ -140,30 +127,3 @@ class Conv1d(Windowed):
                 f"{self.kernel_size}"
             )
         return (count, self.out_channels)
-
-    def own_flops(self, input_shape: Shape) -> int:
-        """Return two for every weight at every place."""
-        return 2 * self.weight.size * self.output_shape(input_shape)[0]
-
-    def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add Conv."""
-        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
-        value = build.node(
-            "Conv",
-            [flow.value, build.weight("weight", self.weight.data), *bias],
-            kernel_shape=[self.kernel_size],
-            strides=[self.stride],
-            dilations=[self.dilation],
-            pads=[self.padding, self.padding],
-            group=self.groups,
-        )
-        return flow.to(value, self.output_shape(flow.shape))
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as far as they are not the defaults."""
-        text = f"{self.in_channels}, {self.out_channels}, {self.kernel_size}"
-        for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)):
-            value = getattr(self, name)
-            if value != default:
-                text += f", {name}={value}"
-        return text if self.bias is not None else text + ", bias=False"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +10,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import Windowed, single, windows
+from fastbn.nn.convolution import Convolution
+from fastbn.nn.geometry import single, windows
 from fastbn.nn.module import Shape
-from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 Triple = int | Sequence[int]
 
 
-class Conv3d(Windowed):
+class Conv3d(Convolution):
     """Cross-correlate volumes with learned windows: x (N, D, H, W, in), y (N, OD, OH, OW, out).
 
     It is computed as convolutions of images, one for every slice of the kernel, whose sum it is.
@@ -55,8 +54,6 @@ class Conv3d(Windowed):
     (1, 5, 6, 7, 4)
     """
 
-    saves_output = False
-
     def __init__(
         self,
         in_channels: int,
@@ -71,15 +68,11 @@ class Conv3d(Windowed):
         rng: init.Rng = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__()
-        init.check_channels(self, in_channels, out_channels, groups)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels, groups)
         self.kernel_size = _triple(kernel_size, "Conv3d: kernel_size")
         self.stride = _triple(stride, "Conv3d: stride")
         self.padding = _triple(padding, "Conv3d: padding", least=0)
         self.dilation = _triple(dilation, "Conv3d: dilation")
-        self.groups = groups
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight, self.bias = init.filters(shape, out_channels, bias, rng, dtype)
         self.arguments: dict[str, Any] = {
@@ -169,31 +162,6 @@ class Conv3d(Windowed):
                 f"{batch_of(input_shape)}"
             )
         return (*counts, self.out_channels)
-
-    def own_flops(self, input_shape: Shape) -> int:
-        """Return two for every weight at every place."""
-        return 2 * self.weight.size * math.prod(self.output_shape(input_shape)[:-1])
-
-    def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add Conv."""
-        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
-        value = build.node(
-            "Conv",
-            [flow.value, build.weight("weight", self.weight.data), *bias],
-            kernel_shape=list(self.kernel_size),
-            strides=list(self.stride),
-            dilations=list(self.dilation),
-            pads=[*self.padding, *self.padding],
-            group=self.groups,
-        )
-        return flow.to(value, self.output_shape(flow.shape))
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}"
-        )
 
 
 def _triple(value: Triple, what: str, least: int = 1) -> tuple[int, int, int]:

@@ -9,15 +9,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastbn import functional as F
 from fastbn.nn import init
-from fastbn.nn.geometry import BATCH, IntPair, Windowed, check_image, pair, short
+from fastbn.nn.convolution import Convolution
+from fastbn.nn.geometry import BATCH, IntPair, check_image, pair
 from fastbn.nn.module import Shape
-from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
 
 
-class ConvTranspose2d(Windowed):
+class ConvTranspose2d(Convolution):
     """Spread images through learned windows: x (N, H, W, in), y (N, OH, OW, out).
 
     Parameters
@@ -53,7 +53,7 @@ class ConvTranspose2d(Windowed):
     (4, 10, 10, 3)
     """
 
-    saves_output = False
+    operator = "ConvTranspose"
 
     def __init__(
         self,
@@ -70,16 +70,12 @@ class ConvTranspose2d(Windowed):
         rng: init.Rng = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__()
-        init.check_channels(self, in_channels, out_channels, groups)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        super().__init__(in_channels, out_channels, groups)
         self.kernel_size = pair(kernel_size, "ConvTranspose2d: kernel_size")
         self.stride = pair(stride, "ConvTranspose2d: stride")
         self.padding = pair(padding, "ConvTranspose2d: padding", least=0)
         self.output_padding = pair(output_padding, "ConvTranspose2d: output_padding", least=0)
         self.dilation = pair(dilation, "ConvTranspose2d: dilation")
-        self.groups = groups
         for more, step, apart in zip(self.output_padding, self.stride, self.dilation, strict=True):
             if more >= max(step, apart):
                 raise ValueError(
@@ -166,34 +162,3 @@ class ConvTranspose2d(Windowed):
         options = {key: self.arguments[key] for key in ("stride", "padding", "dilation", "groups")}
         shape = (BATCH, *self.output_shape(input_shape))
         return F.conv2d_algorithm(shape, self.weight.shape, **options)
-
-    def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add ConvTranspose, whose weight has PyTorch's shape, too."""
-        bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
-        value = build.node(
-            "ConvTranspose",
-            [flow.value, build.weight("weight", self.weight.data), *bias],
-            kernel_shape=list(self.kernel_size),
-            strides=list(self.stride),
-            dilations=list(self.dilation),
-            pads=[*self.padding, *self.padding],
-            output_padding=list(self.output_padding),
-            group=self.groups,
-        )
-        return flow.to(value, self.output_shape(flow.shape))
-
-    def extra_repr(self) -> str:
-        """Return the arguments, as far as they are not the defaults."""
-        text = f"{self.in_channels}, {self.out_channels}, {short(self.kernel_size)}"
-        for name, default in (
-            ("stride", (1, 1)),
-            ("padding", (0, 0)),
-            ("output_padding", (0, 0)),
-            ("dilation", (1, 1)),
-        ):
-            value = getattr(self, name)
-            if value != default:
-                text += f", {name}={short(value)}"
-        if self.groups != 1:
-            text += f", groups={self.groups}"
-        return text if self.bias is not None else text + ", bias=False"

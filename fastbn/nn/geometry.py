@@ -80,9 +80,10 @@ class Windowed(Module):
         return (x_shape[0], *sizes[1])
 
 
-def short(values: tuple[int, int]) -> str:
-    """Return ``"3"`` for (3, 3) and ``"(3, 2)"`` for (3, 2)."""
-    return str(values[0]) if values[0] == values[1] else str(values)
+def short(values: int | tuple[int, ...]) -> str:
+    """Return ``"3"`` for 3 and (3, 3), and ``"(3, 2)"`` for (3, 2)."""
+    alike = isinstance(values, tuple) and len(set(values)) == 1
+    return str(values[0]) if isinstance(values, tuple) and alike else str(values)
 
 
 def windows(

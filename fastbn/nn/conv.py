@@ -12,6 +12,7 @@ from fastbn.nn import init
 from fastbn.nn.convolution import Convolution
 from fastbn.nn.geometry import BATCH, IntPair, check_image, pair, windows
 from fastbn.nn.module import Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -154,9 +155,11 @@ class Conv2d(Convolution):
         """Return what `fastbn.functional.conv2d_algorithm` says of a batch of such images."""
         return F.conv2d_algorithm((BATCH, *input_shape), self.weight.shape, **self.arguments)
 
-    def onnx_pads(self) -> list[int]:
-        """Return the padding; "same" puts an odd row or column behind."""
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Conv; "same" puts an odd row or column of padding behind."""
         if self.padding == "same":
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            return [t // 2 for t in total] + [t - t // 2 for t in total]
-        return [0, 0, 0, 0] if isinstance(self.padding, str) else super().onnx_pads()
+            pads = [t // 2 for t in total] + [t - t // 2 for t in total]
+        else:
+            pads = [0, 0, 0, 0] if isinstance(self.padding, str) else 2 * [*self.padding]
+        return self.onnx_node(build, flow, pads=pads)

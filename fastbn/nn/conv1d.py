@@ -12,6 +12,7 @@ from fastbn.nn import init
 from fastbn.nn.convolution import Convolution
 from fastbn.nn.geometry import single, windows
 from fastbn.nn.module import Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -127,3 +128,7 @@ class Conv1d(Convolution):
                 f"{self.kernel_size}"
             )
         return (count, self.out_channels)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Conv."""
+        return self.onnx_node(build, flow, pads=[self.padding, self.padding])

@@ -13,6 +13,7 @@ from fastbn.nn import init
 from fastbn.nn.convolution import Convolution
 from fastbn.nn.geometry import single, windows
 from fastbn.nn.module import Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -162,6 +163,10 @@ class Conv3d(Convolution):
                 f"{batch_of(input_shape)}"
             )
         return (*counts, self.out_channels)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add Conv."""
+        return self.onnx_node(build, flow, pads=2 * [*self.padding])
 
 
 def _triple(value: Triple, what: str, least: int = 1) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ from fastbn.nn import init
 from fastbn.nn.convolution import Convolution
 from fastbn.nn.geometry import BATCH, IntPair, check_image, pair
 from fastbn.nn.module import Shape
+from fastbn.nn.onnx import Builder, Flow
 from fastbn.nn.state import batch_of
 
 Array = NDArray[Any]
@@ -52,8 +53,6 @@ class ConvTranspose2d(Convolution):
     >>> layer(np.ones((4, 5, 5, 8), dtype=np.float32)).shape
     (4, 10, 10, 3)
     """
-
-    operator = "ConvTranspose"
 
     def __init__(
         self,
@@ -162,3 +161,10 @@ class ConvTranspose2d(Convolution):
         options = {key: self.arguments[key] for key in ("stride", "padding", "dilation", "groups")}
         shape = (BATCH, *self.output_shape(input_shape))
         return F.conv2d_algorithm(shape, self.weight.shape, **options)
+
+    def onnx(self, build: Builder, flow: Flow) -> Flow:
+        """Add ConvTranspose."""
+        more = [*self.output_padding]
+        return self.onnx_node(
+            build, flow, "ConvTranspose", pads=2 * [*self.padding], output_padding=more
+        )

@@ -16,19 +16,16 @@ DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "grou
 
 
 class Convolution(Windowed):
-    """Base class of layers with filters: channels, the operator of a file, the description.
+    """Base class of layers with filters: channels, description, the node of a file.
 
     Attributes
     ----------
-    operator : str
-        What ONNX calls it.
     weight : Parameter
     bias : Parameter or None
     kernel_size, stride, padding, dilation : int or tuple of int
     """
 
     saves_output = False
-    operator = "Conv"
 
     weight: Parameter
     bias: Parameter | None
@@ -49,25 +46,19 @@ class Convolution(Windowed):
         places: int = math.prod(self.output_shape(input_shape)[:-1])
         return 2 * self.weight.size * places
 
-    def onnx_pads(self) -> list[int]:
-        """Return the padding in front along every axis, then that behind."""
-        return 2 * _listed(self.padding)
-
-    def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add Conv or ConvTranspose, whose weights have the shapes of the library's."""
+    def onnx_node(
+        self, build: Builder, flow: Flow, operator: str = "Conv", **attributes: Any
+    ) -> Flow:
+        """Add the operator of a file, whose weights have the shapes of the library's."""
         bias = [] if self.bias is None else [build.weight("bias", self.bias.data)]
-        attributes: dict[str, Any] = {"group": self.groups}
-        if hasattr(self, "output_padding"):
-            attributes["output_padding"] = _listed(self.output_padding)
-        value = build.node(
-            self.operator,
-            [flow.value, build.weight("weight", self.weight.data), *bias],
-            kernel_shape=_listed(self.kernel_size),
-            strides=_listed(self.stride),
-            dilations=_listed(self.dilation),
-            pads=self.onnx_pads(),
-            **attributes,
-        )
+        given: dict[str, Any] = {
+            "kernel_shape": listed(self.kernel_size),
+            "strides": listed(self.stride),
+            "dilations": listed(self.dilation),
+            "group": self.groups,
+        }
+        inputs = [flow.value, build.weight("weight", self.weight.data), *bias]
+        value = build.node(operator, inputs, **given, **attributes)
         return flow.to(value, self.output_shape(flow.shape))
 
     def extra_repr(self) -> str:
@@ -75,12 +66,13 @@ class Convolution(Windowed):
         text = f"{self.in_channels}, {self.out_channels}, {short(self.kernel_size)}"
         for name, default in DEFAULTS.items():
             value = getattr(self, name, default)
-            if isinstance(value, str) or any(v != default for v in _listed(value)):
-                text += (
-                    f", {name}={value!r}" if isinstance(value, str) else f", {name}={short(value)}"
-                )
+            if isinstance(value, str):
+                text += f", {name}={value!r}"
+            elif any(v != default for v in listed(value)):
+                text += f", {name}={short(value)}"
         return text if self.bias is not None else text + ", bias=False"
 
 
-def _listed(value: int | tuple[int, ...]) -> list[int]:
+def listed(value: int | tuple[int, ...]) -> list[int]:
+    """Return one number for each axis."""
     return [*value] if isinstance(value, tuple) else [value]

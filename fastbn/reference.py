@@ -48,6 +48,28 @@ def _scaled(a: Array, slope: float) -> Array:
     return a * slope if slope else np.zeros_like(a)  # not inf * 0
 
 
+# --- what follows a normalisation -------------------------------------------------------------
+
+
+def _activated(z: Array, name: str | None, negative_slope: float) -> tuple[Array, Saved]:
+    """Return act(z) of the activation that has this name."""
+    if name in (None, "relu", "leaky_relu"):
+        slope = {None: 1.0, "relu": 0.0, "leaky_relu": negative_slope}[name]
+        return leaky_relu(z, slope)
+    if name == "gelu_tanh":
+        return gelu(z, "tanh")
+    named = {"selu": selu, "silu": silu, "gelu": gelu, "mish": mish, "relu6": relu6}
+    named |= {"hardsigmoid": hardsigmoid, "hardswish": hardswish}
+    return named[str(name)](z)
+
+
+def _activated_backward(dy: Array, name: str | None, saved: Saved) -> Array:
+    """Return dz, the gradient by what is activated."""
+    if name in (None, "relu", "leaky_relu"):
+        return leaky_relu_backward(dy, saved)
+    return _sloped_backward(dy, saved)
+
+
 # --- batch normalisation --------------------------------------------------------------------
 
 
@@ -108,9 +130,8 @@ def batch_norm(
     z = gamma * xhat + beta
     if residual is not None:
         z = z + np.moveaxis(_f64(residual), axis, -1)
-    slope = {None: 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
-    y = np.where(z <= 0, _scaled(z, slope), z)  # NaN stays NaN
-    saved = (xhat, invstd, gamma, z, slope, training, axis)
+    y, kept = _activated(z, activation, negative_slope)
+    saved = (xhat, invstd, gamma, activation, kept, training, axis)
     has = (weight is not None, bias is not None, residual is not None)
     return np.moveaxis(y, -1, axis), (*saved, has)
 
@@ -130,10 +151,9 @@ def batch_norm_backward(
     dx = g - mean(g) - xhat * mean(g * xhat). In inference mean and variance are constants and
     dx = g. None stands where a gradient was not asked for or has no argument.
     """
-    xhat, invstd, gamma, z, slope, training, axis, (has_weight, has_bias, has_residual) = saved
+    xhat, invstd, gamma, name, kept, training, axis, (has_weight, has_bias, has_residual) = saved
     over = tuple(range(xhat.ndim - 1))
-    dz = np.moveaxis(_f64(dy), axis, -1)
-    dz = np.where(z <= 0, _scaled(dz, slope), dz)
+    dz = _activated_backward(np.moveaxis(_f64(dy), axis, -1), name, kept)
     g = dz * gamma * invstd
     if training:
         g = g - g.mean(axis=over) - xhat * (g * xhat).mean(axis=over)
@@ -243,24 +263,28 @@ def layer_norm(
     *,
     normalized_shape: tuple[int, ...],
     eps: float = 1e-5,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: ArrayLike | None = None,
 ) -> tuple[Array, Saved]:
-    """Return ``weight * (x - mean) / sqrt(var + eps) + bias`` over the last axes of every sample.
+    """Return ``act(weight * (h - mean) / sqrt(var + eps) + bias)`` over the last axes of h.
 
-    Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4. `weight` and `bias` have the
-    shape of those axes, `normalized_shape`.
+    Ba, Kiros & Hinton, "Layer Normalization" (2016), equation 4; h is x, plus the residual where
+    there is one. `weight` and `bias` have the shape of those axes, `normalized_shape`.
     """
-    x = _f64(x)
+    x = _f64(x) if residual is None else _f64(x) + _f64(residual)
     over = tuple(range(x.ndim - len(normalized_shape), x.ndim))
     xhat, invstd = _standardise(x, over, eps)
-    y = xhat if weight is None else xhat * _f64(weight)
-    y = y if bias is None else y + _f64(bias)
-    return y, (xhat, invstd, over, None if weight is None else _f64(weight), bias is not None)
+    z = xhat if weight is None else xhat * _f64(weight)
+    y, kept = _activated(z if bias is None else z + _f64(bias), activation, negative_slope)
+    weight = None if weight is None else _f64(weight)
+    return y, (xhat, invstd, over, weight, activation, kept, bias is not None)
 
 
 def layer_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
     """Return dx, dweight and dbias; the last two are None where forward had none."""
-    xhat, invstd, over, weight, has_bias = saved
-    dy = _f64(dy)
+    xhat, invstd, over, weight, name, kept, has_bias = saved
+    dy = _activated_backward(_f64(dy), name, kept)
     rows = tuple(range(over[0]))
     dx = _gradient_of_standardised(dy if weight is None else dy * weight, xhat, invstd, over)
     dweight = None if weight is None else (dy * xhat).sum(axis=rows)
@@ -273,25 +297,29 @@ def rms_norm(
     *,
     normalized_shape: tuple[int, ...],
     eps: float | None = None,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: ArrayLike | None = None,
 ) -> tuple[Array, Saved]:
-    """Return ``weight * x / sqrt(mean(x²) + eps)`` over the last axes of every sample.
+    """Return ``act(weight * h / sqrt(mean(h²) + eps))`` over the last axes of h.
 
-    Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4. With `eps` None
-    it is the spacing of x's dtype at 1, as in PyTorch.
+    Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4; h as of
+    :func:`layer_norm`. With `eps` None it is the spacing of x's dtype at 1, as in PyTorch.
     """
     eps = float(np.finfo(np.asarray(x).dtype).eps) if eps is None else eps
-    x = _f64(x)
+    x = _f64(x) if residual is None else _f64(x) + _f64(residual)
     over = tuple(range(x.ndim - len(normalized_shape), x.ndim))
     invrms = 1.0 / np.sqrt(np.square(x).mean(axis=over, keepdims=True) + eps)
     xhat = x * invrms
-    y = xhat if weight is None else xhat * _f64(weight)
-    return y, (xhat, invrms, over, None if weight is None else _f64(weight))
+    z = xhat if weight is None else xhat * _f64(weight)
+    y, kept = _activated(z, activation, negative_slope)
+    return y, (xhat, invrms, over, None if weight is None else _f64(weight), activation, kept)
 
 
 def rms_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
     """Return dx = invrms * (g - xhat * mean(g * xhat)) with g = dy * weight, and dweight."""
-    xhat, invrms, over, weight = saved
-    dy = _f64(dy)
+    xhat, invrms, over, weight, name, kept = saved
+    dy = _activated_backward(_f64(dy), name, kept)
     g = dy if weight is None else dy * weight
     dx = invrms * (g - xhat * (g * xhat).mean(axis=over, keepdims=True))
     return dx, None if weight is None else (dy * xhat).sum(axis=tuple(range(over[0])))
@@ -319,17 +347,15 @@ def group_norm(
     xhat, invstd = _standardise(grouped, (1, 3), eps)
     gamma = np.ones(C) if weight is None else _f64(weight)
     z = gamma * xhat.reshape(xc.shape) + (np.zeros(C) if bias is None else _f64(bias))
-    slope = {None: 1.0, "relu": 0.0, "leaky_relu": negative_slope}[activation]
-    y = np.where(z <= 0, _scaled(z, slope), z)
-    saved = (xhat, invstd, gamma, z, slope, axis, (weight is not None, bias is not None))
+    y, kept = _activated(z, activation, negative_slope)
+    saved = (xhat, invstd, gamma, activation, kept, axis, (weight is not None, bias is not None))
     return np.moveaxis(y, -1, axis), saved
 
 
 def group_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
     """Return dx, dweight and dbias; the last two are None where forward had none."""
-    xhat, invstd, gamma, z, slope, axis, (has_weight, has_bias) = saved
-    dz = np.moveaxis(_f64(dy), axis, -1)
-    dz = np.where(z <= 0, _scaled(dz, slope), dz)
+    xhat, invstd, gamma, name, kept, axis, (has_weight, has_bias) = saved
+    dz = _activated_backward(np.moveaxis(_f64(dy), axis, -1), name, kept)
     over = tuple(range(dz.ndim - 1))
     dx = _gradient_of_standardised((dz * gamma).reshape(xhat.shape), xhat, invstd, (1, 3))
     dweight = (dz * xhat.reshape(dz.shape)).sum(axis=over) if has_weight else None

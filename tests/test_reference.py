@@ -48,6 +48,19 @@ def nhwc(t: Any) -> Any:
     return np.moveaxis(a, 1, -1) if a.ndim > 2 else a
 
 
+def activated(z: Any, f: Any, options: dict[str, Any]) -> Any:
+    """What follows a normalisation, in PyTorch."""
+    match options.get("activation"):
+        case None:
+            return z
+        case "leaky_relu":
+            return f.leaky_relu(z, options.get("negative_slope", 0.01))
+        case "gelu_tanh":
+            return f.gelu(z, approximate="tanh")
+        case name:
+            return getattr(f, name)(z)
+
+
 def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
     """The same operation in PyTorch; x (and residual) with channels first where that matters."""
     f, options = torch.nn.functional, case.options(np.float64)
@@ -57,27 +70,17 @@ def torch_forward(case: Case, leaves: dict[str, Any], torch: ModuleType) -> Any:
             mean, var = (torch.from_numpy(options[k]) for k in ("running_mean", "running_var"))
             affine = (leaves.get("weight"), leaves.get("bias"))
             z = f.batch_norm(x, mean, var, *affine, training=options["training"])
-            z = z + leaves.get("residual", 0.0)
-            match options.get("activation"):
-                case "relu":
-                    return z.relu()
-                case "leaky_relu":
-                    return f.leaky_relu(z, options.get("negative_slope", 0.01))
-            return z
+            return activated(z + leaves.get("residual", 0.0), f, options)
         case "layer_norm" | "rms_norm":
             shape, eps = options["normalized_shape"], options.get("eps")
             parameters = [leaves[k] for k in ("weight", "bias") if k in leaves]
             default = 1e-5 if case.op == "layer_norm" else None
-            return getattr(f, case.op)(x, shape, *parameters, eps=eps or default)
+            z = getattr(f, case.op)(x, shape, *parameters, eps=eps or default)
+            return activated(z, f, options)
         case "group_norm" | "instance_norm":
             groups = options.get("num_groups", x.shape[1])
             z = f.group_norm(x, groups, leaves.get("weight"), leaves.get("bias"))
-            match options.get("activation"):
-                case "relu":
-                    return z.relu()
-                case "leaky_relu":
-                    return f.leaky_relu(z)
-            return z
+            return activated(z, f, options)
         case "global_avg_pool2d":
             return f.adaptive_avg_pool2d(x, 1)[..., 0, 0]
         case "flatten":

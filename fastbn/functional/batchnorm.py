@@ -57,8 +57,9 @@ def batch_norm(
         None is the cumulative average, which needs `num_batches_tracked`.
     axis : {-1, 1}
         Where the channels are.
-    activation : {None, "relu", "leaky_relu"}
-        What follows; `negative_slope` is leaky ReLU's.
+    activation : {None, "relu", "leaky_relu", "silu", "gelu", "gelu_tanh", ...}
+        What follows; `negative_slope` is leaky ReLU's. "gelu_tanh" is GELU's form with tanh; the
+        other names are "hardsigmoid", "hardswish", "mish", "relu6" and "selu".
     residual : array or None
         Added before the activation; shape and dtype of x.
     num_batches_tracked : int64 array of shape () or None
@@ -170,8 +171,9 @@ def batch_norm_backward(
 ) -> tuple[Array | None, ...]:
     r"""Gradients of :func:`batch_norm`.
 
-    With :math:`d` the part of dy that the activation lets through (it is recomputed from x, not
-    stored), m values a channel and :math:`\hat x` the normalised x (2015 paper, section 3):
+    With :math:`d` the gradient by what is activated (dy times the activation's derivative, which is
+    recomputed from x, not stored), m values a channel and :math:`\hat x` the normalised x (2015
+    paper, section 3):
 
     .. math::
         d\gamma = \sum d\,\hat x, \quad d\beta = \sum d, \quad

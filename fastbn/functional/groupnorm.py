@@ -42,8 +42,9 @@ def group_norm(
         γ and β, shape (C,), of x's dtype (float32 for bfloat16). None is 1 and 0.
     axis : {-1, 1}
         Where the channels are.
-    activation : {None, "relu", "leaky_relu"}
-        What follows; `negative_slope` is leaky ReLU's.
+    activation : {None, "relu", "leaky_relu", "silu", "gelu", "gelu_tanh", ...}
+        What follows; `negative_slope` is leaky ReLU's. The names are those of
+        :func:`batch_norm`.
     out : array or None
         Where y goes; it must not share memory with x, which backward needs.
 
@@ -82,8 +83,8 @@ def group_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     r"""Gradients of :func:`group_norm`, and of :func:`instance_norm`.
 
-    With :math:`d` the part of dy that the activation lets through, :math:`g = \gamma\,d`, and means
-    over a group of a sample:
+    With :math:`d` the gradient by what is activated, :math:`g = \gamma\,d`, and means over a group
+    of a sample:
 
     .. math::
         dx = \frac{g - \overline{g} - \hat x\,\overline{g\,\hat x}}{\sqrt{\sigma^2 + \epsilon}},

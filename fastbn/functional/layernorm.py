@@ -19,14 +19,20 @@ def layer_norm(
     *,
     normalized_shape: tuple[int, ...],
     eps: float = 1e-5,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: Array | None = None,
+    total: Array | None = None,
     out: Array | None = None,
 ) -> tuple[Array, LayerNormSaved]:
-    r"""Normalise every sample to mean 0 and variance 1 over its last axes, then scale and shift.
+    r"""Normalise every sample to mean 0 and variance 1 over its last axes, scale, shift, activate.
 
-    .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}}\,\gamma + \beta
+    .. math:: y = act\left(\frac{h - \mu}{\sqrt{\sigma^2 + \epsilon}}\,\gamma + \beta\right),
+              \quad h = x + r
 
     with the mean and the biased variance of the sample itself (Ba, Kiros & Hinton 2016,
-    equation 4): training and inference are the same.
+    equation 4): training and inference are the same. A Transformer's block takes the sum h with
+    the residual r, if there is one, further, too: it is `total`.
 
     Parameters
     ----------
@@ -36,15 +42,22 @@ def layer_norm(
         γ and β, shape `normalized_shape`, of x's dtype (float32 for bfloat16). None is 1 and 0.
     normalized_shape : tuple of int
         The last axes of x.
+    activation : {None, "relu", "leaky_relu", "silu", "gelu", "gelu_tanh", ...}
+        What follows; `negative_slope` is leaky ReLU's. The names are those of :func:`batch_norm`.
+    residual : array or None
+        Added to x first, in the same pass; shape and dtype of x.
+    total : array or None
+        Where x + residual goes; may be x or `residual`. A new array where None: ``saved.x``.
     out : array or None
-        Where y goes; it must not share memory with x, which backward needs.
+        Where y goes; it must not share memory with x or the sum, which backward needs.
 
     Returns
     -------
     y : array
         Shape and dtype of x.
     saved : LayerNormSaved
-        For :func:`layer_norm_backward`. It refers to x and `weight` and does not copy them.
+        For :func:`layer_norm_backward`. It refers to x, `weight` and `bias` and does not copy them;
+        with a residual its x is the sum.
 
     Raises
     ------
@@ -58,8 +71,18 @@ def layer_norm(
     >>> y
     array([[-1.,  1.],
            [-1.,  1.]])
+
+    A branch's result is added to what went around it, and the sum normalised for the next branch:
+
+    >>> x, branch = np.array([[1.0, 3.0]]), np.array([[2.0, 4.0]])
+    >>> y, saved = layer_norm(x, normalized_shape=(2,), eps=0.0, residual=branch, total=x)
+    >>> x, y
+    (array([[3., 7.]]), array([[-1.,  1.]]))
     """
-    return _kernels.forward(x, weight, bias, normalized_shape, eps, False, out)
+    return _kernels.forward(
+        x, weight, bias, normalized_shape, eps, False, activation, negative_slope, residual, total,
+        out,
+    )  # fmt: skip
 
 
 def layer_norm_backward(
@@ -75,11 +98,14 @@ def layer_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     r"""Gradients of :func:`layer_norm`.
 
-    With :math:`g = \gamma\,dy` and means over a sample's last axes:
+    With :math:`d` the gradient by what is activated, :math:`g = \gamma\,d`, and means over a
+    sample's last axes:
 
     .. math::
         dx = \frac{g - \overline{g} - \hat x\,\overline{g\,\hat x}}{\sqrt{\sigma^2 + \epsilon}},
-        \quad d\gamma = \sum dy\,\hat x, \quad d\beta = \sum dy
+        \quad d\gamma = \sum d\,\hat x, \quad d\beta = \sum d
+
+    Where there was a residual, dx is its gradient, too: that of the sum by this use of it.
 
     Parameters
     ----------
@@ -108,11 +134,16 @@ def rms_norm(
     *,
     normalized_shape: tuple[int, ...],
     eps: float | None = None,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    residual: Array | None = None,
+    total: Array | None = None,
     out: Array | None = None,
 ) -> tuple[Array, LayerNormSaved]:
-    r"""Divide every sample by the root of its mean square over its last axes, then scale.
+    r"""Divide every sample by the root of its mean square over its last axes, scale and activate.
 
-    .. math:: y = \frac{x}{\sqrt{\overline{x^2} + \epsilon}}\,\gamma
+    .. math:: y = act\left(\frac{h}{\sqrt{\overline{h^2} + \epsilon}}\,\gamma\right),
+              \quad h = x + r
 
     Zhang & Sennrich 2019, equation 4. Parameters, results and errors are those of
     :func:`layer_norm`; `eps` None is the spacing of x's dtype at 1, as in PyTorch.
@@ -123,7 +154,10 @@ def rms_norm(
     >>> rms_norm(np.array([[1.0, 7.0]]), normalized_shape=(2,), eps=0.0)[0]
     array([[0.2, 1.4]])
     """
-    return _kernels.forward(x, weight, None, normalized_shape, eps, True, out)
+    return _kernels.forward(
+        x, weight, None, normalized_shape, eps, True, activation, negative_slope, residual, total,
+        out,
+    )  # fmt: skip
 
 
 def rms_norm_backward(

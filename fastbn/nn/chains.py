@@ -1,8 +1,8 @@
 """What a graph runs: its chains between forks as plans, its joins with what is fused to them.
 
 A chain goes on as long as a value has one use and the layer behind takes nothing else. A sum takes
-along the last step of a chain in front, if that is a BatchNorm without an activation, and a ReLU or
-LeakyReLU behind.
+along the last step of a chain in front, if that is a BatchNorm without an activation, and with it
+the activation behind; without a BatchNorm a ReLU or LeakyReLU behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastbn.nn.activation import LeakyReLU, ReLU
-from fastbn.nn.fusion import Normalised, Plan, Single, Step, Sum, kind_of, steps_of
+from fastbn.nn.fusion import (
+    Normalised,
+    Plan,
+    Single,
+    Step,
+    Sum,
+    is_activation,
+    kind_of,
+    steps_of,
+)
 from fastbn.nn.joins import Add
 from fastbn.nn.module import Module
 
@@ -74,22 +83,18 @@ class Chain:
             join = rest.pop(0)
             self.head = Single(join)
             if type(join) is Add and len(self.inputs) == 2:
-                activation: ReLU | LeakyReLU | None = None
-                if rest and type(rest[0]) in (ReLU, LeakyReLU):
-                    activation = rest.pop(0)  # type: ignore[assignment]
-                self.head = self._fused_sum(join, activation, chain_of, uses)
+                self.head = self._fused_sum(join, rest, chain_of, uses)
             self.head_slot = self.slots[len(self.layers) - len(rest) - 1]
         self.steps = steps_of(rest)
 
     def _fused_sum(
         self,
         join: Add,
-        activation: ReLU | LeakyReLU | None,
+        rest: list[Module],
         chain_of: dict[int, Chain],
         uses: list[int],
     ) -> Normalised | Sum:
-        kind, slope = kind_of(activation)
-        inside: list[Module] = [] if activation is None else [activation]
+        """Return the step of the sum; an activation that goes with it is taken out of `rest`."""
         for place, slot in enumerate(self.inputs):
             before = chain_of.get(slot)
             if before is None or not before.steps or uses[slot] > 1:
@@ -98,10 +103,13 @@ class Chain:
             if isinstance(last, Normalised) and last.kind is None:
                 before.steps.pop()
                 before.lost = True
-                last.kind, last.slope, last.inside = kind, slope, [join, *inside]
+                activation = rest.pop(0) if rest and is_activation(rest[0]) else None
+                last.kind, last.slope = kind_of(activation)
+                last.inside = [join] if activation is None else [join, activation]
                 self.inputs = (before.end(), self.inputs[1 - place])
                 return last
-        return Sum(join, kind, slope, inside)
+        activation = rest.pop(0) if rest and type(rest[0]) in (ReLU, LeakyReLU) else None
+        return Sum(join, *kind_of(activation), [] if activation is None else [activation])
 
     def end(self) -> int:
         """Return the number of the value that the chain ends in."""

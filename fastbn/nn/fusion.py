@@ -3,12 +3,13 @@
 A plan is a list of steps, made once from a list of layers; nested Sequentials are taken apart, so
 that neighbours are found across their borders. What is fused:
 
-- BatchNorm with the ReLU or LeakyReLU behind it: one pass over memory less in each direction;
+- BatchNorm, GroupNorm, InstanceNorm, LayerNorm or RMSNorm with the activation behind it (ReLU,
+  LeakyReLU, GELU, SiLU and others without a parameter): one pass over memory less in each
+  direction, and one array less that is kept;
 - Linear or Conv2d with the BatchNorm behind it: the bias is not added where the batch's mean
   would take it out again at once, its gradient is exactly zero then; Conv2d takes the batch's
   statistics while it writes;
-- BatchNorm with a sum behind it, and the activation behind that: the end of a Residual;
-- GroupNorm or InstanceNorm with the ReLU or LeakyReLU behind it.
+- BatchNorm with a sum behind it, and the activation behind that: the end of a Residual.
 
 Only layers of these very classes are fused: a subclass may do something else. A fused step calls
 the operations of `fastbn.functional` with the parameters of its layers, and what they save is its
@@ -29,10 +30,12 @@ from fastbn.nn.batchnorm import BatchNorm
 from fastbn.nn.calls import plain_backward
 from fastbn.nn.conv import Conv2d
 from fastbn.nn.groupnorm import GroupNorm, InstanceNorm
+from fastbn.nn.layernorm import LayerNorm, RMSNorm
 from fastbn.nn.linear import Linear
 from fastbn.nn.module import Module
 from fastbn.nn.parameter import Parameter
 from fastbn.nn.run import here
+from fastbn.nn.smooth import GELU, SELU, Hardsigmoid, Hardswish, Mish, ReLU6, SiLU
 
 Array = NDArray[Any]
 
@@ -69,7 +72,7 @@ class Normalised:
         self,
         weighted: Linear | Conv2d | None,
         norm: BatchNorm,
-        activation: ReLU | LeakyReLU | None = None,
+        activation: Module | None = None,
     ) -> None:
         self.weighted = weighted
         self.norm = norm
@@ -214,12 +217,12 @@ class Normalised:
         return found
 
 
-class Grouped:
-    """``GroupNorm or InstanceNorm, activation`` as one step."""
+class SampleNormalised:
+    """``GroupNorm, InstanceNorm, LayerNorm or RMSNorm, activation`` as one step."""
 
     saves_output = False
 
-    def __init__(self, norm: GroupNorm, activation: ReLU | LeakyReLU) -> None:
+    def __init__(self, norm: GroupNorm | LayerNorm | RMSNorm, activation: Module) -> None:
         self.norm = norm
         self.kind, self.slope = kind_of(activation)
         self.activation = activation
@@ -229,17 +232,19 @@ class Grouped:
     def forward(self, x: Array) -> tuple[Array, Any]:
         """Return act(norm(x))."""
         norm = self.norm
-        assert norm.eps is not None
-        return F.group_norm(
-            x,
-            norm.num_groups,
-            None if norm.weight is None else norm.weight.data,
-            None if norm.bias is None else norm.bias.data,
-            eps=norm.eps,
-            activation=self.kind,
-            negative_slope=self.slope,
-            out=norm._pool.take(x.shape, x.dtype),
-        )
+        weight, bias = norm._parameters()
+        options: dict[str, Any] = {
+            "eps": norm.eps,
+            "activation": self.kind,
+            "negative_slope": self.slope,
+            "out": norm._pool.take(x.shape, x.dtype),
+        }
+        if isinstance(norm, GroupNorm):
+            return F.group_norm(x, norm.num_groups, weight, bias, **options)
+        options["normalized_shape"] = norm.normalized_shape
+        if isinstance(norm, LayerNorm):
+            return F.layer_norm(x, weight, bias, **options)
+        return F.rms_norm(x, weight, **options)
 
     def backward(self, dy: Array, saved: Any, need_dx: bool) -> Array | None:
         """Write the gradients of weight and bias; return dx."""
@@ -251,7 +256,7 @@ class Grouped:
 
 
 class Sum:
-    """``x + residual``, activated, where there is no BatchNorm to do it."""
+    """``x + residual``, with a ReLU or LeakyReLU, where there is no BatchNorm to do it."""
 
     parameters: list[Parameter] = []  # noqa: RUF012
 
@@ -288,7 +293,7 @@ class Sum:
         return dict.fromkeys(self.inside, self.owner.where)
 
 
-Step = Single | Normalised | Grouped
+Step = Single | Normalised | SampleNormalised
 
 
 class Plan:
@@ -383,14 +388,14 @@ def steps_of(layers: Iterable[Module]) -> list[Step]:
         if type(layer) in (Linear, Conv2d) and rest and fuses(rest[-1]):
             weighted = layer  # type: ignore[assignment]
             layer = rest.pop()
-        grouped = type(layer) in (GroupNorm, InstanceNorm)
-        activation: Any = None
-        if (fuses(layer) or grouped) and rest and type(rest[-1]) in (ReLU, LeakyReLU):
+        of_samples = type(layer) in (GroupNorm, InstanceNorm, LayerNorm, RMSNorm)
+        activation: Module | None = None
+        if (fuses(layer) or of_samples) and rest and is_activation(rest[-1]):
             activation = rest.pop()
         if fuses(layer):
             steps.append(Normalised(weighted, layer, activation))
         elif activation is not None:
-            steps.append(Grouped(layer, activation))  # type: ignore[arg-type]
+            steps.append(SampleNormalised(layer, activation))  # type: ignore[arg-type]
         else:
             steps.append(Single(layer))
     return steps
@@ -401,10 +406,29 @@ def fuses(layer: Module) -> TypeGuard[BatchNorm]:
     return type(layer) is BatchNorm and layer.is_plain
 
 
-def kind_of(activation: ReLU | LeakyReLU | None) -> tuple[str | None, float]:
+KINDS: dict[type[Module], str] = {
+    ReLU: "relu",
+    LeakyReLU: "leaky_relu",
+    GELU: "gelu",
+    SiLU: "silu",
+    SELU: "selu",
+    Mish: "mish",
+    ReLU6: "relu6",
+    Hardsigmoid: "hardsigmoid",
+    Hardswish: "hardswish",
+}
+
+
+def is_activation(layer: Module) -> bool:
+    """Return whether a normalisation can run the layer."""
+    return type(layer) in KINDS
+
+
+def kind_of(activation: Module | None) -> tuple[str | None, float]:
     """Return what ``functional.batch_norm`` calls this activation, and its slope."""
     if activation is None:
         return None, 0.01
-    if isinstance(activation, LeakyReLU):
-        return "leaky_relu", activation.negative_slope
-    return "relu", 0.01
+    if isinstance(activation, GELU) and activation.approximate == "tanh":
+        return "gelu_tanh", 0.01
+    slope = activation.negative_slope if isinstance(activation, LeakyReLU) else 0.01
+    return KINDS[type(activation)], slope

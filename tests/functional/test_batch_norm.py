@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastbn import functional as F
 from fastbn import reference
 
-ACTIVATIONS = [None, "relu", "leaky_relu"]
+ACTIVATIONS = [None, "relu", "leaky_relu", "gelu", "silu"]
 
 
 @st.composite
@@ -218,9 +218,10 @@ def test_bfloat16(
     dx64, dweight64, dbias64 = reference.batch_norm_backward(dy, saved64)
     assert dx.dtype == x.dtype
     assert dweight.dtype == dbias.dtype == np.float32
-    assert error(dx, dx64) < 2**-8
-    assert error(dweight, dweight64) < 1e-5
-    assert error(dbias, dbias64) < 1e-5
+    smooth = activation in {"gelu", "silu"}  # whose dz is rounded before its sums are taken
+    assert error(dx, dx64) < (2**-7 if smooth else 2**-8)
+    assert error(dweight, dweight64) < (2**-8 if smooth else 1e-5)
+    assert error(dbias, dbias64) < (2**-8 if smooth else 1e-5)
 
 
 def test_bfloat16_keeps_nan_and_rounds_to_even() -> None:
@@ -333,7 +334,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"training": False, "running_mean": None, "running_var": None},
         "running_mean",
     ),
-    "unknown activation": ({"activation": "gelu"}, "activation"),
+    "unknown activation": ({"activation": "tanh"}, "None or one of 'relu'"),
     "another axis": ({"axis": 0}, "axis"),
     "axis out of range": ({"axis": 3}, "axis"),
     "momentum=None without a count": (

@@ -56,7 +56,8 @@ def everything(
 @given(
     shape=SHAPES, axis=st.sampled_from([-1, 1]),
     dtype=st.sampled_from([np.float32, np.float64, ml_dtypes.bfloat16]),
-    activation=st.sampled_from([None, "relu", "leaky_relu"]), residual=st.booleans(),
+    activation=st.sampled_from([None, "relu", "leaky_relu", "gelu", "hardswish"]),
+    residual=st.booleans(),
     training=st.booleans(), offset=st.integers(1, 63), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 @example(

@@ -43,7 +43,7 @@ def test_every_pattern_is_rounded_as_ml_dtypes_does(
 
 @pytest.mark.parametrize(("shape", "axis"), PLACES)
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "gelu", "silu", "mish"])
 def test_every_nan_in_x_and_dy_stays_one(
     shape: tuple[int, ...], axis: int, training: bool, activation: str | None
 ) -> None:
@@ -79,7 +79,7 @@ def test_a_nan_parameter_makes_its_channel_nan(
     given = {name: np.ones(c, np.float32) for name in ("weight", "bias")}
     given |= {name: np.ones(c, np.float32) for name in ("running_mean", "running_var")}
     given[where][1:2].view(np.uint32)[...] = payload
-    for activation in (None, "relu"):
+    for activation in (None, "relu", "gelu"):
         options: dict[str, Any] = {"axis": axis, "activation": activation}
         y, saved = F.batch_norm(x, **given, training=False, **options)
         results = [y]

@@ -93,6 +93,7 @@ def test_backward_may_go_into_dy_and_leave_gradients_out(rng: np.random.Generato
     [
         ({"activation": "relu"}, "ReLU cannot be undone"),
         ({"activation": "leaky_relu", "negative_slope": 0.0}, "ReLU cannot be undone"),
+        ({"activation": "gelu"}, "nor can a smooth activation"),
         ({"activation": "leaky_relu", "negative_slope": -0.1}, "positive slope"),
         ({"residual": np.ones((9, 3), np.float32)}, "without a residual"),
         ({"weight": np.array([1, 0, 1], np.float32)}, r"weight\[1\] is too small"),

@@ -51,7 +51,7 @@ def test_any_scale(call: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e15, 1e30])
-@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "gelu", "silu"])
 @pytest.mark.parametrize("call", [c for c in CALLS if c.startswith(("group", "instance"))])
 def test_gradients_at_any_scale(call: str, activation: str | None, scale: float) -> None:
     shape, options = CALLS[call]
@@ -95,14 +95,16 @@ def test_bfloat16_is_float32_rounded_once(call: str) -> None:
     pixels=st.sampled_from([1, 2, 15, 17, 49, 64]),
     groups=st.integers(1, 5),
     width=st.sampled_from([1, 2, 3, 15, 17, 33]),
+    activation=st.sampled_from([None, "gelu", "silu"]),
     axis=st.sampled_from([1, -1]),
     dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=120, deadline=None)
 def test_group_norm_of_any_shape(
-    rows: int, pixels: int, groups: int, width: int, axis: int, dtype: Any, seed: int
-) -> None:
+    rows: int, pixels: int, groups: int, width: int, activation: str | None, axis: int, dtype: Any,
+    seed: int,
+) -> None:  # fmt: skip
     if rows and pixels * width < 2:
         return
     rng = np.random.default_rng(seed)
@@ -110,8 +112,8 @@ def test_group_norm_of_any_shape(
     shape = (rows, pixels, C) if axis == -1 else (rows, C, pixels)
     x, dy = rng.standard_normal(shape).astype(dtype), rng.standard_normal(shape).astype(dtype)
     weight, bias = (rng.standard_normal(C).astype(dtype) for _ in range(2))
-    y, saved = F.group_norm(x, groups, weight, bias, axis=axis)
-    y64, saved64 = reference.group_norm(x, groups, weight, bias, axis=axis)
+    y, saved = F.group_norm(x, groups, weight, bias, axis=axis, activation=activation)
+    y64, saved64 = reference.group_norm(x, groups, weight, bias, axis=axis, activation=activation)
     tolerance = 2e-5 if dtype == np.float32 else 1e-12
     assert error(y, y64) < tolerance
     for ours, theirs in zip(
@@ -124,19 +126,26 @@ def test_group_norm_of_any_shape(
 @given(
     rows=st.integers(0, 40),
     n=st.sampled_from([1, 2, 15, 16, 17, 31, 33, 257, 4097]),
+    activation=st.sampled_from([None, "relu", "leaky_relu", "gelu", "silu"]),
+    with_residual=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
-def test_rows_of_any_length(rows: int, n: int, dtype: Any, seed: int) -> None:
+def test_rows_of_any_length(
+    rows: int, n: int, activation: str | None, with_residual: bool, dtype: Any, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    x, dy = rng.standard_normal((2, rows, n)).astype(dtype)
+    x, dy, residual = rng.standard_normal((3, rows, n)).astype(dtype)
+    options = {"activation": activation, "residual": residual if with_residual else None}
     weight, bias = rng.standard_normal((2, n)).astype(dtype)
     tolerance = 2e-5 if dtype == np.float32 else 1e-12
     for op, parameters in (("layer_norm", (weight, bias)), ("rms_norm", (weight,))):
         results = []
         for module in (F, reference):
-            y, saved = getattr(module, op)(x, *parameters, normalized_shape=(n,), eps=1e-5)
+            y, saved = getattr(module, op)(
+                x, *parameters, normalized_shape=(n,), eps=1e-5, **options
+            )
             results.append((y, *getattr(module, f"{op}_backward")(dy, saved)))
         for ours, theirs in zip(*results, strict=True):
             if n >= 8 or ours is not results[0][1]:  # of two values dx is 0
@@ -159,6 +168,83 @@ def test_bad_arguments_are_named() -> None:
     for backward in (F.rms_norm_backward, F.group_norm_backward, F.layer_norm_backward):
         with pytest.raises(TypeError, match="saved is not what"):
             backward(x, None if backward is F.layer_norm_backward else saved)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu", "mish"])
+@pytest.mark.parametrize("call", ["batch_norm", *CALLS])
+def test_activated_as_exact_as_pytorch(call: str, activation: str) -> None:
+    torch = pytest.importorskip("torch", reason="the comparison with PyTorch needs torch")
+    shape, options = CALLS.get(call, ((3, 16, 9, 7), {"axis": 1, "training": True}))
+    op, axis = call.split(",", maxsplit=1)[0], options.get("axis", -1)
+    rng = np.random.default_rng(0)
+    x, dy = (1.5 * rng.standard_normal((2, *shape)) + 0.5).astype(np.float32)
+    weight = rng.uniform(0.5, 1.5, 96 if op in {"layer_norm", "rms_norm"} else 16)
+    weight, bias = weight.astype(np.float32), rng.standard_normal(weight.shape).astype(np.float32)
+    parameters = [weight] if op == "rms_norm" else [weight, bias]
+    results = []
+    for module in (F, reference):
+        y, saved = getattr(module, op)(
+            x, weight=weight, **({} if op == "rms_norm" else {"bias": bias}), **options,
+            activation=activation,
+        )  # fmt: skip
+        results.append([y, *getattr(module, f"{op}_backward")(dy, saved)])
+
+    leaf = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, axis, 1))).requires_grad_()
+    if op in {"layer_norm", "rms_norm"}:
+        leaf = torch.from_numpy(x).requires_grad_()
+    leaves = [torch.from_numpy(p).requires_grad_() for p in parameters]
+    match op:
+        case "batch_norm":
+            z = torch.nn.functional.batch_norm(leaf, None, None, *leaves, training=True)
+        case "layer_norm" | "rms_norm":
+            z = getattr(torch.nn.functional, op)(leaf, options["normalized_shape"], *leaves)
+        case _:
+            z = torch.nn.functional.group_norm(leaf, options.get("num_groups", 16), *leaves)
+    act, _, form = activation.partition("_")
+    t = getattr(torch.nn.functional, act)(z, **({"approximate": form} if form else {}))
+    rows = op in {"layer_norm", "rms_norm"}
+    t.backward(torch.from_numpy(dy if rows else np.ascontiguousarray(np.moveaxis(dy, axis, 1))))
+    theirs = [t.detach().numpy(), leaf.grad.numpy()]
+    if not rows:
+        theirs = [np.moveaxis(a, 1, axis) for a in theirs]
+    theirs += [p.grad.numpy() for p in leaves]
+    for ours, truth, other in zip(*results, theirs, strict=True):
+        assert error(ours, truth) <= max(2 * error(other, truth), 4 * 2.0**-23)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("place", [None, "apart", "x", "residual"])
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_a_residual_in_front(op: str, place: str | None, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, residual, dy = rng.standard_normal((3, 37, 19)).astype(dtype)
+    options: dict[str, Any] = {"normalized_shape": (19,), "eps": 1e-5}
+    total = x + residual
+    expected, expected_saved = getattr(F, op)(total, **options)
+    to = {None: None, "apart": np.empty_like(x), "x": x, "residual": residual}[place]
+    y, saved = getattr(F, op)(x, **options, residual=residual, total=to)
+    assert to is None or saved.x is to
+    for ours, theirs in ((saved.x, total), (y, expected)):  # the same bits as of two passes
+        np.testing.assert_array_equal(ours.view(np.uint8), theirs.view(np.uint8))
+    backward = getattr(F, f"{op}_backward")
+    dx, dx_expected = backward(dy, saved)[0], backward(dy, expected_saved)[0]
+    np.testing.assert_array_equal(dx.view(np.uint8), dx_expected.view(np.uint8))
+
+
+def test_what_a_sum_refuses() -> None:
+    x = np.ones((4, 6), np.float32)
+    options: dict[str, Any] = {"normalized_shape": (6,)}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"total": x.copy()}, "goes with a residual"),
+        ({"residual": x[:2]}, "residual: expected shape"),
+        ({"residual": x.astype(np.float64)}, "residual: expected float32"),
+        ({"residual": x.copy(), "total": np.ones((4, 5), np.float32)}, "total: expected shape"),
+        ({"residual": x.copy(), "out": x}, "out must not overlap x"),
+    ]
+    for arguments, message in wrong:
+        with pytest.raises((TypeError, ValueError), match=message):
+            F.layer_norm(x, **options, **arguments)
+    assert (x == 1).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])

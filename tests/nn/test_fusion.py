@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastbn import functional as F
-from fastbn import nn
+from fastbn import models, nn
 from fastbn.nn.fusion import Normalised, plan_and_sum, plan_of
 
 
@@ -24,17 +24,28 @@ class ApartLeakyReLU(nn.LeakyReLU):
     pass
 
 
+class ApartGELU(nn.GELU):
+    pass
+
+
+class ApartSiLU(nn.SiLU):
+    pass
+
+
 F64 = np.float64
 
 
 def nets(kind: str, momentum: float | None = 0.1) -> list[nn.Module]:
     """The same network twice: one that is fused, one that is not."""
     result: list[nn.Module] = []
-    for norm, relu, leaky in (
-        (nn.BatchNorm, nn.ReLU, nn.LeakyReLU),
-        (ApartNorm, ApartReLU, ApartLeakyReLU),
+    for norm, relu, leaky, gelu, silu in (
+        (nn.BatchNorm, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU),
+        (ApartNorm, ApartReLU, ApartLeakyReLU, ApartGELU, ApartSiLU),
     ):
-        act = relu() if kind != "leaky" else leaky(0.2)
+        acts: dict[str, nn.Module] = {
+            "leaky": leaky(0.2), "gelu": gelu(), "gelu with tanh": gelu("tanh"), "silu": silu()
+        }  # fmt: skip
+        act = acts.get(kind) or relu()
         block = [
             nn.Conv2d(3, 3, 3, padding=1, rng=0, dtype=F64),
             norm(3, momentum=momentum, dtype=F64),
@@ -51,7 +62,10 @@ def nets(kind: str, momentum: float | None = 0.1) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("kind", ["relu", "leaky", "residual", "residual with shortcut"])
+@pytest.mark.parametrize(
+    "kind",
+    ["relu", "leaky", "gelu", "gelu with tanh", "silu", "residual", "residual with shortcut"],
+)
 def test_fused_equals_apart(kind: str, momentum: float | None, rng: np.random.Generator) -> None:
     fused, apart = nets(kind, momentum)
     for step in range(3):
@@ -171,25 +185,69 @@ def test_the_plan_follows_changes_of_structure() -> None:
     assert net(x).min() == 0
 
 
-@pytest.mark.parametrize("act", [nn.ReLU, lambda: nn.LeakyReLU(0.2)])
 @pytest.mark.parametrize(
-    "norm", [lambda: nn.GroupNorm(2, 6), lambda: nn.InstanceNorm(6, affine=True)]
+    "act", [nn.ReLU, lambda: nn.LeakyReLU(0.2), nn.GELU, nn.SiLU, nn.Hardswish]
 )
-def test_norms_of_groups_run_with_their_activation(
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.GroupNorm(2, 6),
+        lambda: nn.InstanceNorm(6, affine=True),
+        lambda: nn.LayerNorm(6),
+        lambda: nn.RMSNorm(6),
+    ],
+)
+def test_norms_of_samples_run_with_their_activation(
     norm: Any, act: Any, rng: np.random.Generator
 ) -> None:
     net = nn.Sequential(norm(), act())
     apart = norm(), act()
     for layer in (net[0], apart[0]):
-        layer.weight.data, layer.bias.data = np.linspace(0.5, 2.0, 6), np.linspace(-1.0, 1.0, 6)
+        layer.weight.data = np.linspace(0.5, 2.0, 6)
+        if layer.bias is not None:
+            layer.bias.data = np.linspace(-1.0, 1.0, 6)
     x, dy = rng.standard_normal((2, 3, 5, 4, 6)).astype(np.float32)
     y = net(x)
-    np.testing.assert_array_equal(y, apart[1](apart[0](x)))
+    np.testing.assert_allclose(y, apart[1](apart[0](x)), rtol=0, atol=2e-6)
     dx = net.backward(dy, need_dx=True)
     np.testing.assert_allclose(dx, apart[0].backward(apart[1].backward(dy)), rtol=0, atol=2e-6)
     for ours, theirs in zip(net.parameters(), apart[0].parameters(), strict=True):
         np.testing.assert_allclose(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
     assert "Norm '0'" in net.summary((5, 4, 6)).splitlines()[3]
+
+
+def test_a_sum_takes_the_activation_along_where_a_batchnorm_runs_it(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    gelu = F.gelu
+
+    def spy(*args: Any, **options: Any) -> Any:
+        calls.append("gelu")
+        return gelu(*args, **options)
+
+    def net(norm: Any, act: Any) -> nn.Graph:
+        x = nn.Input((4, 3))
+        h = norm(3, dtype=F64)(nn.Linear(3, 3, rng=0, dtype=F64)(x))
+        h = act()(nn.add(h, x))
+        return nn.Graph(x, nn.GELU()(nn.add(h, nn.Linear(3, 3, rng=1, dtype=F64)(h))))
+
+    x, dy = rng.standard_normal((2, 5, 4, 3))
+    fused, apart = net(nn.BatchNorm, nn.GELU), net(ApartNorm, ApartGELU)
+    expected, dx_expected = apart(x), apart.backward(dy, need_dx=True)
+    monkeypatch.setattr(nn.GELU, "pair", (spy, F.gelu_backward))
+    np.testing.assert_allclose(fused(x), expected, rtol=1e-12, atol=1e-13)
+    assert calls == ["gelu"]  # the second one, behind a sum of its own
+    np.testing.assert_allclose(fused.backward(dy, need_dx=True), dx_expected, rtol=0, atol=1e-12)
+    for ours, theirs in zip(fused.parameters(), apart.parameters(), strict=True):
+        np.testing.assert_allclose(ours.grad, theirs.grad, rtol=0, atol=1e-11)
+
+
+def test_the_recipe_for_cifar_runs_gelu_in_the_pass_of_batchnorm() -> None:
+    net = models.speedrun(channels=(8, 8, 8), rng=0)
+    inside = [line for line in net.summary().splitlines() if "GELU" in line]
+    assert len(inside) == 7
+    assert sum("BatchNorm" in line for line in inside) == 6  # the first stands behind a convolution
 
 
 def test_summary_shows_what_is_fused() -> None:

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t
 
 
-cdef extern from "activation/table.h" nogil:
+cdef extern from "common/operations.h" nogil:
     enum:
         MAP_RELU
         MAP_LEAKY
@@ -18,6 +18,8 @@ cdef extern from "activation/table.h" nogil:
         MAP_SOFTPLUS
         MAP_MISH
 
+
+cdef extern from "activation/table.h" nogil:
     ctypedef struct activation_simd_t:
         void (*map)(const void *x, void *y, int64_t n, int op, double slope,
                     int stream) noexcept nogil

@@ -2,25 +2,8 @@
 #ifndef FASTBN_ACTIVATION_TABLE_H
 #define FASTBN_ACTIVATION_TABLE_H
 
+#include "common/operations.h"
 #include "common/tables.h"
-
-enum {
-    MAP_RELU,
-    MAP_LEAKY,
-    MAP_SIGMOID,
-    MAP_TANH,
-    /* whose gradients are computed from x, see common/pointwise.h */
-    MAP_ELU,
-    MAP_SELU,
-    MAP_SILU,
-    MAP_GELU,
-    MAP_GELU_TANH,
-    MAP_HARDSIGMOID,
-    MAP_HARDSWISH,
-    MAP_RELU6,
-    MAP_SOFTPLUS,
-    MAP_MISH
-};
 
 typedef struct {
     void (*map)(const void *x, void *y, int64_t n, int op, double slope, int stream);

@@ -13,6 +13,7 @@ cdef extern from "batchnorm/table.h" nogil:
         ACT_NONE
         ACT_RELU
         ACT_LEAKY
+        ACT_SMOOTH
         TILE
         GROUP
         SUM_ROWS
@@ -48,6 +49,7 @@ cdef extern from "batchnorm/table.h" nogil:
     ctypedef struct act_t:
         int kind
         double slope
+        int smooth
 
     ctypedef struct careful_t:
         double mean
@@ -63,6 +65,13 @@ cdef extern from "batchnorm/table.h" nogil:
                               const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                               double *sum_dx, const act_t *act, int frozen, int prefetch,
                               int stream) noexcept nogil
+        void (*nchw_smooth)(const tensors_t *t, const planes_t *r, int64_t first, int64_t channels,
+                            const affine_t *f, const act_t *act) noexcept nogil
+        void (*nhwc_smooth)(const void *x, const void *dy, const void *residual, void *y,
+                            int64_t rows, int64_t columns, int64_t ld, const affines_t *f,
+                            const act_t *act) noexcept nogil
+        void (*careful_smooth)(const tensors_t *t, const planes_t *r, int64_t first,
+                               const careful_t *f, const act_t *act) noexcept nogil
         void (*careful_sums)(const tensors_t *t, const planes_t *r, int64_t first,
                              const careful_t *f, const act_t *act, double *dweight,
                              double *dbias) noexcept nogil

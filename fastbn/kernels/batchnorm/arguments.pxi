@@ -1,8 +1,32 @@
 # What is checked before anything is computed: included by batchnorm.pyx.
 
+cdef extern from "common/operations.h" nogil:
+    enum:
+        MAP_SELU
+        MAP_SILU
+        MAP_GELU
+        MAP_GELU_TANH
+        MAP_HARDSIGMOID
+        MAP_HARDSWISH
+        MAP_RELU6
+        MAP_MISH
+
+cdef dict SMOOTH = {
+    "selu": MAP_SELU,
+    "silu": MAP_SILU,
+    "gelu": MAP_GELU,
+    "gelu_tanh": MAP_GELU_TANH,
+    "hardsigmoid": MAP_HARDSIGMOID,
+    "hardswish": MAP_HARDSWISH,
+    "relu6": MAP_RELU6,
+    "mish": MAP_MISH,
+}
+
+
 cdef act_t activation_of(object activation, object negative_slope) except *:
     cdef act_t act
     act.slope = 0.0
+    act.smooth = 0
     if activation is None:
         act.kind = ACT_NONE
     elif activation == "relu":
@@ -12,9 +36,11 @@ cdef act_t activation_of(object activation, object negative_slope) except *:
         act.slope = real_number(negative_slope, "negative_slope")
         if act.slope == 0.0:
             act.kind = ACT_RELU
+    elif isinstance(activation, str) and activation in SMOOTH:
+        act.kind, act.smooth = ACT_SMOOTH, SMOOTH[activation]
     else:
-        raise ValueError(
-            f"activation should be None, 'relu' or 'leaky_relu', got {activation!r}")
+        names = ", ".join(map(repr, ("relu", "leaky_relu", *SMOOTH)))
+        raise ValueError(f"activation should be None or one of {names}, got {activation!r}")
     return act
 
 
@@ -127,9 +153,11 @@ cdef int check_invertible(BatchNormSaved saved) except -1:
     cdef void *bias = data(saved.bias)
     cdef double w
     cdef int64_t c
-    if saved.act.kind == ACT_RELU or (saved.act.kind == ACT_LEAKY and not saved.act.slope > 0):
+    if (saved.act.kind in (ACT_RELU, ACT_SMOOTH)
+            or (saved.act.kind == ACT_LEAKY and not saved.act.slope > 0)):
         raise ValueError("out may be x in training without an activation or with a leaky ReLU of "
-                         "positive slope only: backward needs x, and ReLU cannot be undone")
+                         "positive slope only: backward needs x, and ReLU cannot be undone, nor "
+                         "can a smooth activation")
     if saved.residual is not None:
         raise ValueError("out may be x in training without a residual only: backward needs x")
     if element == BF16:

@@ -76,6 +76,8 @@ cdef struct call_t:        # what one call computes from
     layout_t l
     tensors_t t
     act_t act
+    tensors_t z            # backward of a smooth activation: x, dy and residual, and in y room for
+    act_t smooth           # dz, which is dy to all others, as if there were no activation
     int stream             # see streams
     const void *weight
     const void *bias
@@ -350,8 +352,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
 cdef int compute_forward(call_t *k, cnp.ndarray y) except -1:
     cdef int status
     k.t.y = <char *>data(y)
-    # What replaces an operand is in cache, and streaming sweeps may compute a value twice.
-    if k.t.y != k.t.x and k.t.y != k.t.residual:
+    # A smooth activation is arithmetic, not memory, and backward reads x soon. What replaces an operand is in cache, and streaming sweeps may compute a value twice.
+    if k.act.kind != ACT_SMOOTH and k.t.y != k.t.x and k.t.y != k.t.residual:
         k.stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3,
                            k.batch and not k.l.nhwc)
     if cnp.PyArray_SIZE(y) == 0:
@@ -449,6 +451,10 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
     k.dweight, k.dbias, k.frozen = data(dweight), data(dbias), not saved.training
     k.slope, k.constant = <const double *>data(slope), <const double *>data(constant)
     k.sums = need_dweight or need_dbias or (need_dx and saved.training)
+    if k.act.kind == ACT_SMOOTH:
+        room = dresidual if dresidual is not None else dx
+        room = output(None, x, "dy") if room is None else room
+        split_smooth(&k, <char *>data(room))
     if k.t.dx != k.t.dy and k.t.dx != k.t.x:
         k.stream = streams(<double>cnp.PyArray_NBYTES(x), 5 if has_residual else 3)
     if cnp.PyArray_SIZE(x) == 0:
@@ -458,6 +464,15 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
     else:
         compute_backward(&k)
     return (dx, dweight, dbias, dresidual) if has_residual else (dx, dweight, dbias)
+
+
+cdef void split_smooth(call_t *k, char *dz) noexcept nogil:
+    """Have dz computed first, into room that backward writes to anyhow where there is such."""
+    k.z, k.smooth = k.t, k.act
+    k.z.y = dz
+    k.act.kind = ACT_NONE
+    k.t.dy = dz
+    k.t.residual = k.t.dresidual = NULL
 
 
 cdef void careful_task(const void *job, int64_t c) noexcept nogil:
@@ -471,6 +486,8 @@ cdef void careful_task(const void *job, int64_t c) noexcept nogil:
     f.weight = parameter(k.weight, c, l.element, 1.0)
     f.bias = parameter(k.bias, c, l.element, 0.0)
     planes.planes, planes.length, planes.stride = l.count // l.inner, l.inner, l.C * l.inner
+    if k.z.y != NULL:
+        batchnorm_simd(l.element).careful_smooth(&k.z, &planes, c * l.inner, &f, &k.smooth)
     batchnorm_simd(l.element).careful_sums(&k.t, &planes, c * l.inner, &f, &k.act, &dweight, &dbias)
     mean_g = 0.0 if k.frozen else f.weight * dbias / l.count
     mean_g_xhat = 0.0 if k.frozen else f.weight * dweight / l.count

@@ -2,17 +2,24 @@
  * 1e22, or spreads of 1e-20 with eps = 0. Slow, and right wherever dx is a number of T.
  */
 
-/* d = dy where act lets it through, and xhat = (x - mean) / std, of the value at i. */
+/* xhat = (x - mean) / std of the value at i, and what is activated. */
+INLINE double careful_xhat(const tensors_t *t, int64_t i, const careful_t *f)
+{
+    return ((double)s_load((const io_t *)t->x + i) - f->mean) * f->invstd;
+}
+INLINE double careful_z(const tensors_t *t, int64_t i, const careful_t *f)
+{
+    const double z = careful_xhat(t, i, f) * f->weight + f->bias;
+    return t->residual ? z + (double)s_load((const io_t *)t->residual + i) : z;
+}
+
+/* d = dy where act lets it through, and xhat, of the value at i. */
 INLINE double careful_value(const tensors_t *t, int64_t i, const careful_t *f, const act_t *act,
                             double *xhat)
 {
     const double d = (double)s_load((const io_t *)t->dy + i);
-    double z = ((double)s_load((const io_t *)t->x + i) - f->mean) * f->invstd;
-    *xhat = z;
-    z = z * f->weight + f->bias;
-    if (t->residual)
-        z += (double)s_load((const io_t *)t->residual + i);
-    if (act->kind == ACT_NONE || !(z <= 0))
+    *xhat = careful_xhat(t, i, f);
+    if (act->kind == ACT_NONE || !(careful_z(t, i, f) <= 0))
         return d;
     return act->kind == ACT_RELU ? 0.0 : d * act->slope;
 }

@@ -34,6 +34,19 @@ cdef inline affine_t channel_affine(const call_t *k, int64_t c) noexcept nogil:
     return f
 
 
+cdef void sweep(const call_t *k, const tensors_t *t, const planes_t *planes, int64_t first,
+                int64_t now, const affine_t *f, int64_t coming) noexcept nogil:
+    """Normalise the channels first to first + now - 1, and take the moments of those coming."""
+    cdef const batchnorm_simd_t *simd = batchnorm_simd(k.l.element)
+    cdef int64_t c = first + now
+    if k.act.kind == ACT_SMOOTH:
+        simd.nchw_smooth(t, planes, first, now, f, &k.act)
+        first, now = c, 0
+    if now > 0 or coming > 0:
+        simd.nchw_forward(t, planes, first, now, f, coming, k.mean + c, k.var + c, &k.act,
+                          k.l.prefetch, k.stream)
+
+
 cdef int forward_nchw(call_t *k) noexcept nogil:
     """Normalise the channels; with k.batch, mean, var and invstd are filled first."""
     cdef const layout_t *l = &k.l
@@ -57,16 +70,13 @@ cdef void forward_range(const void *job, int64_t task) noexcept nogil:
     """A range of channels."""
     cdef const call_t *k = <const call_t *>job
     cdef const layout_t *l = &k.l
-    cdef const batchnorm_simd_t *simd = batchnorm_simd(l.element)
     cdef int64_t first = range_of(l, task), last = range_of(l, task + 1), c
     cdef int64_t now = 0, coming = min(l.group, last - first)
     cdef planes_t planes = planes_of(l)
     cdef affine_t f[GROUP]
     while now > 0 or coming > 0:
-        c = first + now
-        simd.nchw_forward(&k.t, &planes, first, now, f, coming, k.mean + c, k.var + c, &k.act,
-                          l.prefetch, k.stream)
-        first = c
+        sweep(k, &k.t, &planes, first, now, f, coming)
+        first = first + now
         settle_moments(k, first, coming)
         for c in range(coming):
             f[c] = channel_affine(k, first + c)
@@ -105,7 +115,6 @@ cdef void apply_piece(const void *job, int64_t task) noexcept nogil:
     """Normalise a piece of a sample."""
     cdef const call_t *k = <const call_t *>job
     cdef const layout_t *l = &k.l
-    cdef const batchnorm_simd_t *simd = batchnorm_simd(l.element)
     cdef int64_t sample = task // k.pieces, piece = task % k.pieces, groups = steps_of(l)
     cdef int64_t first = groups * piece // k.pieces * l.group
     cdef int64_t last = min(l.C, groups * (piece + 1) // k.pieces * l.group)
@@ -117,8 +126,7 @@ cdef void apply_piece(const void *job, int64_t task) noexcept nogil:
     here.x, here.y = k.t.x + at, k.t.y + at
     here.residual = moved(k.t.residual, at)
     while first < last:
-        simd.nchw_forward(&here, &planes, first, min(l.group, last - first), f + first, 0,
-                          NULL, NULL, &k.act, l.prefetch, k.stream)
+        sweep(k, &here, &planes, first, min(l.group, last - first), f + first, 0)
         first = first + l.group
     store_fence()
 
@@ -150,8 +158,7 @@ cdef void forward_small(const void *job, int64_t task) noexcept nogil:
         f[c] = channel_affine(k, first + c)
     columns.k0 = columns.k1 = NULL
     simd.small_spread(f, channels, l.inner, &columns)
-    simd.nhwc_forward(k.t.x + at, moved(k.t.residual, at), k.t.y + at, l.outer,
-                      channels * l.inner, ld, &columns, &k.act, k.stream)
+    apply_rows(k, at, l.outer, channels * l.inner, ld, &columns)
     store_fence()
 
 
@@ -192,6 +199,8 @@ cdef void backward_range(const void *job, int64_t task) noexcept nogil:
     while now > 0 or coming > 0:
         for c in range(coming):
             g[c] = channel_affine(k, first + now + c)
+        if k.z.y != NULL:
+            simd.nchw_smooth(&k.z, &planes, first + now, coming, g, &k.smooth)
         first = first if apply else first + now
         simd.nchw_backward(&k.t, &planes, first, now if apply else 0, f, coming if k.sums else 0, g,
                            sum_d, sum_dx, &k.act, without_terms(k), l.prefetch, k.stream)
@@ -220,6 +229,8 @@ cdef void backward_small(const void *job, int64_t task) noexcept nogil:
     for c in range(channels):
         f[c] = channel_affine(k, first + c)
     simd.small_spread(f, channels, l.inner, &columns)
+    if k.z.y != NULL:
+        smooth_rows(k, at, l.outer, width, ld, &columns)
     if k.sums:
         for j in range(width):
             d_sums[j] = dx_sums[j] = 0.0

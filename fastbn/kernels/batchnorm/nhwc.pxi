@@ -151,12 +151,29 @@ cdef char *own_coefficients(const call_t *k, int64_t task) noexcept nogil:
     return coefficients
 
 
+cdef void apply_rows(const call_t *k, int64_t at, int64_t rows, int64_t columns, int64_t ld,
+                     const affines_t *f) noexcept nogil:
+    """Normalise some columns of rows whose first value is so many bytes from that of x."""
+    cdef const batchnorm_simd_t *simd = batchnorm_simd(k.l.element)
+    cdef const char *residual = moved(k.t.residual, at)
+    if k.act.kind == ACT_SMOOTH:
+        simd.nhwc_smooth(k.t.x + at, NULL, residual, k.t.y + at, rows, columns, ld, f, &k.act)
+    else:
+        simd.nhwc_forward(k.t.x + at, residual, k.t.y + at, rows, columns, ld, f, &k.act, k.stream)
+
+
+cdef void smooth_rows(const call_t *k, int64_t at, int64_t rows, int64_t columns, int64_t ld,
+                      const affines_t *f) noexcept nogil:
+    """dz of the same."""
+    batchnorm_simd(k.l.element).nhwc_smooth(k.z.x + at, k.z.dy + at, moved(k.z.residual, at),
+                                            k.z.y + at, rows, columns, ld, f, &k.smooth)
+
+
 cdef void apply_task(const void *job, int64_t task) noexcept nogil:
     """Normalise a thread's chunks, in blocks of rows, the last one first."""
     cdef const call_t *k = <const call_t *>job
     cdef const layout_t *l = &k.l
     cdef char *coefficients = own_coefficients(k, task)
-    cdef const batchnorm_simd_t *simd = batchnorm_simd(l.element)
     cdef int64_t ld = width_of(l), row, j, columns, at, block = block_rows(l)
     cdef int64_t first = first_row(l, share(l, task)), last = first_row(l, share(l, task + 1))
     cdef affines_t f
@@ -167,8 +184,7 @@ cdef void apply_task(const void *job, int64_t task) noexcept nogil:
             columns = min(<int64_t>(STREAM_TILE if k.stream else TILE), ld - j)
             at = (row * ld + j) * l.itemsize
             f = affines_at(l, coefficients, j)
-            simd.nhwc_forward(k.t.x + at, moved(k.t.residual, at), k.t.y + at, last - row, columns,
-                              ld, &f, &k.act, k.stream)
+            apply_rows(k, at, last - row, columns, ld, &f)
             j = j + columns
         last = row
     store_fence()
@@ -198,8 +214,9 @@ cdef int forward_nhwc(call_t *k) noexcept nogil:
 
 
 cdef void take_sums(const call_t *k, int64_t chunk) noexcept nogil:
-    """The sums of d and d * (x - centre) of every column."""
+    """The sums of d and d * (x - centre) of every column; of a smooth activation dz first."""
     cdef const layout_t *l = &k.l
+    cdef bint prefetch = l.prefetch and k.z.y == NULL
     cdef int64_t ld = width_of(l), j = 0, columns, at
     cdef int64_t first = first_row(l, chunk), last = first_row(l, chunk + 1)
     cdef double *sum_d = <double *>memset(part_of(k, chunk), 0, 2 * ld * sizeof(double))
@@ -208,8 +225,10 @@ cdef void take_sums(const call_t *k, int64_t chunk) noexcept nogil:
         columns = min(TILE, ld - j)
         at = (first * ld + j) * l.itemsize
         f = affines_at(l, k.coefficients, j)
+        if k.z.y != NULL:
+            smooth_rows(k, at, last - first, columns, ld, &f)
         batchnorm_simd(l.element).nhwc_sums(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
-                                            last - first, columns, ld, l.prefetch, &f, &k.act,
+                                            last - first, columns, ld, prefetch, &f, &k.act,
                                             sum_d + j, sum_d + ld + j)
         j = j + columns
 
@@ -282,9 +301,9 @@ cdef int backward_nhwc(call_t *k) noexcept nogil:
     if take_memory(k, True):
         return -1
     find_coefficients(k, k.mean, k.invstd, k.coefficients)
+    if k.sums or k.z.y != NULL:
+        find_sums(k)
     if k.sums or k.slope != NULL:
-        if k.sums:
-            find_sums(k)
         f = affines_at(l, k.coefficients, 0)
         simd.order_parts(ld, &f, True)
         if k.sums:

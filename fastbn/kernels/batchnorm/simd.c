@@ -1,6 +1,7 @@
 #include "batchnorm/table.h"
 #include "common/unit.h"
 #include "common/vec.h"
+#include "common/pointwise.h"
 
 #include "batchnorm/shared.h"
 #include "batchnorm/careful.h"
@@ -12,11 +13,15 @@
 #include "batchnorm/nhwc_moments.h"
 #include "batchnorm/nhwc_forward.h"
 #include "batchnorm/nhwc_backward.h"
+#include "batchnorm/smooth.h"
 #include "batchnorm/coefficients.h"
 
 TABLE(batchnorm) = {
     .nchw_forward = nchw_forward,
     .nchw_backward = nchw_backward,
+    .nchw_smooth = nchw_smooth,
+    .nhwc_smooth = nhwc_smooth,
+    .careful_smooth = careful_smooth,
     .careful_sums = careful_sums,
     .careful_gradient = careful_gradient,
     .small_moments = small_moments,

@@ -3,9 +3,11 @@
 #define FASTBN_BATCHNORM_TABLE_H
 
 #include "common/cache.h"
+#include "common/operations.h"
 #include "common/tables.h"
 
-enum { ACT_NONE = 0, ACT_RELU = 1, ACT_LEAKY = 2 };
+/* ACT_SMOOTH is none of the other functions' business: nchw_smooth and nhwc_smooth are for it. */
+enum { ACT_NONE = 0, ACT_RELU = 1, ACT_LEAKY = 2, ACT_SMOOTH = 3 };
 
 enum {
     TILE = 1024,         /* NHWC: columns whose sums are taken at once, at most */
@@ -41,6 +43,7 @@ typedef struct {
 typedef struct {
     int kind; /* ACT_... */
     double slope;
+    int smooth; /* of ACT_SMOOTH: MAP_... */
 } act_t;
 
 /* The same of one channel in float64, whatever its scale. */
@@ -58,6 +61,14 @@ typedef struct {
     void (*nchw_backward)(const tensors_t *t, const planes_t *r, int64_t first, int64_t now,
                           const affine_t *f, int64_t coming, const affine_t *g, double *sum_d,
                           double *sum_dx, const act_t *act, int frozen, int prefetch, int stream);
+    /* y = act(z) of a smooth activation, or where there is dy, its gradient by z, dy * act'(z), goes
+     * to y, which may be dy. */
+    void (*nchw_smooth)(const tensors_t *t, const planes_t *r, int64_t first, int64_t channels,
+                        const affine_t *f, const act_t *act);
+    void (*nhwc_smooth)(const void *x, const void *dy, const void *residual, void *y, int64_t rows,
+                        int64_t columns, int64_t ld, const affines_t *f, const act_t *act);
+    void (*careful_smooth)(const tensors_t *t, const planes_t *r, int64_t first,
+                           const careful_t *f, const act_t *act);
     /* Either layout, one channel, whose first value is at index `first`. */
     void (*careful_sums)(const tensors_t *t, const planes_t *r, int64_t first, const careful_t *f,
                          const act_t *act, double *dweight, double *dbias);

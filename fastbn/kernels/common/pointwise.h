@@ -6,6 +6,7 @@
 #define FASTBN_POINTWISE_H
 
 #include "common/exp.h"
+#include "common/operations.h"
 
 #if defined(FASTBN_F64)
 #define TAIL_BEND 0.26
@@ -46,6 +47,14 @@ INLINE V v_expm1_down(V x)
 #else
     return (T)expm1((double)x);
 #endif
+}
+
+/* sigmoid(x), and in `rest` 1 - sigmoid(x) with all of its digits */
+INLINE V v_gate(V x, V *rest)
+{
+    const V e = v_exp_down(-v_abs(x)), far = v_set(1) / (e + 1), near = e * far;
+    *rest = v_where(x < 0, far, near);
+    return v_where(x < 0, near, far);
 }
 
 /* log(1 + exp(x)) */
@@ -97,9 +106,10 @@ INLINE V silu(V x, V a)
 }
 INLINE V silu_slope(V x, V a)
 {
-    const V s = v_sigmoid(x);
+    V rest;
+    const V s = v_gate(x, &rest);
     (void)a;
-    return s * v_fma(x, v_set(1) - s, v_set(1));
+    return s * v_fma(x, rest, v_set(1));
 }
 
 /* x times the normal distribution's integral (Hendrycks & Gimpel 2016) */
@@ -121,22 +131,20 @@ INLINE V gelu_slope(V x, V a)
 #define GELU_SCALE (T)1.5957691216057307117
 #define GELU_CUBE (T)0.044715
 INLINE V gelu_clip(V x) { return v_clip(x, v_set(-30), v_set(30)); } /* far behind 0 and 1 */
-INLINE V gelu_gate(V x)
-{
-    return v_sigmoid(x * v_fma(x * x, v_set(GELU_CUBE), v_set(1)) * GELU_SCALE);
-}
+INLINE V gelu_inner(V x) { return x * v_fma(x * x, v_set(GELU_CUBE), v_set(1)) * GELU_SCALE; }
 INLINE V gelu_tanh(V x, V a)
 {
     (void)a;
-    return x * gelu_gate(gelu_clip(x));
+    return x * v_sigmoid(gelu_inner(gelu_clip(x)));
 }
 INLINE V gelu_tanh_slope(V x, V a)
 {
     (void)a;
     x = gelu_clip(x);
-    const V s = gelu_gate(x);
+    V rest;
+    const V s = v_gate(gelu_inner(x), &rest);
     const V inner = v_fma(x * x, v_set(3 * GELU_CUBE), v_set(1)) * GELU_SCALE;
-    return v_fma(x * inner, s * (v_set(1) - s), s);
+    return v_fma(x * inner, s * rest, s);
 }
 
 /* x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019), and its gate */
@@ -175,26 +183,76 @@ INLINE V softplus(V x, V a) { return v_softplus(x * a) / a; }
 INLINE V softplus_slope(V x, V a) { return v_sigmoid(x * a); }
 
 /* x tanh(log(1 + exp(x))) (Misra 2020): with e = exp(-|x|), tanh(log(1 + exp(x))) = n / (n + 2 d),
- * where n = e (e + 2), d = 1 for a negative x, n = 1 + 2 e, d = e^2 for a positive one */
-INLINE V mish_gate(V x, V *e)
+ * where n = e (e + 2), d = 1 for a negative x, n = 1 + 2 e, d = e^2 for a positive one; `rest` is
+ * 1 less that */
+INLINE V mish_gate(V x, V *e, V *rest)
 {
     *e = v_exp_down(-v_abs(x));
     const V n = v_where(x < 0, *e * (*e + 2), *e + *e + 1);
-    const V d = v_where(x < 0, v_set(1), *e * *e);
-    return n / (n + d + d);
+    const V d = v_where(x < 0, v_set(2), (*e + *e) * *e), share = v_set(1) / (n + d);
+    *rest = d * share;
+    return n * share;
 }
 INLINE V mish(V x, V a)
 {
-    V e;
+    V e, rest;
     (void)a;
-    return x * mish_gate(x, &e);
+    return x * mish_gate(x, &e, &rest);
 }
 INLINE V mish_slope(V x, V a)
 {
-    V e;
-    const V gate = mish_gate(x, &e), s = v_where(x < 0, e, v_set(1)) / (e + 1);
+    V e, rest;
+    const V gate = mish_gate(x, &e, &rest), s = v_where(x < 0, e, v_set(1)) / (e + 1);
     (void)a;
-    return v_fma(x * s, (v_set(1) - gate) * (gate + 1), gate);
+    return v_fma(x * s, rest * (gate + 1), gate);
 }
+
+/* ---- by their number, from MAP_ELU on: a constant, once SMOOTH_DISPATCH has made it one ---- */
+
+INLINE V smooth_value(V x, V a, const int op)
+{
+    switch (op) {
+    case MAP_ELU: return elu(x, a);
+    case MAP_SELU: return selu(x, a);
+    case MAP_SILU: return silu(x, a);
+    case MAP_GELU: return gelu(x, a);
+    case MAP_GELU_TANH: return gelu_tanh(x, a);
+    case MAP_HARDSIGMOID: return hardsigmoid(x, a);
+    case MAP_HARDSWISH: return hardswish(x, a);
+    case MAP_RELU6: return relu6(x, a);
+    case MAP_SOFTPLUS: return softplus(x, a);
+    default: return mish(x, a);
+    }
+}
+
+INLINE V smooth_slope(V x, V a, const int op)
+{
+    switch (op) {
+    case MAP_ELU: return elu_slope(x, a);
+    case MAP_SELU: return selu_slope(x, a);
+    case MAP_SILU: return silu_slope(x, a);
+    case MAP_GELU: return gelu_slope(x, a);
+    case MAP_GELU_TANH: return gelu_tanh_slope(x, a);
+    case MAP_HARDSIGMOID: return hardsigmoid_slope(x, a);
+    case MAP_HARDSWISH: return hardswish_slope(x, a);
+    case MAP_RELU6: return relu6_slope(x, a);
+    case MAP_SOFTPLUS: return softplus_slope(x, a);
+    default: return mish_slope(x, a);
+    }
+}
+
+#define SMOOTH_DISPATCH(op, CALL)                                                                  \
+    switch (op) {                                                                                  \
+    case MAP_ELU: CALL(MAP_ELU); break;                                                            \
+    case MAP_SELU: CALL(MAP_SELU); break;                                                          \
+    case MAP_SILU: CALL(MAP_SILU); break;                                                          \
+    case MAP_GELU: CALL(MAP_GELU); break;                                                          \
+    case MAP_GELU_TANH: CALL(MAP_GELU_TANH); break;                                                \
+    case MAP_HARDSIGMOID: CALL(MAP_HARDSIGMOID); break;                                            \
+    case MAP_HARDSWISH: CALL(MAP_HARDSWISH); break;                                                \
+    case MAP_RELU6: CALL(MAP_RELU6); break;                                                        \
+    case MAP_SOFTPLUS: CALL(MAP_SOFTPLUS); break;                                                  \
+    default: CALL(MAP_MISH); break;                                                                \
+    }
 
 #endif

@@ -24,7 +24,7 @@ from fastbn.kernels.arguments cimport (
     writes,
 )
 from fastbn.kernels.batchnorm cimport (
-    GROUP, STAGGER_BYTES, TILE, act_t, activation_of, affine_of, affine_t, affines_t,
+    ACT_NONE, ACT_SMOOTH, GROUP, STAGGER_BYTES, TILE, act_t, activation_of, affine_of, affine_t, affines_t,
     batchnorm_simd, batchnorm_simd_t, careful_t, is_extreme, moved, parameter, planes_t, put,
     rounded, tensors_t,
 )
@@ -52,6 +52,8 @@ cdef struct call_t:
     double eps
     act_t act
     tensors_t t
+    tensors_t z        # backward of a smooth activation: x, dy, and in y room for dz, which is dy to
+    act_t smooth       # all others, as if there were no activation
     const void *weight
     const void *bias
     double *mean       # N * G, as invstd
@@ -95,11 +97,11 @@ cdef inline int64_t sample_bytes(const call_t *k) noexcept nogil:
     return k.C * k.inner * k.itemsize
 
 
-cdef tensors_t sample(const call_t *k, int64_t n) noexcept nogil:
+cdef tensors_t sample(const call_t *k, const tensors_t *all, int64_t n) noexcept nogil:
     cdef tensors_t t
     cdef int64_t at = n * sample_bytes(k)
-    t.x, t.dy, t.residual = k.t.x + at, moved(k.t.dy, at), NULL
-    t.y, t.dx, t.dresidual = moved(k.t.y, at), moved(k.t.dx, at), NULL
+    t.x, t.dy, t.residual = moved(all.x, at), moved(all.dy, at), NULL
+    t.y, t.dx, t.dresidual = moved(all.y, at), moved(all.dx, at), NULL
     return t
 
 
@@ -184,13 +186,13 @@ cdef void careful_task(const void *job, int64_t block) noexcept nogil:
     cdef double dweight, dbias, mean_g, mean_g_xhat
     cdef planes_t planes
     cdef careful_t f
-    cdef tensors_t t
+    cdef tensors_t t, z
     planes.planes, planes.length, planes.stride = 1, k.inner, k.C
     if k.nhwc:
         planes.planes, planes.length = k.inner, 1
     memset(part, 0, 2 * k.C * sizeof(double))
     for n in range(first_of_block(k, block), first_of_block(k, block + 1)):
-        t = sample(k, n)
+        t, z = sample(k, &k.t, n), sample(k, &k.z, n)
         for g in range(k.G):
             group = n * k.G + g
             f.mean, f.invstd = k.mean[group], k.invstd[group]
@@ -198,6 +200,8 @@ cdef void careful_task(const void *job, int64_t block) noexcept nogil:
             for c in range(g * k.width, (g + 1) * k.width):
                 f.weight = parameter(k.weight, c, k.element, 1.0)
                 f.bias = parameter(k.bias, c, k.element, 0.0)
+                if z.y != NULL:
+                    simd.careful_smooth(&z, &planes, c * at, &f, &k.smooth)
                 simd.careful_sums(&t, &planes, c * at, &f, &k.act, &dweight, &dbias)
                 part[c] += dweight
                 part[k.C + c] += dbias
@@ -380,6 +384,11 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     k.act, k.weight, k.bias = saved.act, data(saved.weight), data(saved.bias)
     k.mean, k.invstd = saved.mean, saved.invstd
     k.t.x, k.t.dy, k.t.dx = <char *>data(x), <char *>data(dy), <char *>data(dx)
+    if k.act.kind == ACT_SMOOTH:
+        room = output(None, x, "dy") if dx is None else dx  # dx has room for dz until it is known
+        k.z, k.smooth = k.t, k.act
+        k.z.y = k.t.dy = <char *>data(room)
+        k.act.kind = ACT_NONE
     k.stream = k.stream if k.t.dx != k.t.dy else 0
     with nogil:
         status = compute_backward(&k)

@@ -28,13 +28,16 @@ cdef void apply_channels(const call_t *k, const tensors_t *t, const affine_t *f,
     cdef int64_t at = first * k.inner * k.itemsize
     if k.inner >= SMALL:
         planes.planes, planes.length, planes.stride = 1, k.inner, k.C * k.inner
-        simd.nchw_forward(t, &planes, first, channels, f, 0, NULL, NULL, &k.act, False, k.stream)
+        if k.act.kind == ACT_SMOOTH:
+            simd.nchw_smooth(t, &planes, first, channels, f, &k.act)
+        else:
+            simd.nchw_forward(t, &planes, first, channels, f, 0, NULL, NULL, &k.act, False,
+                              k.stream)
         return
     row = row_affines(memory)
     row.k0 = row.k1 = NULL
     simd.small_spread(f, channels, k.inner, &row)
-    simd.nhwc_forward(t.x + at, NULL, t.y + at, 1, channels * k.inner, channels * k.inner, &row,
-                      &k.act, 0)
+    apply_rows(k, t, at, 1, channels * k.inner, channels * k.inner, &row, 0)
 
 
 cdef void forward_nchw(const void *job, int64_t task) noexcept nogil:
@@ -57,7 +60,7 @@ cdef void forward_nchw(const void *job, int64_t task) noexcept nogil:
     memset(memory, 0, row_bytes(k))
     group.planes, group.length, group.stride = 1, k.count, k.G * k.count
     for n in range(first_of_block(k, block), first_of_block(k, block + 1)):
-        t = sample(k, n)
+        t = sample(k, &k.t, n)
         g = 0
         while g < groups:
             batchnorm_simd(k.element).nchw_forward(&t, &group, first + g, 0, NULL, together,
@@ -75,10 +78,11 @@ cdef void forward_nchw(const void *job, int64_t task) noexcept nogil:
     store_fence()
 
 
-cdef void channel_sums(const call_t *k, const tensors_t *t, const affine_t *f, int64_t first,
-                       int64_t channels, char *memory, double *sum_d,
+cdef void channel_sums(const call_t *k, const tensors_t *t, const tensors_t *z, const affine_t *f,
+                       int64_t first, int64_t channels, char *memory, double *sum_d,
                        double *sum_dx) noexcept nogil:
-    """The sums of d and d * (x - centre) of some channels of a sample."""
+    """The sums of d and d * (x - centre) of some channels of a sample; dz first, where it is to be
+    computed."""
     cdef const batchnorm_simd_t *simd = batchnorm_simd(k.element)
     cdef planes_t planes
     cdef affines_t row
@@ -86,11 +90,15 @@ cdef void channel_sums(const call_t *k, const tensors_t *t, const affine_t *f, i
     cdef double *values
     if k.inner >= SMALL:
         planes.planes, planes.length, planes.stride = 1, k.inner, k.C * k.inner
+        if z.y != NULL:
+            simd.nchw_smooth(z, &planes, first, channels, f, &k.smooth)
         simd.nchw_backward(t, &planes, first, 0, NULL, channels, f, sum_d, sum_dx, &k.act, False,
                            False, 0)
         return
     row = row_affines(memory)
     simd.small_spread(f, channels, k.inner, &row)
+    if z.y != NULL:
+        smooth_rows(k, z, at, 1, width, width, &row)
     values = <double *>(memory + row_bytes(k))
     memset(values, 0, 2 * TILE * sizeof(double))
     simd.nhwc_sums(t.x + at, t.dy + at, NULL, 1, width, width, False, &row, &k.act, values,
@@ -132,7 +140,7 @@ cdef void backward_nchw(const void *job, int64_t task) noexcept nogil:
     cdef int64_t room = row_bytes(k) + 2 * TILE * sizeof(double)
     cdef char *memory = <char *>scratch(2, room + channels * sizeof(affine_t))
     cdef affine_t *f = <affine_t *>(memory + room)
-    cdef tensors_t t
+    cdef tensors_t t, z
     cdef double k0, k1
     if sum_d == NULL or memory == NULL:
         fail(k)
@@ -141,13 +149,13 @@ cdef void backward_nchw(const void *job, int64_t task) noexcept nogil:
     memset(part + begin, 0, channels * sizeof(double))
     memset(part + k.C + begin, 0, channels * sizeof(double))
     for n in range(first_of_block(k, block), first_of_block(k, block + 1)):
-        t = sample(k, n)
+        t, z = sample(k, &k.t, n), sample(k, &k.z, n)
         for c in range(channels):
             f[c] = channel_affine(k, n, begin + c)
         c = 0
         while c < channels:
             now = min(most, channels - c)
-            channel_sums(k, &t, f + c, begin + c, now, memory, sum_d + c, sum_dx + c)
+            channel_sums(k, &t, &z, f + c, begin + c, now, memory, sum_d + c, sum_dx + c)
             c = c + now
         for g in range(groups):
             i = g * k.width

@@ -36,6 +36,23 @@ cdef void settle_sample(const call_t *k, int64_t n, double *parts) noexcept nogi
     group_moments(k, n, parts, parts + k.C)
 
 
+cdef void apply_rows(const call_t *k, const tensors_t *t, int64_t at, int64_t rows,
+                     int64_t columns, int64_t ld, const affines_t *f, int stream) noexcept nogil:
+    """Normalise some columns of rows whose first value is so many bytes from that of x."""
+    cdef const batchnorm_simd_t *simd = batchnorm_simd(k.element)
+    if k.act.kind == ACT_SMOOTH:
+        simd.nhwc_smooth(t.x + at, NULL, NULL, t.y + at, rows, columns, ld, f, &k.act)
+    else:
+        simd.nhwc_forward(t.x + at, NULL, t.y + at, rows, columns, ld, f, &k.act, stream)
+
+
+cdef void smooth_rows(const call_t *k, const tensors_t *z, int64_t at, int64_t rows,
+                      int64_t columns, int64_t ld, const affines_t *f) noexcept nogil:
+    """dz of the same."""
+    batchnorm_simd(k.element).nhwc_smooth(z.x + at, z.dy + at, NULL, z.y + at, rows, columns, ld,
+                                          f, &k.smooth)
+
+
 cdef void apply_chunk(const call_t *k, int64_t n, int64_t chunk, const affines_t *f) noexcept nogil:
     cdef int64_t first = first_row(k, chunk), rows = first_row(k, chunk + 1) - first, c = 0, now
     cdef int64_t at = n * sample_bytes(k) + first * k.C * k.itemsize
@@ -43,9 +60,7 @@ cdef void apply_chunk(const call_t *k, int64_t n, int64_t chunk, const affines_t
     while c < k.C:
         now = min(<int64_t>TILE, k.C - c)
         part = tile_of(f, c, k.size)
-        batchnorm_simd(k.element).nhwc_forward(
-            k.t.x + at + c * k.itemsize, NULL, k.t.y + at + c * k.itemsize, rows, now, k.C, &part,
-            &k.act, k.stream)
+        apply_rows(k, &k.t, at + c * k.itemsize, rows, now, k.C, &part, k.stream)
         c = c + now
 
 
@@ -98,6 +113,8 @@ cdef void chunk_sums(const call_t *k, int64_t n, int64_t chunk, const affines_t 
         now = min(<int64_t>TILE, k.C - c)
         tile = tile_of(f, c, k.size)
         here = at + c * k.itemsize
+        if k.z.y != NULL:
+            smooth_rows(k, &k.z, here, rows, now, k.C, &tile)
         batchnorm_simd(k.element).nhwc_sums(k.t.x + here, k.t.dy + here, NULL, rows, now, k.C,
                                             False, &tile, &k.act, part + c, part + k.C + c)
         c = c + now

@@ -10,7 +10,7 @@ class LayerNormSaved:
     @property
     def weight(self) -> Array | None: ...
     @property
-    def has_bias(self) -> bool: ...
+    def bias(self) -> Array | None: ...
     @property
     def rms(self) -> bool: ...
 
@@ -21,6 +21,10 @@ def forward(
     normalized_shape: tuple[int, ...],
     eps: float | None,
     rms: bool,
+    activation: str | None,
+    negative_slope: float,
+    residual: Array | None,
+    total: Array | None,
     out: Array | None,
 ) -> tuple[Array, LayerNormSaved]: ...
 def backward(

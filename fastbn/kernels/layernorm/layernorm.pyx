@@ -2,7 +2,8 @@
 
 A row is normalised by itself. Its moments are those that batch normalisation takes of a plane
 (batchnorm/table.h), as robust against offsets; the mean square is m2 / n + mean². Some rows are
-taken at once, so few that the first cache holds them until they are normalised.
+taken at once, so few that the first cache holds them until they are normalised: a residual is added
+to them first. In backward an activation's gradient is taken just before the rows are read for dx.
 
 Rows are cut into chunks by their size. In backward every chunk adds up its gradients of weight and
 bias in float64, and the chunks' are added in their order.
@@ -17,10 +18,12 @@ import numpy as np
 cimport numpy as cnp
 
 from fastbn.kernels.arguments cimport (
-    arrays_t, check_arrays, data, dense, element_of, output, reads, real_number, writes,
+    arrays_t, check_arrays, data, dense, element_of, gradient_of, output, reads, real_number,
+    writes,
 )
 from fastbn.kernels.batchnorm cimport (
-    ACT_NONE, GROUP, SUM_ROWS, act_t, batchnorm_simd, planes_t, put, rounded, tensors_t,
+    ACT_LEAKY, ACT_NONE, ACT_SMOOTH, GROUP, SUM_ROWS, act_t, activation_of, batchnorm_simd,
+    planes_t, put, rounded, tensors_t,
 )
 from fastbn.kernels.runtime cimport (
     BF16, F64, LINE_BYTES, isa_level, run_tasks, scratch, streams, team,
@@ -30,6 +33,11 @@ cnp.import_array()
 
 cdef extern from "common/rounding.h" nogil:
     void store_fence()
+
+cdef extern from "common/operations.h" nogil:
+    enum:
+        MAP_RELU
+        MAP_LEAKY
 
 cdef extern from "layernorm/table.h" nogil:
     ctypedef struct row_t:
@@ -41,6 +49,10 @@ cdef extern from "layernorm/table.h" nogil:
         void (*prepare)(const void *values, double fill, int64_t n, void *to) noexcept nogil
         void (*rows_forward)(const void *x, void *y, int64_t rows, int64_t n, const row_t *f,
                              const void *weight, const void *bias, int stream) noexcept nogil
+        void (*rows_activated)(const void *x, const void *dy, void *y, int64_t rows, int64_t n,
+                               const row_t *f, const void *weight, const void *bias, int op,
+                               double parameter, int stream) noexcept nogil
+        void (*add)(const void *x, const void *residual, void *sum, int64_t n) noexcept nogil
         void (*rows_backward)(const void *x, const void *dy, void *dx, int64_t rows, int64_t n,
                               const row_t *f, const void *weight, int rms, void *room,
                               double *dweight, double *dbias, int stream) noexcept nogil
@@ -62,9 +74,13 @@ cdef struct call_t:
     int64_t rows, n, chunks
     int threads, stream
     bint rms
-    const char *x
+    const char *x      # or where there is a residual, the sum
+    const char *terms[2]  # of the sum
+    char *sum          # NULL: without a residual
     const char *dy
+    char *dz           # room for the gradient by what is activated; NULL: without an activation
     char *y            # or dx
+    act_t act
     char *weight       # prepared
     char *bias
     row_t *f           # of every row
@@ -74,11 +90,13 @@ cdef struct call_t:
 
 
 cdef class LayerNormSaved:
-    """What backward needs: x and weight themselves, and three numbers for every row."""
+    """What backward needs: x (or its sum with the residual), weight and bias themselves, and three
+    numbers for every row."""
 
-    cdef readonly object x, weight
+    cdef readonly object x, weight, bias
     cdef tuple shape
-    cdef readonly bint has_bias, rms
+    cdef readonly bint rms
+    cdef act_t act
     cdef int64_t rows, n
     cdef row_t *f
 
@@ -93,6 +111,13 @@ cdef inline int64_t first_of_chunk(const call_t *k, int64_t chunk) noexcept nogi
 cdef inline int64_t room_of(const call_t *k) noexcept nogil:
     """Bytes of n coefficients with room for whole vectors."""
     return (k.n * k.size + 3 * LINE_BYTES) // LINE_BYTES * LINE_BYTES
+
+
+cdef inline int operation_of(const act_t *act) noexcept nogil:
+    """The activation's number (common/operations.h)."""
+    if act.kind == ACT_SMOOTH:
+        return act.smooth
+    return MAP_LEAKY if act.kind == ACT_LEAKY else MAP_RELU
 
 
 cdef inline void fail(const call_t *k) noexcept nogil:
@@ -121,18 +146,21 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
     # rows that come from memory one by one, so that it is read and written in turns
     cdef int64_t near = 1 if k.stream else max(<int64_t>1, most)
     cdef int64_t together = near if SMALL <= k.n <= MOST_TOGETHER else 1
+    cdef const layernorm_simd_t *simd = layernorm_table(isa_level(), k.element)
     cdef planes_t planes
     cdef tensors_t t
     cdef act_t act
     cdef double mean[GROUP]
     cdef double m2[GROUP]
     memset(&t, 0, sizeof(t))
-    act.kind, act.slope = ACT_NONE, 0.0
+    act.kind, act.slope, act.smooth = ACT_NONE, 0.0, 0
     planes.planes, planes.length, planes.stride = 1, k.n, k.rows * k.n
     t.x = k.x
     while i < last:
         now = min(near, last - i)
         at = i * k.n * k.itemsize
+        if k.sum != NULL:
+            simd.add(k.terms[0] + at, k.terms[1] + at, k.sum + at, now * k.n)
         r = 0
         while r < now:
             batchnorm_simd(k.element).nchw_forward(&t, &planes, i + r, 0, NULL,
@@ -141,8 +169,11 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
             r = r + together
         for r in range(now):
             k.f[i + r] = row_of(k, mean[r], m2[r])
-        layernorm_table(isa_level(), k.element).rows_forward(
-            k.x + at, k.y + at, now, k.n, k.f + i, k.weight, k.bias, k.stream)
+        if k.act.kind == ACT_NONE:
+            simd.rows_forward(k.x + at, k.y + at, now, k.n, k.f + i, k.weight, k.bias, k.stream)
+        else:
+            simd.rows_activated(k.x + at, NULL, k.y + at, now, k.n, k.f + i, k.weight, k.bias,
+                                operation_of(&k.act), k.act.slope, k.stream)
         i = i + now
     store_fence()
 
@@ -152,6 +183,7 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
 cdef void backward_chunk(const void *job, int64_t chunk) noexcept nogil:
     cdef const call_t *k = <const call_t *>job
     cdef int64_t i = first_of_chunk(k, chunk), last = first_of_chunk(k, chunk + 1), now, at
+    cdef const layernorm_simd_t *simd = layernorm_table(isa_level(), k.element)
     cdef double *part = k.parts + 2 * k.n * chunk
     cdef void *room = scratch(1, 2 * room_of(k))
     if room == NULL:
@@ -161,9 +193,12 @@ cdef void backward_chunk(const void *job, int64_t chunk) noexcept nogil:
     while i < last:
         now = min(<int64_t>SUM_ROWS, last - i)
         at = i * k.n * k.itemsize
-        layernorm_table(isa_level(), k.element).rows_backward(
-            k.x + at, k.dy + at, k.y + at if k.y != NULL else NULL, now, k.n, k.f + i, k.weight,
-            k.rms, room, part, part + k.n, k.stream)
+        if k.dz != NULL:
+            simd.rows_activated(k.x + at, k.dy + at, k.dz + at, now, k.n, k.f + i, k.weight,
+                                k.bias, operation_of(&k.act), k.act.slope, 0)
+        simd.rows_backward(
+            k.x + at, (k.dz if k.dz != NULL else k.dy) + at, k.y + at if k.y != NULL else NULL,
+            now, k.n, k.f + i, k.weight, k.rms, room, part, part + k.n, k.stream)
         i = i + now
     store_fence()
 
@@ -202,9 +237,10 @@ cdef object parameter_of(object p, str what, tuple shape, cnp.ndarray x):
 
 
 def forward(object x_, object weight, object bias, object normalized_shape, object eps, bint rms,
-            object out):
+            object activation, object negative_slope, object residual, object total, object out):
     """Check the arguments of ``functional.layer_norm`` or ``rms_norm``, then compute it."""
     cdef cnp.ndarray x = dense(x_, "x"), y
+    cdef act_t act = activation_of(activation, negative_slope)
     cdef LayerNormSaved saved
     cdef arrays_t a
     cdef call_t k
@@ -220,24 +256,35 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
         raise ValueError(f"eps should not be negative, got {eps}")
     weight = parameter_of(weight, "weight", shape, x)
     bias = parameter_of(bias, "bias", shape, x)
+    if residual is not None:
+        residual = gradient_of(residual, x, "residual")
+        total = output(total, x, "total")
+    elif total is not None:
+        raise ValueError("total is the sum of x and residual: it goes with a residual")
     y = output(out, x, "out")
     a.count = 0
+    writes(&a, total, b"total")
     writes(&a, y, b"out")
-    reads(&a, x, b"x")
+    reads(&a, x, b"x", residual is not None)
+    reads(&a, residual, b"residual", True)
     reads(&a, weight, b"weight")
     reads(&a, bias, b"bias")
     check_arrays(&a)
     k = call_on(x, int(np.prod(shape)), rms, False)
+    if residual is not None:
+        k.terms[0], k.terms[1] = k.x, <char *>data(residual)
+        k.x = k.sum = <char *>data(total)
+        x = total
     k.eps = real_number(eps, "eps")
     saved = LayerNormSaved.__new__(LayerNormSaved)
-    saved.x, saved.weight, saved.has_bias, saved.rms = x, weight, bias is not None, rms
+    saved.x, saved.weight, saved.bias, saved.rms, saved.act = x, weight, bias, rms, act
     saved.rows, saved.n, saved.shape = k.rows, k.n, shape
     saved.f = <row_t *>malloc(max(1, k.rows * sizeof(row_t)))
     if saved.f == NULL:
         raise MemoryError
     if cnp.PyArray_SIZE(x) == 0:
         return y, saved
-    k.f, k.y = saved.f, <char *>data(y)
+    k.f, k.y, k.act = saved.f, <char *>data(y), act
     prepare(&k, data(weight), data(bias), 0)
     with nogil:
         run_tasks(forward_chunk, &k, k.chunks, k.threads)
@@ -272,7 +319,7 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     if not cnp.PyArray_SAMESHAPE(dy, x):
         raise ValueError(f"dy: expected shape {(<object>x).shape}, got {(<object>dy).shape}")
     need_dweight = need_dweight and saved.weight is not None
-    need_dbias = need_dbias and saved.has_bias
+    need_dbias = need_dbias and saved.bias is not None
     dx = output(out, x, "out") if need_dx else None
     if need_dweight or need_dbias:
         number = np.float64 if element_of(x, "x") == F64 else np.float32
@@ -288,6 +335,7 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     reads(&a, dy, b"dy", True)
     reads(&a, x, b"x")
     reads(&a, saved.weight, b"weight")
+    reads(&a, saved.bias, b"bias")
     check_arrays(&a)
     if cnp.PyArray_SIZE(x) == 0:
         for array in (dweight, dbias):
@@ -296,8 +344,12 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
         return dx, dweight, dbias
     k = call_on(x, saved.n, saved.rms, True)
     k.f, k.dy, k.y = saved.f, <char *>data(dy), <char *>data(dx)
-    k.stream = k.stream if k.y != k.dy else 0
-    prepare(&k, data(saved.weight), NULL, 2 * k.n * k.chunks * sizeof(double))
+    k.act = saved.act
+    if k.act.kind != ACT_NONE:
+        room = output(None, x, "dy") if dx is None else dx  # dx has room for dz until it is known
+        k.dz = <char *>data(room)
+    k.stream = k.stream if k.dz == NULL and k.y != k.dy else 0
+    prepare(&k, data(saved.weight), data(saved.bias), 2 * k.n * k.chunks * sizeof(double))
     with nogil:
         run_tasks(backward_chunk, &k, k.chunks, k.threads)
     if k.failed:

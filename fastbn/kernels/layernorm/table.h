@@ -2,6 +2,7 @@
 #ifndef FASTBN_LAYERNORM_TABLE_H
 #define FASTBN_LAYERNORM_TABLE_H
 
+#include "common/operations.h"
 #include "common/tables.h"
 
 enum { ROWS_AT_ONCE = 4 }; /* in backward: they share what belongs to a column */
@@ -20,6 +21,13 @@ typedef struct {
     /* y = xhat * weight + bias */
     void (*rows_forward)(const void *x, void *y, int64_t rows, int64_t n, const row_t *f,
                          const void *weight, const void *bias, int stream);
+    /* y = act(xhat * weight + bias), or where there is dy, its gradient by what is activated, which
+     * goes to y; y may be dy. `op` is MAP_RELU, MAP_LEAKY or one from MAP_ELU on. */
+    void (*rows_activated)(const void *x, const void *dy, void *y, int64_t rows, int64_t n,
+                           const row_t *f, const void *weight, const void *bias, int op,
+                           double parameter, int stream);
+    /* sum = x + residual, which it may replace: n values */
+    void (*add)(const void *x, const void *residual, void *sum, int64_t n);
     /* With g = dy * weight, dx = a * (g - mean(g) - xhat * mean(g * xhat)); without mean(g) where the
      * mean is not taken off (`rms`). At most SUM_ROWS rows. dweight and dbias grow by the sums of
      * dy * xhat and dy. NULL: not needed. */

@@ -63,7 +63,7 @@ def _activated(z: Array, name: str | None, negative_slope: float) -> tuple[Array
     return named[str(name)](z)
 
 
-def _activated_backward(dy: Array, name: str | None, saved: Saved) -> Array:
+def _gradient_of_activated(dy: Array, name: str | None, saved: Saved) -> Array:
     """Return dz, the gradient by what is activated."""
     if name in (None, "relu", "leaky_relu"):
         return leaky_relu_backward(dy, saved)
@@ -153,7 +153,7 @@ def batch_norm_backward(
     """
     xhat, invstd, gamma, name, kept, training, axis, (has_weight, has_bias, has_residual) = saved
     over = tuple(range(xhat.ndim - 1))
-    dz = _activated_backward(np.moveaxis(_f64(dy), axis, -1), name, kept)
+    dz = _gradient_of_activated(np.moveaxis(_f64(dy), axis, -1), name, kept)
     g = dz * gamma * invstd
     if training:
         g = g - g.mean(axis=over) - xhat * (g * xhat).mean(axis=over)
@@ -284,7 +284,7 @@ def layer_norm(
 def layer_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
     """Return dx, dweight and dbias; the last two are None where forward had none."""
     xhat, invstd, over, weight, name, kept, has_bias = saved
-    dy = _activated_backward(_f64(dy), name, kept)
+    dy = _gradient_of_activated(_f64(dy), name, kept)
     rows = tuple(range(over[0]))
     dx = _gradient_of_standardised(dy if weight is None else dy * weight, xhat, invstd, over)
     dweight = None if weight is None else (dy * xhat).sum(axis=rows)
@@ -319,7 +319,7 @@ def rms_norm(
 def rms_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
     """Return dx = invrms * (g - xhat * mean(g * xhat)) with g = dy * weight, and dweight."""
     xhat, invrms, over, weight, name, kept = saved
-    dy = _activated_backward(_f64(dy), name, kept)
+    dy = _gradient_of_activated(_f64(dy), name, kept)
     g = dy if weight is None else dy * weight
     dx = invrms * (g - xhat * (g * xhat).mean(axis=over, keepdims=True))
     return dx, None if weight is None else (dy * xhat).sum(axis=tuple(range(over[0])))
@@ -355,7 +355,7 @@ def group_norm(
 def group_norm_backward(dy: ArrayLike, saved: Saved) -> tuple[Array | None, ...]:
     """Return dx, dweight and dbias; the last two are None where forward had none."""
     xhat, invstd, gamma, name, kept, axis, (has_weight, has_bias) = saved
-    dz = _activated_backward(np.moveaxis(_f64(dy), axis, -1), name, kept)
+    dz = _gradient_of_activated(np.moveaxis(_f64(dy), axis, -1), name, kept)
     over = tuple(range(dz.ndim - 1))
     dx = _gradient_of_standardised((dz * gamma).reshape(xhat.shape), xhat, invstd, (1, 3))
     dweight = (dz * xhat.reshape(dz.shape)).sum(axis=over) if has_weight else None

@@ -172,6 +172,30 @@ def _pool_windows(x: Array, attributes: Mapping[str, Any]) -> wd.Windows:
     )
 
 
+class Pad(OpRun):
+    """Padding of every version: a negative pad crops, before the others add."""
+
+    op_domain = ""
+
+    def _run(self, x, pads=None, value=None, axes=None, mode="constant", **_):  # type: ignore[no-untyped-def]
+        begin, end = np.asarray(pads, dtype=np.int64).reshape(2, -1)
+        around = np.zeros((x.ndim, 2), dtype=np.int64)
+        around[slice(None) if axes is None else np.asarray(axes).reshape(-1)] = np.stack(
+            [begin, end], axis=1
+        )
+        cropped = x[
+            tuple(
+                slice(max(-low, 0), n + min(high, 0))
+                for n, (low, high) in zip(x.shape, around, strict=True)
+            )
+        ]
+        added = np.maximum(around, 0)
+        if mode != "constant":
+            return (np.pad(cropped, added, mode=mode),)
+        fill = 0 if value is None else np.asarray(value).reshape(-1)[0]
+        return (np.pad(cropped, added, constant_values=fill),)
+
+
 class BatchNormalization(OpRun):
     """Batch normalisation of every opset, with running or with batch statistics.
 
@@ -378,6 +402,7 @@ OWN_OPERATORS: list[type[OpRun]] = [
     MaxPool,
     AveragePool,
     GlobalMaxPool,
+    Pad,
     BatchNormalization,
     Softmax,
     LogSoftmax,

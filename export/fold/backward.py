@@ -58,15 +58,33 @@ def _channels(plan: Plan, node: ir.Node) -> int:
 def into_conv_transpose(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
     """ConvTranspose: weight (I, O/groups, *kernel), s along groups × O/groups."""
     weight = plan.constant(node, 1)
-    if weight is None:
-        raise Refused(f"the weight of {label(node)} is not constant")
     groups = plan.attribute(node, "group", 1)
-    scale, shift = affine.vector(1, weight.shape[1] * groups)
-    blocks = weight.reshape(groups, -1, *weight.shape[1:])
-    factor = scale.reshape(groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
-    plan.set_constant(node, 1, (blocks * factor).reshape(weight.shape))
+    if weight is None:
+        scale, shift = _into_dequantised(plan, node, affine, groups)
+    else:
+        scale, shift = affine.vector(1, weight.shape[1] * groups)
+        blocks = weight.reshape(groups, -1, *weight.shape[1:])
+        factor = scale.reshape(groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
+        plan.set_constant(node, 1, (blocks * factor).reshape(weight.shape))
     add_bias(plan, node, 2, scale, shift)
     plan.taken(node)
+
+
+def _into_dequantised(
+    plan: Plan, node: ir.Node, affine: Affine, groups: int
+) -> tuple[Array, Array]:
+    """Scale a weight that is no constant along the one axis of it that tells its outputs."""
+    inputs, outputs = plan.context.need_dims(node.inputs[1])[:2]
+    if not isinstance(inputs, int) or not isinstance(outputs, int):
+        raise Refused(f"the shape of the weight of {label(node)} is not fixed")
+    scale, shift = affine.vector(1, outputs * groups)
+    if groups == 1:
+        scale_weight(plan, node, 1, scale, 1)
+    elif outputs == 1:
+        scale_weight(plan, node, 1, np.repeat(scale, inputs // groups), 0)
+    else:
+        raise Refused(f"the outputs of {label(node)} run along two axes of its weight")
+    return scale, shift
 
 
 @backward_rule("Gemm")

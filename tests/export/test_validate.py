@@ -226,8 +226,8 @@ def test_outputs_that_cannot_tell(reason):
 
 
 OWN = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalMaxPool", "BatchNormalization",
-       "Softmax", "LogSoftmax", "Erf", "Resize")  # fmt: skip
-AT_LEAST = {"GlobalMaxPool": 2, "Erf": 1}
+       "Softmax", "LogSoftmax", "Erf", "Resize", "Pad")  # fmt: skip
+AT_LEAST = {"GlobalMaxPool": 2, "Erf": 1, "Pad": 3}
 
 
 def node_cases(operator):
@@ -303,6 +303,25 @@ def test_softmax_over_several_axes(opset):
     (y64,) = Float64Evaluator(model).run(x)
     (y,) = Session(model, "lowest").run(x)
     np.testing.assert_allclose(y, y64, rtol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [10, 13, 18])
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+def test_pads_that_crop(opset, mode):
+    """onnxruntime crops what is negative; the reference of ONNX does not take it."""
+    g = Sketch(opset, opset=opset)
+    x = g.input(3, 7, 8)
+    pads = [0, 0, -1, 2, 0, 0, 1, -2]
+    if opset < 11:
+        y = g.op("Pad", [x], pads=pads, mode=mode, value=1.5)
+    else:
+        inputs = [x, g.integers(*(pads if opset < 18 else [-1, 2, 1, -2])), g.constant(1.5)]
+        y = g.op("Pad", [*inputs, *([g.integers(2, -1)] if opset == 18 else [])], mode=mode)
+    sample = {x: g.rng.standard_normal((2, 3, 7, 8)).astype(np.float32)}
+    model = g.model(y)
+    (y64,) = Float64Evaluator(model).run(sample)
+    (y32,) = Session(model, "lowest").run(sample)
+    np.testing.assert_array_equal(y32, y64)
 
 
 def test_constants_are_widened():

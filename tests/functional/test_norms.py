@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from checks import error
+from checks import LAYOUTS, error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -229,6 +229,17 @@ def test_a_residual_in_front(op: str, place: str | None, dtype: Any) -> None:
     backward = getattr(F, f"{op}_backward")
     dx, dx_expected = backward(dy, saved)[0], backward(dy, expected_saved)[0]
     np.testing.assert_array_equal(dx.view(np.uint8), dx_expected.view(np.uint8))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_terms_of_a_sum_may_lie_anywhere(layout: str) -> None:
+    rng = np.random.default_rng(0)
+    x, residual = rng.standard_normal((2, 3001, 67)).astype(np.float32)
+    y, saved = F.layer_norm(
+        LAYOUTS[layout](x), normalized_shape=(67,), residual=LAYOUTS[layout](residual)
+    )
+    np.testing.assert_array_equal(saved.x, x + residual)
+    np.testing.assert_array_equal(y, F.layer_norm(x + residual, normalized_shape=(67,))[0])
 
 
 def test_what_a_sum_refuses() -> None:

@@ -35,6 +35,7 @@ SIDES = (0, 1, 1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 64, 67)
 INTEGERS = (0, 1, 1, 2, 3, 5, -1, 1 << 15, 1 << 31, (1 << 62) + 1, (1 << 63) - 1, 1 << 64)
 DTYPES = (np.float32, np.float32, np.float64, np.float64, ml_dtypes.bfloat16, np.float16, np.int32)
 FLOATS = (0.0, 0.1, 0.5, 1.0, 1e-5, -1.0, 2.0, 1e30, float("nan"), float("inf"), 10**400)
+ACTIVATIONS = (None, "relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "mish")
 REFUSALS = (ValueError, TypeError, MemoryError)
 TOLERANCE = {"float32": 2e-4, "float64": 1e-10}
 
@@ -154,7 +155,7 @@ def _batch_norm(c: Call) -> Made:
         "momentum": c.real(0.1, 1.0),
         "eps": c.real(1e-5, 1e-3),
         "axis": axis if not c.wild else c.number(axis, -1, 1, 2),
-        "activation": [None, "relu", "leaky_relu"][c.rng.integers(3)],
+        "activation": ACTIVATIONS[c.rng.integers(len(ACTIVATIONS))],
         "residual": c.array(shape) if c.chance(0.3) else None,
     }
 
@@ -167,8 +168,11 @@ def _normalisation(c: Call, shape: tuple[int, ...], size: tuple[int, ...]) -> li
 
 def _layer_norm(c: Call) -> Made:
     size = (c.side(), c.side()) if c.chance(0.3) else (c.side(),)
-    made = _normalisation(c, (c.side(), *size), size)
-    return tuple(made), {"normalized_shape": size, "eps": c.real(1e-5, 1e-3)}
+    shape = (c.side(), *size)
+    made = _normalisation(c, shape, size)
+    options = {"normalized_shape": size, "eps": c.real(1e-5, 1e-3)}
+    options["activation"] = ACTIVATIONS[c.rng.integers(len(ACTIVATIONS))]
+    return tuple(made), {**options, "residual": c.array(shape) if c.chance(0.3) else None}
 
 
 def _rms_norm(c: Call) -> Made:
@@ -180,7 +184,7 @@ def _instance_norm(c: Call) -> Made:
     axis = -1 if c.chance(0.5) else 1
     shape = (c.side() % 5, c.side(), c.side() % 12, c.side())
     made = _normalisation(c, shape, (shape[axis],))
-    activation = [None, "relu", "leaky_relu"][c.rng.integers(3)]
+    activation = ACTIVATIONS[c.rng.integers(len(ACTIVATIONS))]
     return tuple(made), {"axis": axis, "eps": c.real(1e-5), "activation": activation}
 
 

@@ -214,22 +214,27 @@ cdef int forward_nhwc(call_t *k) noexcept nogil:
 
 
 cdef void take_sums(const call_t *k, int64_t chunk) noexcept nogil:
-    """The sums of d and d * (x - centre) of every column; of a smooth activation dz first."""
+    """The sums of d and d * (x - centre) of every column. Of a smooth activation dz comes first, so
+    many rows at a time that the first caches still hold them for the sums."""
     cdef const layout_t *l = &k.l
-    cdef bint prefetch = l.prefetch and k.z.y == NULL
-    cdef int64_t ld = width_of(l), j = 0, columns, at
+    cdef bint smooth = k.z.y != NULL
+    cdef int64_t ld = width_of(l), j = 0, columns, at, row, rows
     cdef int64_t first = first_row(l, chunk), last = first_row(l, chunk + 1)
     cdef double *sum_d = <double *>memset(part_of(k, chunk), 0, 2 * ld * sizeof(double))
     cdef affines_t f
     while j < ld:
         columns = min(TILE, ld - j)
-        at = (first * ld + j) * l.itemsize
         f = affines_at(l, k.coefficients, j)
-        if k.z.y != NULL:
-            smooth_rows(k, at, last - first, columns, ld, &f)
-        batchnorm_simd(l.element).nhwc_sums(k.t.x + at, k.t.dy + at, moved(k.t.residual, at),
-                                            last - first, columns, ld, prefetch, &f, &k.act,
-                                            sum_d + j, sum_d + ld + j)
+        row = first
+        while row < last:
+            rows = min(<int64_t>SUM_ROWS, last - row) if smooth else last - row
+            at = (row * ld + j) * l.itemsize
+            if smooth:
+                smooth_rows(k, at, rows, columns, ld, &f)
+            batchnorm_simd(l.element).nhwc_sums(
+                k.t.x + at, k.t.dy + at, moved(k.t.residual, at), rows, columns, ld,
+                l.prefetch and not smooth, &f, &k.act, sum_d + j, sum_d + ld + j)
+            row = row + rows
         j = j + columns
 
 

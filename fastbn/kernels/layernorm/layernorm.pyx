@@ -274,10 +274,10 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
     if residual is not None:
         k.terms[0], k.terms[1] = k.x, <char *>data(residual)
         k.x = k.sum = <char *>data(total)
-        x = total
     k.eps = real_number(eps, "eps")
     saved = LayerNormSaved.__new__(LayerNormSaved)
-    saved.x, saved.weight, saved.bias, saved.rms, saved.act = x, weight, bias, rms, act
+    saved.x = x if residual is None else total
+    saved.weight, saved.bias, saved.rms, saved.act = weight, bias, rms, act
     saved.rows, saved.n, saved.shape = k.rows, k.n, shape
     saved.f = <row_t *>malloc(max(1, k.rows * sizeof(row_t)))
     if saved.f == NULL:

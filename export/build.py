@@ -95,6 +95,14 @@ def build_model(
     """Build the ONNX model of a network as it stands, BatchNormalization included.
 
     Parameters and errors as :func:`to_onnx`.
+
+    Examples
+    --------
+    >>> from fastbn import export, models
+    >>> net = models.mlp((8, 8, 1), rng=0).eval()
+    >>> built = export.build_model(net, allow_untrained=True)
+    >>> [node.op_type for node in built.proto.graph.node]
+    ['Flatten', 'Gemm', 'BatchNormalization', 'Relu', 'Gemm', 'BatchNormalization', 'Relu', 'Gemm']
     """
     shapes = _check_arguments(net, input_shape, input_layout, opset)
     if len(shapes) > 1 and normalization is not None:

@@ -6,7 +6,17 @@ from fastbn.budgets import BudgetError
 
 
 class ModelError(ValueError):
-    """An ONNX file that cannot be read, is not valid, or points outside its folder."""
+    """An ONNX file that cannot be read, is not valid, or points outside its folder.
+
+    Examples
+    --------
+    >>> import onnx
+    >>> from fastbn import export
+    >>> export.fold_batch_norm(onnx.ModelProto())
+    Traceback (most recent call last):
+        ...
+    fastbn.export.errors.ModelError: model: holds no graph; is it an ONNX model?
+    """
 
 
 class DemandError(ModelError, BudgetError):
@@ -14,7 +24,13 @@ class DemandError(ModelError, BudgetError):
 
 
 class MismatchError(ValueError):
-    """Two models that should be the same function are not; nothing was written."""
+    """Two models that should be the same function are not; nothing was written.
+
+    Examples
+    --------
+    >>> issubclass(MismatchError, ValueError)
+    True
+    """
 
 
 def root_cause(error: BaseException) -> str:

@@ -63,6 +63,12 @@ class ExportReport(Report):
     narrowing : PrecisionReport or None
         What float16 or int8 changed.
     notes : list of str
+
+    Examples
+    --------
+    >>> report = ExportReport("model.onnx", opset=18, ir_version=8, bn_before=2, bn_after=0)
+    >>> report.bn_before, report.bn_after, report.max_rel_f64
+    (2, 0, None)
     """
 
     path: str = ""

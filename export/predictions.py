@@ -34,6 +34,12 @@ class PredictionReport(Report):
         Share of samples for which the largest output is the same, of the worse level.
     argmax_equal : int
         Their number.
+
+    Examples
+    --------
+    >>> report = PredictionReport(100, 1e-6, 2e-7, 1e-7, argmax_agreement=1.0, argmax_equal=100)
+    >>> report.samples, report.argmax_agreement
+    (100, 1.0)
     """
 
     samples: int
@@ -74,6 +80,16 @@ def compare_predictions(
     -------
     PredictionReport
         Of several outputs, that of the output with the largest `max_rel`.
+
+    Examples
+    --------
+    >>> from fastbn import export, models
+    >>> net = models.mlp((8, 8, 1), rng=0).eval()
+    >>> model = export.build_model(net, allow_untrained=True).proto
+    >>> x = np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
+    >>> report = compare_predictions(net, model, x)
+    >>> report.samples, report.argmax_agreement, report.max_rel < 1e-5
+    (20, 1.0, True)
     """
     built = Wrapping(input_layout, normalization, softmax)
     xs = x if isinstance(x, tuple) else (x,)

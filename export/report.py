@@ -135,6 +135,11 @@ class ValidationReport(Report):
     notes : list of str
         What could not be done, and why.
     outputs : list of OutputReport
+
+    Examples
+    --------
+    >>> ValidationReport().verdict
+    'not compared'
     """
 
     agree: bool = True

@@ -65,6 +65,15 @@ def validate(
     ModelError
         If a file is broken, the two models have different inputs or outputs, or neither
         onnxruntime nor the evaluator can run them.
+
+    Examples
+    --------
+    >>> from onnx import parser
+    >>> model = parser.parse_model('''
+    ... <ir_version: 8, opset_import: ["" : 18]>
+    ... net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }''')
+    >>> validate(model, model).verdict
+    'agree'
     """
     first = read_model(a)
     second = first if b is None else read_model(b)

@@ -38,6 +38,12 @@ def register(factory: Callable[P, M]) -> Callable[P, M]:
     -------
     callable
         To be used in its place.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> models.mlp((4,), 3, hidden=[8]).factory  # @register stands before `def mlp`
+    ('mlp', {'input_shape': (4,), 'classes': 3, 'hidden': [8], 'dtype': 'float32'})
     """
     name = factory.__name__
     signature = inspect.signature(factory)

@@ -182,7 +182,15 @@ def resnet34(
     dtype: DTypeLike = "float32",
     rng: Rng = None,
 ) -> nn.Graph:
-    """Return ResNet-34; see `resnet18`."""
+    """Return ResNet-34; see `resnet18`.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> net = models.resnet34(width=8, classes=10, rng=0)
+    >>> sum(parameter.size for parameter in net.parameters())
+    336114
+    """
     return _resnet("resnet34", basic, (3, 4, 6, 3), locals())
 
 
@@ -195,7 +203,14 @@ def resnet50(
     dtype: DTypeLike = "float32",
     rng: Rng = None,
 ) -> nn.Graph:
-    """Return ResNet-50; see `resnet18`."""
+    """Return ResNet-50; see `resnet18`.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> models.resnet50(width=8, classes=10, rng=0).state_dict()["fc.weight"].shape
+    (10, 256)
+    """
     return _resnet("resnet50", bottleneck, (3, 4, 6, 3), locals())
 
 
@@ -208,5 +223,13 @@ def wide_resnet50_2(
     dtype: DTypeLike = "float32",
     rng: Rng = None,
 ) -> nn.Graph:
-    """Return Wide ResNet-50-2; see `resnet18`."""
+    """Return Wide ResNet-50-2; see `resnet18`.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> net = models.wide_resnet50_2(width=8, classes=10, rng=0)
+    >>> net.state_dict()["layer1.0.conv2.weight"].shape
+    (16, 16, 3, 3)
+    """
     return _resnet("wide_resnet50_2", bottleneck, (3, 4, 6, 3), locals(), wide=2)

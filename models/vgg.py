@@ -95,5 +95,12 @@ def vgg16_bn(
     dtype: DTypeLike = "float32",
     rng: Rng = None,
 ) -> nn.Graph:
-    """Return VGG-16 with BatchNorm; see `vgg11_bn`."""
+    """Return VGG-16 with BatchNorm; see `vgg11_bn`.
+
+    Examples
+    --------
+    >>> from fastbn import models
+    >>> models.vgg16_bn((32, 32, 3), 10, width=8, hidden=16).output_shape((32, 32, 3))
+    (10,)
+    """
     return _vgg("vgg16_bn", (2, 2, 3, 3, 3), locals())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.resources
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -115,3 +116,47 @@ def test_examples(name: str) -> None:
     assert isinstance(module, ModuleType)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert failed == 0
+
+
+# What users call: packages, and modules that packages show as a whole.
+PUBLIC = [
+    "fastbn",
+    "fastbn.data",
+    "fastbn.data.augment",
+    "fastbn.distributed",
+    "fastbn.export",
+    "fastbn.functional",
+    "fastbn.models",
+    "fastbn.nn",
+    "fastbn.optim",
+    "fastbn.optim.schedules",
+    "fastbn.sklearn",
+    "fastbn.train",
+    "fastbn.train.metrics",
+]
+# They take several processes: tests/distributed runs them, and the tutorial's program.
+NEED_A_JOB = {"Gradients", "Handle", "MPICommunicator"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_an_example(name: str) -> None:
+    """`test_examples` runs them; a backward may be shown where its forward is.
+
+    The functions of `fastbn.reference` are those of `fastbn.functional`, and have its examples.
+    """
+    module = importlib.import_module(name)
+    package = hasattr(module, "__path__")
+    shown = {
+        key: inspect.getdoc(value) or ""
+        for key, value in vars(module).items()
+        if callable(value)
+        and not key.startswith("_")
+        and value.__module__.startswith("fastbn." if package else name)
+    }
+    assert shown
+    without = [
+        key
+        for key, doc in shown.items()
+        if ">>>" not in doc and f"{key}(" not in shown.get(key.removesuffix("_backward"), "")
+    ]
+    assert set(without) <= NEED_A_JOB

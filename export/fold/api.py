@@ -171,6 +171,22 @@ def fold_file(
     ------
     ModelError, MismatchError
         As :func:`fold_batch_norm`; the target is then left as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from onnx import parser, save
+    >>> model = parser.parse_model('''
+    ... <ir_version: 8, opset_import: ["" : 18]>
+    ... net (float[N, 2, H, W] x) => (float[N, 2, H, W] z)
+    ... <float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] one = {1, 1}, float[2] zero = {0, 0}>
+    ... { y = Conv (x, w) z = BatchNormalization (y, one, zero, zero, one) }''')
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, Path(folder) / "model.onnx")
+    ...     report = fold_file(Path(folder) / "model.onnx", Path(folder) / "folded.onnx")
+    >>> report.nodes_before, report.nodes_after
+    (2, 1)
     """
     require_output(target)
     same = Path(target).exists() and Path(source).exists() and Path(target).samefile(source)

@@ -58,6 +58,19 @@ class FoldReport(Report):
         The whole comparison.
     notes : list of str
         What else is to be known.
+
+    Examples
+    --------
+    >>> from onnx import parser
+    >>> from fastbn import export
+    >>> model = parser.parse_model('''
+    ... <ir_version: 8, opset_import: ["" : 18]>
+    ... net (float[N, 2] x) => (float[N, 2] y)
+    ... <float[2] one = {1, 1}, float[2] zero = {0, 0}>
+    ... { y = BatchNormalization (x, one, zero, zero, one) }''')
+    >>> folded, report = export.fold_batch_norm(model)
+    >>> report.bn_before, report.bn_left, report.affine_left
+    (1, 1, 0)
     """
 
     bn_before: int = 0

@@ -94,6 +94,14 @@ def shift(pixels: int | None = None, *, border: str = "reflect") -> Augment:
     Returns
     -------
     callable
+
+    Examples
+    --------
+    >>> image = np.arange(9.0).reshape(1, 3, 3, 1)
+    >>> shift(1, border="zero")(image, np.random.default_rng(0))[0, :, :, 0]
+    array([[3., 4., 5.],
+           [6., 7., 8.],
+           [0., 0., 0.]])
     """
     return _moved("shift", pixels, 16, border)
 
@@ -112,6 +120,14 @@ def crop(padding: int | None = None, *, border: str = "zero") -> Augment:
     Returns
     -------
     callable
+
+    Examples
+    --------
+    >>> image = np.arange(9.0).reshape(1, 3, 3, 1)
+    >>> crop(1)(image, np.random.default_rng(0))[0, :, :, 0]
+    array([[3., 4., 5.],
+           [6., 7., 8.],
+           [0., 0., 0.]])
     """
     return _moved("crop", padding, 8, border)
 
@@ -171,6 +187,15 @@ def cutout(size: int | None = None, *, fill: float = 0.0) -> Augment:
     Returns
     -------
     callable
+
+    Examples
+    --------
+    >>> image = np.ones((1, 4, 4, 1))
+    >>> cutout(2)(image, np.random.default_rng(0))[0, :, :, 0]
+    array([[1., 1., 1., 1.],
+           [1., 1., 1., 1.],
+           [1., 0., 0., 1.],
+           [1., 0., 0., 1.]])
     """
     if size is not None and size < 1:
         raise ValueError(f"cutout: size should be a positive integer, but got {size}")
@@ -202,6 +227,12 @@ def brightness(amount: float = 0.2, *, limits: tuple[float, float] | None = None
     Returns
     -------
     callable
+
+    Examples
+    --------
+    >>> images = np.ones((3, 1, 1, 1))
+    >>> brightness(0.5)(images, np.random.default_rng(0)).ravel().round(3)
+    array([1.137, 0.77 , 0.541])
     """
     if not 0.0 <= amount <= 1.0:
         raise ValueError(f"brightness: amount should be between 0 and 1, but got {amount}")
@@ -244,7 +275,13 @@ def compose(*functions: Augment) -> Augment:
 
 
 def is_located(function: Augment) -> bool:
-    """Tell whether a function asks for a `Where`."""
+    """Tell whether a function asks for a `Where`.
+
+    Examples
+    --------
+    >>> is_located(flip()), is_located(alternating_flip())
+    (False, True)
+    """
     return bool(getattr(function, "located", False))
 
 

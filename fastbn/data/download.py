@@ -107,6 +107,13 @@ def fetch(
         If the download fails.
     ImportError
         If pooch is not installed.
+
+    Examples
+    --------
+    >>> fetch("cifar100")
+    Traceback (most recent call last):
+        ...
+    ValueError: Nothing to download for 'cifar100': expected one of mnist, cifar10
     """
     if name not in SOURCES:
         raise ValueError(

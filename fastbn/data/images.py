@@ -72,6 +72,16 @@ def read_image(
         If it cannot be read.
     ImportError
         If Pillow is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (6, 4), (255, 0, 0)).save(Path(folder) / "red.png")
+    ...     pixels = read_image(Path(folder) / "red.png", size=(2, 2))
+    >>> pixels.shape, pixels[0, 0].tolist()
+    ((2, 2, 3), [255, 0, 0])
     """
     from PIL import ImageOps
 

@@ -34,6 +34,14 @@ class Expected(NamedTuple):
         integers and floats floats.
     dtype : data-type, default float32
         Of the network.
+
+    Examples
+    --------
+    >>> as_targets([[0, 1], [1, 0]], Expected(labels=True))
+    array([1, 0])
+    >>> as_targets([[0, 1], [1, 0]], Expected(labels=False))
+    array([[0., 1.],
+           [1., 0.]], dtype=float32)
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -69,6 +77,14 @@ def as_samples(x: Any, expected: Expected = ANYTHING) -> Samples:
         If these are no real numbers.
     ValueError
         If samples differ in shape, have none, or are channels-first images.
+
+    Examples
+    --------
+    >>> as_samples([[1, 2], [3, 4]])
+    array([[1., 2.],
+           [3., 4.]], dtype=float32)
+    >>> as_samples(np.zeros((5, 28, 28), np.uint8), Expected(input_shape=(28, 28, 1)))
+    Rows(uint8 (5, 28, 28, 1), read as float32)
     """
     array = _array(x, "x")
     if array.ndim < 2:
@@ -108,6 +124,13 @@ def as_targets(y: Any, expected: Expected = ANYTHING) -> NDArray[Any]:
         If these are no real numbers.
     ValueError
         If labels are not whole numbers or out of range, or a number is not finite.
+
+    Examples
+    --------
+    >>> as_targets([0.0, 2.0, 1.0], Expected(labels=True))
+    array([0, 2, 1])
+    >>> as_targets([0, 2, 1], Expected(labels=False)).ravel()
+    array([0., 2., 1.], dtype=float32)
     """
     array = _array(y, "y")
     if array.ndim == 0:
@@ -238,6 +261,12 @@ class Stream:
     ----------
     steps : int or None
         Batches in an epoch, None where the source does not say.
+
+    Examples
+    --------
+    >>> stream = Stream(lambda epoch: [(np.full((2, 3), epoch), [0, 1])])
+    >>> [float(x[0, 0]) for number in range(3) for x, y in stream.epoch(number)]
+    [0.0, 1.0, 2.0]
     """
 
     def __init__(

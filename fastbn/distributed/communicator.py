@@ -22,6 +22,12 @@ class RankError(RuntimeError):
         Which ones.
     failed : bool
         Whether it told so itself, because of an error that it raises.
+
+    Examples
+    --------
+    >>> error = RankError("rank 2 does not answer, since 60 s", (2,))
+    >>> error.ranks, error.failed
+    ((2,), False)
     """
 
     def __init__(self, message: str, ranks: tuple[int, ...] = (), failed: bool = False) -> None:
@@ -63,6 +69,15 @@ class Communicator(Protocol):
         Number of this process, from 0.
     size : int
         How many there are.
+
+    Examples
+    --------
+    >>> class Alone:
+    ...     rank, size = 0, 1
+    ...     def allgather(self, array):
+    ...         return [array.copy()]
+    >>> [array.tolist() for array in Alone().allgather(np.arange(3))]
+    [[0, 1, 2]]
     """
 
     @property
@@ -105,6 +120,17 @@ class Timed:
     ----------
     seconds : float
         In calls and waits, so far; what goes on while the caller computes is not in it.
+
+    Examples
+    --------
+    >>> class Alone:
+    ...     rank, size = 0, 1
+    ...     def allgather(self, array):
+    ...         time.sleep(0.01)
+    ...         return [array.copy()]
+    >>> timed = Timed(Alone())
+    >>> timed.allgather(np.zeros(2)), timed.seconds >= 0.01
+    ([array([0., 0.])], True)
     """
 
     def __init__(self, communicator: Communicator) -> None:

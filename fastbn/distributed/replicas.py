@@ -22,6 +22,11 @@ class DriftError(RuntimeError):
     ----------
     tensor : str
         The first one that does.
+
+    Examples
+    --------
+    >>> DriftError("behind step 100 the ranks have drifted apart: 0.weight", "0.weight").tensor
+    '0.weight'
     """
 
     def __init__(self, message: str, tensor: str) -> None:

@@ -117,6 +117,13 @@ def leaky_relu_backward(dy: Array, saved: ActivationSaved, *, out: Array | None 
     -------
     array
         dx.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = leaky_relu(np.array([-2.0, 3.0]), 0.1)
+    >>> leaky_relu_backward(np.array([1.0, 1.0]), saved)
+    array([0.1, 1. ])
     """
     return _kernels.leaky_relu_backward(dy, saved, out)
 
@@ -168,6 +175,13 @@ def sigmoid_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = N
     -------
     array
         dx.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = sigmoid(np.array([0.0, 2.0]))
+    >>> sigmoid_backward(np.array([1.0, 1.0]), saved).round(4)
+    array([0.25 , 0.105])
     """
     return _kernels.sigmoid_backward(dy, saved, out)
 
@@ -219,6 +233,13 @@ def tanh_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None
     -------
     array
         dx.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = tanh(np.array([0.0, 1.0]))
+    >>> tanh_backward(np.array([1.0, 1.0]), saved).round(4)
+    array([1.  , 0.42])
     """
     return _kernels.tanh_backward(dy, saved, out)
 
@@ -272,5 +293,12 @@ def softmax_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = N
     -------
     array
         dx.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = softmax(np.array([[0.0, 0.0]]))
+    >>> softmax_backward(np.array([[1.0, 0.0]]), saved)
+    array([[ 0.25, -0.25]])
     """
     return _kernels.softmax_backward(dy, saved, out)

@@ -199,6 +199,15 @@ def batch_norm_backward(
         None also where forward had no weight or bias.
     dresidual : array or None
         Only where forward had a residual; never shares memory with dy or dx.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0], [2.0], [6.0]])
+    >>> y, saved = batch_norm(x, np.array([2.0]), np.array([0.0]), training=True)
+    >>> dx, dweight, dbias = batch_norm_backward(np.array([[1.0], [0.0], [0.0]]), saved)
+    >>> dx.round(3).ravel(), dweight.round(3), dbias
+    (array([ 0.353, -0.441,  0.088]), array([-0.926]), array([1.]))
     """
     if isinstance(saved, MaskedSaved):
         mask, axis, kept = saved

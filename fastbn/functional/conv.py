@@ -143,5 +143,13 @@ def conv2d_backward(
     -------
     dx, dweight, dbias : array or None
         dbias is None also where forward had no bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = conv2d(np.arange(4.0).reshape(1, 2, 2, 1), np.ones((1, 1, 2, 2)))
+    >>> dx, dweight, dbias = conv2d_backward(np.full((1, 1, 1, 1), 2.0), saved)
+    >>> dx.ravel(), dweight.ravel(), dbias
+    (array([2., 2., 2., 2.]), array([0., 2., 4., 6.]), None)
     """
     return _kernels.backward(dy, saved, need_dx, need_dweight, need_dbias, out, dweight, dbias)

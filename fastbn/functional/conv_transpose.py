@@ -103,6 +103,14 @@ def conv_transpose2d_backward(
     -------
     dx, dweight, dbias : array or None
         dbias is None also where forward had no bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = conv_transpose2d(np.full((1, 1, 1, 1), 3.0), np.ones((1, 1, 2, 2)))
+    >>> dx, dweight, dbias = conv_transpose2d_backward(np.arange(4.0).reshape(1, 2, 2, 1), saved)
+    >>> dx.ravel(), dweight.ravel(), dbias
+    (array([6.]), array([0., 3., 6., 9.]), None)
     """
     return _kernels.transpose_backward(
         dy, saved, need_dx, need_dweight, need_dbias, out, dweight, dbias

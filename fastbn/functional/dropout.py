@@ -76,5 +76,12 @@ def dropout_backward(dy: Array, saved: DropoutSaved, *, out: Array | None = None
     Returns
     -------
     array
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = dropout(np.ones(6), 0.5, training=True, rng=np.random.default_rng(0))
+    >>> y, dropout_backward(np.ones(6), saved)
+    (array([0., 2., 2., 2., 2., 2.]), array([0., 2., 2., 2., 2., 2.]))
     """
     return _kernels.backward(dy, saved, out)

@@ -105,6 +105,14 @@ def group_norm_backward(
     -------
     dx, dweight, dbias : array or None
         None also where forward had no weight or bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = group_norm(np.array([[1.0, 3.0, 5.0, 6.0]]), 2, np.ones(4), np.zeros(4))
+    >>> dx, dweight, dbias = group_norm_backward(np.array([[1.0, 0.0, 0.0, 2.0]]), saved)
+    >>> dweight.round(3), dbias
+    (array([-1.,  0.,  0.,  2.]), array([1., 0., 0., 2.]))
     """
     return _kernels.backward(dy, saved, need_dx, need_dweight, need_dbias, out, dweight, dbias)
 

@@ -122,6 +122,13 @@ def layer_norm_backward(
     -------
     dx, dweight, dbias : array or None
         None also where forward had no weight or bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = layer_norm(np.array([[1.0, 2.0, 6.0]]), normalized_shape=(3,))
+    >>> layer_norm_backward(np.array([[1.0, 0.0, 0.0]]), saved)[0].round(3)
+    array([[ 0.176, -0.22 ,  0.044]])
     """
     if not isinstance(saved, LayerNormSaved) or saved.rms:
         raise TypeError("saved is not what layer_norm returned")
@@ -172,6 +179,14 @@ def rms_norm_backward(
     r"""Gradients of :func:`rms_norm`: dx and dweight.
 
     As of :func:`layer_norm_backward`, without :math:`\overline{g}`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = rms_norm(np.array([[3.0, 4.0]]), np.ones(2), normalized_shape=(2,))
+    >>> dx, dweight = rms_norm_backward(np.array([[1.0, 0.0]]), saved)
+    >>> dx.round(3), dweight.round(3)
+    (array([[ 0.181, -0.136]]), array([0.849, 0.   ]))
     """
     if not isinstance(saved, LayerNormSaved) or not saved.rms:
         raise TypeError("saved is not what rms_norm returned")

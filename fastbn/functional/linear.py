@@ -80,5 +80,14 @@ def linear_backward(
     -------
     dx, dweight, dbias : array or None
         dbias is None also where forward had no bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]))
+    >>> dx, dweight, dbias = linear_backward(np.array([[1.0, 0.0]]), saved)
+    >>> dx, dweight, dbias
+    (array([[3., 4.]]), array([[1., 2.],
+           [0., 0.]]), None)
     """
     return _kernels.backward(dy, saved, need_dx, need_dweight, need_dbias, out, dweight, dbias)

@@ -78,5 +78,12 @@ def local_response_norm_backward(dy: Array, saved: LRNSaved, *, out: Array | Non
     -------
     array
         Shape and dtype of x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = local_response_norm(np.array([[1.0, 2.0, 3.0]]), 3, alpha=0.1)
+    >>> local_response_norm_backward(np.array([[1.0, 0.0, 0.0]]), saved).round(4)
+    array([[ 0.8526, -0.0764,  0.    ]])
     """
     return _kernels.backward(dy, saved, out)

@@ -26,6 +26,13 @@ class Moments(NamedTuple):
     mean : float64 array of shape (C,)
     m2 : float64 array of shape (C,)
         The sum of squares about the mean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> moments = Moments(4, np.array([2.0]), np.array([8.0]))
+    >>> moments.var
+    array([2.])
     """
 
     count: int  # type: ignore[assignment]  # tuple.count is hidden, and not missed
@@ -102,6 +109,15 @@ def batch_moments_backward(
     -------
     dx : array
         Shape and dtype of x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> moments, saved = batch_moments(np.array([[1.0], [3.0]]))
+    >>> batch_moments_backward(np.array([1.0]), np.array([0.0]), saved).ravel()
+    array([0.5, 0.5])
+    >>> batch_moments_backward(np.array([0.0]), np.array([1.0]), saved).ravel()
+    array([-1.,  1.])
     """
     x, moments, axis = saved
     parameters = np.float32 if x.dtype.name == "bfloat16" else x.dtype
@@ -255,6 +271,14 @@ def scale_shift_backward(
     -------
     dx, dscale, dshift : array or None
         And dresidual, where forward had a residual.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = scale_shift(np.array([[1.0], [3.0]]), np.array([10.0]), np.array([0.0]))
+    >>> dx, dscale, dshift = scale_shift_backward(np.array([[1.0], [2.0]]), saved)
+    >>> dx.ravel(), dscale, dshift
+    (array([10., 20.]), array([7.]), array([3.]))
     """
     return _kernels.backward(
         dy, saved, need_dx, need_dscale, need_dshift, need_dresidual, out, dscale, dshift,

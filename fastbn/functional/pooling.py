@@ -152,6 +152,13 @@ def avg_pool2d_backward(dy: Array, saved: PoolSaved, *, out: Array | None = None
     -------
     array
         dx, of shape (N, H, W, C).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, saved = avg_pool2d(np.arange(4.0).reshape(1, 2, 2, 1), 2)
+    >>> avg_pool2d_backward(np.ones((1, 1, 1, 1)), saved).ravel()
+    array([0.25, 0.25, 0.25, 0.25])
     """
     return _kernels.avg_pool2d_backward(dy, saved, out)
 

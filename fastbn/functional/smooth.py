@@ -33,7 +33,14 @@ def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> tuple[Arra
 
 
 def elu_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return dy where x > 0, else ``dy alpha exp(x)``."""
+    """Return dy where x > 0, else ``dy alpha exp(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> elu_backward(np.array([1.0, 1.0]), elu(np.array([-1.0, 2.0]))[1]).round(4)
+    array([0.3679, 1.    ])
+    """
     return _kernels.smooth_backward(dy, saved, "elu", out)
 
 
@@ -52,7 +59,14 @@ def selu(x: Array, *, out: Array | None = None) -> tuple[Array, ActivationSaved]
 
 
 def selu_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return ``dy`` times the derivative at x."""
+    """Return ``dy`` times the derivative at x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> selu_backward(np.array([1.0, 1.0]), selu(np.array([-1.0, 2.0]))[1]).round(4)
+    array([0.6468, 1.0507])
+    """
     return _kernels.smooth_backward(dy, saved, "selu", out)
 
 
@@ -71,7 +85,14 @@ def silu(x: Array, *, out: Array | None = None) -> tuple[Array, ActivationSaved]
 
 
 def silu_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return ``dy σ (1 + x (1 - σ))``."""
+    """Return ``dy σ (1 + x (1 - σ))``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> silu_backward(np.array([1.0, 1.0]), silu(np.array([-1.0, 2.0]))[1]).round(4)
+    array([0.0723, 1.0908])
+    """
     return _kernels.smooth_backward(dy, saved, "silu", out)
 
 
@@ -95,7 +116,14 @@ def gelu(
 
 
 def gelu_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return ``dy (Φ(x) + x Φ'(x))``, or dy times the derivative of the form with tanh."""
+    """Return ``dy (Φ(x) + x Φ'(x))``, or dy times the derivative of the form with tanh.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gelu_backward(np.array([1.0, 1.0]), gelu(np.array([-1.0, 2.0]))[1]).round(4)
+    array([-0.0833,  1.0852])
+    """
     return _kernels.gelu_backward(dy, saved, out)
 
 
@@ -114,7 +142,14 @@ def hardsigmoid(x: Array, *, out: Array | None = None) -> tuple[Array, Activatio
 
 
 def hardsigmoid_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return ``dy / 6`` where |x| < 3, else 0."""
+    """Return ``dy / 6`` where |x| < 3, else 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hardsigmoid_backward(np.array([1.0, 1.0]), hardsigmoid(np.array([-4.0, 2.0]))[1]).round(4)
+    array([0.    , 0.1667])
+    """
     return _kernels.smooth_backward(dy, saved, "hardsigmoid", out)
 
 
@@ -133,7 +168,14 @@ def hardswish(x: Array, *, out: Array | None = None) -> tuple[Array, ActivationS
 
 
 def hardswish_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return 0 up to x = -3, dy from 3 on, ``dy (2 x + 3) / 6`` between."""
+    """Return 0 up to x = -3, dy from 3 on, ``dy (2 x + 3) / 6`` between.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hardswish_backward(np.array([1.0, 1.0]), hardswish(np.array([-1.0, 2.0]))[1]).round(4)
+    array([0.1667, 1.1667])
+    """
     return _kernels.smooth_backward(dy, saved, "hardswish", out)
 
 
@@ -152,7 +194,14 @@ def relu6(x: Array, *, out: Array | None = None) -> tuple[Array, ActivationSaved
 
 
 def relu6_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return dy where 0 < x < 6, else 0."""
+    """Return dy where 0 < x < 6, else 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> relu6_backward(np.array([1.0, 1.0, 1.0]), relu6(np.array([-1.0, 2.0, 7.0]))[1])
+    array([0., 1., 0.])
+    """
     return _kernels.smooth_backward(dy, saved, "relu6", out)
 
 
@@ -175,7 +224,14 @@ def softplus(
 
 
 def softplus_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return ``dy σ(beta x)``."""
+    """Return ``dy σ(beta x)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softplus_backward(np.array([1.0, 1.0]), softplus(np.array([-1.0, 2.0]))[1]).round(4)
+    array([0.2689, 0.8808])
+    """
     return _kernels.smooth_backward(dy, saved, "softplus", out)
 
 
@@ -194,5 +250,12 @@ def mish(x: Array, *, out: Array | None = None) -> tuple[Array, ActivationSaved]
 
 
 def mish_backward(dy: Array, saved: ActivationSaved, *, out: Array | None = None) -> Array:
-    """Return ``dy`` times the derivative at x."""
+    """Return ``dy`` times the derivative at x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mish_backward(np.array([1.0, 1.0]), mish(np.array([-1.0, 2.0]))[1]).round(4)
+    array([0.0592, 1.0693])
+    """
     return _kernels.smooth_backward(dy, saved, "mish", out)

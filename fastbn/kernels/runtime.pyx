@@ -92,7 +92,14 @@ def isa():
 
 
 def get_num_threads():
-    """Number of threads that large work is shared by."""
+    """Number of threads that large work is shared by.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.get_num_threads() >= 1
+    True
+    """
     return threads
 
 
@@ -105,6 +112,15 @@ def set_num_threads(n):
         If n is not a positive integer.
     RuntimeError
         If more than one thread is asked for in a forked child, where OpenMP's pool is gone.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> before = fastbn.get_num_threads()
+    >>> fastbn.set_num_threads(1)
+    >>> fastbn.get_num_threads()
+    1
+    >>> fastbn.set_num_threads(before)
     """
     global threads
     if not isinstance(n, int) or isinstance(n, bool):

@@ -200,18 +200,43 @@ def spread(gate: Array, ndim: int) -> Array:
 
 
 def add(*values: Symbol) -> Symbol:
-    """Return the sum of symbolic values; see `Add`."""
+    """Return the sum of symbolic values; see `Add`.
+
+    Examples
+    --------
+    >>> from fastbn import nn
+    >>> x = nn.Input((8, 8, 3))
+    >>> add(x, nn.Conv2d(3, 3, 3, padding=1)(x)).shape
+    (8, 8, 3)
+    """
     drawn: Symbol = Add()(*values)
     return drawn
 
 
 def multiply(first: Symbol, second: Symbol) -> Symbol:
-    """Return the product of symbolic values; see `Multiply`."""
+    """Return the product of symbolic values; see `Multiply`.
+
+    Examples
+    --------
+    >>> from fastbn import nn
+    >>> x = nn.Input((8, 8, 3))
+    >>> gate = nn.Sigmoid()(nn.Conv2d(3, 3, 1)(x))
+    >>> nn.Graph(x, multiply(x, gate)).output_shape((8, 8, 3))
+    (8, 8, 3)
+    """
     drawn: Symbol = Multiply()(first, second)
     return drawn
 
 
 def concat(*values: Symbol) -> Symbol:
-    """Return symbolic values side by side along the channels; see `Concatenate`."""
+    """Return symbolic values side by side along the channels; see `Concatenate`.
+
+    Examples
+    --------
+    >>> from fastbn import nn
+    >>> x = nn.Input((8, 8, 3))
+    >>> concat(x, nn.Conv2d(3, 5, 1)(x)).shape
+    (8, 8, 8)
+    """
     drawn: Symbol = Concatenate()(*values)
     return drawn

@@ -22,6 +22,14 @@ class Symbol:
         What makes it; None for an input.
     inputs : tuple of Symbol
         What that layer is called on.
+
+    Examples
+    --------
+    >>> from fastbn import nn
+    >>> x = nn.Input((8, 8, 3))
+    >>> y = nn.Conv2d(3, 16, 3, stride=2)(x)
+    >>> y.shape, type(y.layer).__name__, y.inputs == (x,)
+    ((3, 3, 16), 'Conv2d', True)
     """
 
     __slots__ = ("inputs", "layer", "shape")

@@ -54,6 +54,15 @@ class Optimizer:
         If something else than parameters is given.
     ValueError
         If there are none, one appears twice, or a setting is unknown or out of range.
+
+    Examples
+    --------
+    >>> from fastbn import nn, optim
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> groups = [{"params": net[0].parameters(), "lr": 0.01}, {"params": net[1].parameters()}]
+    >>> optimizer = optim.SGD(groups, lr=0.1)
+    >>> [group["lr"] for group in optimizer.param_groups]
+    [0.01, 0.1]
     """
 
     settings: ClassVar[tuple[str, ...]] = ()

@@ -26,7 +26,13 @@ Anneal = Literal["cos", "linear"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base class of the schedules in this module."""
+    """Base class of the schedules in this module.
+
+    Examples
+    --------
+    >>> cosine(0.1, 100).to_dict()
+    {'name': 'cosine', 'start': 0.1, 'steps': 100, 'end': 0.0}
+    """
 
     def __call__(self, step: int) -> float:
         """Return the value at this step, the first being 0."""
@@ -58,6 +64,11 @@ def from_dict(described: Mapping[str, Any]) -> Schedule:
     ------
     ValueError
         If there is no schedule of that name, or it does not take these arguments.
+
+    Examples
+    --------
+    >>> from_dict(cosine(0.1, 100).to_dict()) == cosine(0.1, 100)
+    True
     """
     arguments = {
         name: from_dict(value) if isinstance(value, Mapping) else value
@@ -75,7 +86,13 @@ def from_dict(described: Mapping[str, Any]) -> Schedule:
 
 @dataclass(frozen=True)
 class constant(Schedule):
-    """The same `value` at every step."""
+    """The same `value` at every step.
+
+    Examples
+    --------
+    >>> constant(0.1)(0), constant(0.1)(1000)
+    (0.1, 0.1)
+    """
 
     value: float
 
@@ -109,7 +126,13 @@ class step(Schedule):
 
 @dataclass(frozen=True)
 class exponential(Schedule):
-    """``start · factor^step``."""
+    """``start · factor^step``.
+
+    Examples
+    --------
+    >>> [round(exponential(0.1, 0.5)(n), 6) for n in (0, 1, 2)]
+    [0.1, 0.05, 0.025]
+    """
 
     start: float
     factor: float
@@ -123,7 +146,13 @@ class exponential(Schedule):
 
 @dataclass(frozen=True)
 class cosine(Schedule):
-    """Half a cosine wave from `start` to `end` (Loshchilov & Hutter 2017, Eq. 5, no restarts)."""
+    """Half a cosine wave from `start` to `end` (Loshchilov & Hutter 2017, Eq. 5, no restarts).
+
+    Examples
+    --------
+    >>> [round(cosine(0.1, 100)(n), 6) for n in (0, 50, 100)]
+    [0.1, 0.05, 0.0]
+    """
 
     start: float
     steps: int
@@ -138,7 +167,13 @@ class cosine(Schedule):
 
 @dataclass(frozen=True)
 class polynomial(Schedule):
-    """``end + (start - end) · (1 - step / steps)^power``; a line with power 1."""
+    """``end + (start - end) · (1 - step / steps)^power``; a line with power 1.
+
+    Examples
+    --------
+    >>> [round(polynomial(0.1, 100, power=2.0)(n), 6) for n in (0, 50, 100)]
+    [0.1, 0.025, 0.0]
+    """
 
     start: float
     steps: int
@@ -207,6 +242,11 @@ class one_cycle(Schedule):
     final_div_factor : float, default 1e4
         The last value is the first one over this.
     anneal_strategy : {"cos", "linear"}
+
+    Examples
+    --------
+    >>> [round(one_cycle(0.1, 101)(n), 6) for n in (0, 30, 100)]
+    [0.004, 0.099976, 0.0]
     """
 
     peak: float
@@ -250,6 +290,11 @@ class warmup(Schedule):
     schedule : callable or float
         A schedule, any function of the step, or a number.
     steps : int
+
+    Examples
+    --------
+    >>> [round(warmup(0.1, 4)(n), 6) for n in (0, 1, 3, 10)]
+    [0.025, 0.05, 0.1, 0.1]
     """
 
     schedule: Callable[[int], float] | float

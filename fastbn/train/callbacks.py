@@ -225,6 +225,19 @@ class ReduceOnPlateau(_Watcher):
         As of `EarlyStopping`.
     min_lr : float, default 0
         The learning rate falls no further.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import models, optim
+    >>> from fastbn.train import Trainer
+    >>> x, y = np.random.default_rng(0).random((64, 4)), np.arange(64) % 2
+    >>> net = models.mlp((4,), 2, rng=0)
+    >>> trainer = Trainer(net, optimizer=optim.SGD(net.parameters(), lr=0.1))
+    >>> halve = ReduceOnPlateau(0.5, patience=2, monitor="loss", min_delta=10.0)
+    >>> history = trainer.fit((x, y), epochs=6, callbacks=[halve], rng=0)
+    >>> [epoch.lr for epoch in history.epochs]
+    [0.1, 0.1, 0.1, 0.05, 0.05, 0.025]
     """
 
     def __init__(
@@ -346,6 +359,20 @@ class CSVLog(Callback):
     ----------
     path : path
         The file; it is replaced in one step.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from fastbn import models
+    >>> from fastbn.train import Trainer
+    >>> x, y = np.random.default_rng(0).random((64, 4)), np.arange(64) % 2
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     log = CSVLog(Path(folder) / "history.csv")
+    ...     history = Trainer(models.mlp((4,), 2, rng=0)).fit((x, y), epochs=2, callbacks=[log])
+    ...     lines = (Path(folder) / "history.csv").read_text().splitlines()
+    >>> lines[0].split(",")[:3], len(lines)
+    (['epoch', 'steps', 'loss'], 3)
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -369,6 +396,19 @@ class TensorBoard(Callback):
     ----------
     folder : path
         Folder of the event files.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from fastbn import models
+    >>> from fastbn.train import Trainer
+    >>> x, y = np.random.default_rng(0).random((64, 4)), np.arange(64) % 2
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     history = Trainer(models.mlp((4,), 2, rng=0)).fit((x, y), callbacks=[TensorBoard(folder)])
+    ...     files = [path.name.split(".")[1] for path in Path(folder).iterdir()]
+    >>> files
+    ['out']
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

@@ -35,6 +35,14 @@ class Evaluation(_Evaluation):
         None where the loss knows no classes.
     metrics : dict of str to float
         Other numbers that were asked for.
+
+    Examples
+    --------
+    >>> loss, accuracy = Evaluation(0.25, 0.9, {"f1": 0.88})
+    >>> loss, accuracy
+    (0.25, 0.9)
+    >>> Evaluation(0.25, 0.9, {"f1": 0.88}).metrics
+    {'f1': 0.88}
     """
 
     metrics: dict[str, float]

@@ -37,6 +37,12 @@ class NotFiniteError(FloatingPointError):
         Steps in all when it happened; the weights are those before.
     place : str
         The first layer, parameter or row of the data that is not finite.
+
+    Examples
+    --------
+    >>> error = NotFiniteError("training stopped at step 12: 0.weight is not finite", 12, "0.weight")
+    >>> error.step, error.place
+    (12, '0.weight')
     """
 
     def __init__(self, message: str, step: int, place: str) -> None:
@@ -60,6 +66,18 @@ class NaNGuard(Callback):
     ----------
     enabled : bool, default True
         False takes the place of the guard that is there by default, and does nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbn import models
+    >>> from fastbn.train import Trainer
+    >>> x, y = np.random.default_rng(0).random((64, 4)), np.arange(64) % 2
+    >>> x[5, 1] = np.nan
+    >>> history = Trainer(models.mlp((4,), 2, rng=0)).fit((x, y), rng=0)
+    Traceback (most recent call last):
+        ...
+    fastbn.train.guard.NotFiniteError: training stopped at step 1: row 5 of the data has values ...
     """
 
     def __init__(self, enabled: bool = True) -> None:

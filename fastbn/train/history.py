@@ -27,6 +27,12 @@ class Epoch:
         Learning rate of the last step, of the first parameter group.
     metrics : dict of str to float
         Of the validation set, those that `Trainer` was given, by their names.
+
+    Examples
+    --------
+    >>> epoch = Epoch(1, 40, 0.5, 0.8, 0.6, 0.75, seconds=2.0, images_per_second=640.0)
+    >>> epoch.loss, epoch.val_accuracy, epoch.lr
+    (0.5, 0.75, None)
     """
 
     epoch: int

@@ -36,7 +36,13 @@ IGNORED = -100
 
 
 def accuracy(pred: ArrayLike, target: ArrayLike) -> float:
-    """Return the share of rows whose class was found."""
+    """Return the share of rows whose class was found.
+
+    Examples
+    --------
+    >>> accuracy([[0.1, 0.9], [0.8, 0.2], [0.6, 0.4]], [1, 0, 1])
+    0.6666666666666666
+    """
     found, labels = _classes(*_rows(pred, target))
     return float(np.mean(found == labels))
 
@@ -52,13 +58,24 @@ def top_k(k: int) -> TopK:
     -------
     callable
         Its name is ``top_5`` for k = 5. Classes as likely as the right one count for it.
+
+    Examples
+    --------
+    >>> top_k(2)([[0.1, 0.3, 0.6], [0.7, 0.2, 0.1]], [1, 2])
+    0.5
     """
     return TopK(k)
 
 
 @dataclass(frozen=True)
 class TopK:
-    """What `top_k` returns."""
+    """What `top_k` returns.
+
+    Examples
+    --------
+    >>> TopK(5).__name__
+    'top_5'
+    """
 
     k: int
 
@@ -90,6 +107,12 @@ def confusion_matrix(
     ----------
     classes : int, optional
         Number of rows and columns; by default as many as `pred` and `target` show.
+
+    Examples
+    --------
+    >>> confusion_matrix([0, 1, 1, 1], [0, 0, 1, 1])
+    array([[1, 1],
+           [0, 2]])
     """
     scores, truth = _rows(pred, target)
     found, labels = _classes(scores, truth)
@@ -111,6 +134,11 @@ def f1(pred: ArrayLike, target: ArrayLike, average: Average = "macro") -> float:
         The mean over all classes that are in `pred` or `target`, the same weighted by their rows,
         that of all rows together, or that of class 1 of two. ``functools.partial(f1,
         average="binary")`` is a metric.
+
+    Examples
+    --------
+    >>> round(f1([0, 1, 1, 1], [0, 0, 1, 1]), 4)
+    0.7333
     """
     table = confusion_matrix(pred, target)
     right, true, found = np.diag(table), table.sum(axis=1), table.sum(axis=0)
@@ -132,7 +160,13 @@ def f1(pred: ArrayLike, target: ArrayLike, average: Average = "macro") -> float:
 
 
 def mae(pred: ArrayLike, target: ArrayLike) -> float:
-    """Return the mean of |pred - target|."""
+    """Return the mean of |pred - target|.
+
+    Examples
+    --------
+    >>> mae([1.0, 2.0], [1.0, 4.0])
+    1.0
+    """
     found, truth = _numbers(pred, target)
     return float(np.abs(found - truth).mean())
 
@@ -142,6 +176,11 @@ def r2(pred: ArrayLike, target: ArrayLike) -> float:
 
     It is 1 where everything is right, 0 for what is no better than the mean. An output whose
     target is constant has 1 where it is met exactly, else 0.
+
+    Examples
+    --------
+    >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
+    0.7857142857142857
     """
     found, truth = _numbers(pred, target)
     left = np.square(truth - found).sum(axis=0)

@@ -24,7 +24,14 @@ EXPLODED = 4.0  # times the least loss
 
 
 class LearningRates(NamedTuple):
-    """Learning rates that were tried, the loss at each, and the one to take."""
+    """Learning rates that were tried, the loss at each, and the one to take.
+
+    Examples
+    --------
+    >>> found = LearningRates([0.01, 0.1, 1.0], [2.3, 1.9, 40.0], 0.1)
+    >>> found.suggestion
+    0.1
+    """
 
     lr: list[float]
     loss: list[float]

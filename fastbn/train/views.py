@@ -28,6 +28,12 @@ def mirrored_and_moved(pixels: int = 1) -> list[View]:
     list of (float, callable)
         Weights, which are a half for what is not moved and a quarter for each that is, and
         functions of images ``(N, H, W, C)``.
+
+    Examples
+    --------
+    >>> weights, functions = zip(*mirrored_and_moved(), strict=True)
+    >>> weights
+    (0.25, 0.125, 0.125, 0.25, 0.125, 0.125)
     """
 
     def moved(by: int, mirror: bool) -> Callable[[Array], Array]:

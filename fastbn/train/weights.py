@@ -56,6 +56,12 @@ class Metadata:
         The same of the numbers to predict: outputs are ``(y - mean) / std``.
     columns : dict
         How rows of a table became numbers, as of `fastbn.data.Columns.as_dict`; else empty.
+
+    Examples
+    --------
+    >>> metadata = Metadata(model="mlp", arguments={"hidden": [64]}, classes=["cat", "dog"])
+    >>> metadata.model, metadata.input_shape
+    ('mlp', None)
     """
 
     format_version: int = FORMAT_VERSION
@@ -179,6 +185,17 @@ def load(
         If the file is damaged, does not fit the network, or does not name a known model.
     OSError
         If it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastbn import models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     metadata = save(models.mlp((8, 8, 1), rng=0), Path(folder) / "model.safetensors")
+    ...     net = load(Path(folder) / "model.safetensors", inference=True)
+    >>> net.training, net.output_shape((8, 8, 1))
+    (False, (10,))
     """
     state, metadata = read(path)
     if net is None:
@@ -242,6 +259,17 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], Metadat
         If it is not a whole safetensors file that `save` wrote.
     OSError
         If it cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastbn import models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     metadata = save(models.mlp((8, 8, 1), rng=0), Path(folder) / "model.safetensors")
+    ...     weights, metadata = read(Path(folder) / "model.safetensors")
+    >>> weights["1.weight"].shape, metadata.input_shape
+    ((128, 64), [8, 8, 1])
     """
     found = contents(path)
     return found.state, found.metadata

@@ -405,7 +405,8 @@ class TensorBoard(Callback):
     >>> from fastbn.train import Trainer
     >>> x, y = np.random.default_rng(0).random((64, 4)), np.arange(64) % 2
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     history = Trainer(models.mlp((4,), 2, rng=0)).fit((x, y), callbacks=[TensorBoard(folder)])
+    ...     log = TensorBoard(folder)
+    ...     history = Trainer(models.mlp((4,), 2, rng=0)).fit((x, y), callbacks=[log])
     ...     files = [path.name.split(".")[1] for path in Path(folder).iterdir()]
     >>> files
     ['out']

@@ -40,7 +40,7 @@ class NotFiniteError(FloatingPointError):
 
     Examples
     --------
-    >>> error = NotFiniteError("training stopped at step 12: 0.weight is not finite", 12, "0.weight")
+    >>> error = NotFiniteError("stopped at step 12: 0.weight is not finite", 12, "0.weight")
     >>> error.step, error.place
     (12, '0.weight')
     """

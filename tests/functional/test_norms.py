@@ -232,9 +232,10 @@ def test_a_residual_in_front(op: str, place: str | None, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_terms_of_a_sum_may_lie_anywhere(layout: str) -> None:
+@pytest.mark.parametrize("rows", [301, 40_001])  # these are written past the caches
+def test_terms_of_a_sum_may_lie_anywhere(rows: int, layout: str) -> None:
     rng = np.random.default_rng(0)
-    x, residual = rng.standard_normal((2, 3001, 67)).astype(np.float32)
+    x, residual = rng.standard_normal((2, rows, 67)).astype(np.float32)
     y, saved = F.layer_norm(
         LAYOUTS[layout](x), normalized_shape=(67,), residual=LAYOUTS[layout](residual)
     )

@@ -56,16 +56,20 @@ static void rows_activated(const void *x_, const void *dy_, void *y_, int64_t ro
 #undef CALL
 }
 
-static void add(const void *x_, const void *residual_, void *sum_, int64_t n)
+static void add(const void *x_, const void *residual_, void *sum_, void *far_, int64_t n)
 {
     const io_t *x = x_, *residual = residual_;
-    io_t *sum = sum_;
+    io_t *sum = sum_, *far = far_;
+    const int stream = (uintptr_t)far % (U * sizeof(io_t)) == 0;
     for (int64_t j = 0; j < n; j += U) {
         const int part = part_of(n - j);
         unit_t v = u_load(x + j, part);
         const unit_t r = u_load(residual + j, part);
         EACH_PART(p)
             v.p[p] += r.p[p];
-        put(sum + j, pack(v), part, 0);
+        const M m = pack(v);
+        put(sum + j, m, part, 0);
+        if (far)
+            put(far + j, m, part, stream);
     }
 }

@@ -52,7 +52,8 @@ cdef extern from "layernorm/table.h" nogil:
         void (*rows_activated)(const void *x, const void *dy, void *y, int64_t rows, int64_t n,
                                const row_t *f, const void *weight, const void *bias, int op,
                                double parameter, int stream) noexcept nogil
-        void (*add)(const void *x, const void *residual, void *sum, int64_t n) noexcept nogil
+        void (*add)(const void *x, const void *residual, void *sum, void *far,
+                    int64_t n) noexcept nogil
         void (*rows_backward)(const void *x, const void *dy, void *dx, int64_t rows, int64_t n,
                               const row_t *f, const void *weight, int rms, void *room,
                               double *dweight, double *dbias, int stream) noexcept nogil
@@ -63,6 +64,7 @@ cdef enum:
     NEAR_BYTES = 24576         # rows that the first cache holds
     FORWARD_BYTES = 1 << 16    # of a chunk
     BACKWARD_BYTES = 1 << 17
+    DZ_BYTES = 1 << 17         # of rows whose dz waits in the second cache
     FEWEST_ROWS = 16           # of a chunk in backward, whose sums cost as much as some rows
     MOST_CHUNKS = 64           # in backward
     MOST_TOGETHER = 4096       # values of rows that are taken several at a time: a block holds them
@@ -78,7 +80,6 @@ cdef struct call_t:
     const char *terms[2]  # of the sum
     char *sum          # NULL: without a residual
     const char *dy
-    char *dz           # room for the gradient by what is activated; NULL: without an activation
     char *y            # or dx
     act_t act
     char *weight       # prepared
@@ -152,27 +153,37 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
     cdef act_t act
     cdef double mean[GROUP]
     cdef double m2[GROUP]
+    cdef char *room = NULL
+    cdef char *sum
+    if k.sum != NULL and k.stream:  # memory gets the sum, and the first cache a copy
+        room = <char *>scratch(1, near * k.n * k.itemsize)
+        if room == NULL:
+            fail(k)
+            return
     memset(&t, 0, sizeof(t))
     act.kind, act.slope, act.smooth = ACT_NONE, 0.0, 0
     planes.planes, planes.length, planes.stride = 1, k.n, k.rows * k.n
-    t.x = k.x
     while i < last:
         now = min(near, last - i)
         at = i * k.n * k.itemsize
+        t.x = k.x + at
         if k.sum != NULL:
-            simd.add(k.terms[0] + at, k.terms[1] + at, k.sum + at, now * k.n)
+            sum = k.sum + at if room == NULL else room
+            simd.add(k.terms[0] + at, k.terms[1] + at, sum, k.sum + at if room != NULL else NULL,
+                     now * k.n)
+            t.x = sum
         r = 0
         while r < now:
-            batchnorm_simd(k.element).nchw_forward(&t, &planes, i + r, 0, NULL,
+            batchnorm_simd(k.element).nchw_forward(&t, &planes, r, 0, NULL,
                                                    min(together, now - r), mean + r, m2 + r, &act,
                                                    False, 0)
             r = r + together
         for r in range(now):
             k.f[i + r] = row_of(k, mean[r], m2[r])
         if k.act.kind == ACT_NONE:
-            simd.rows_forward(k.x + at, k.y + at, now, k.n, k.f + i, k.weight, k.bias, k.stream)
+            simd.rows_forward(t.x, k.y + at, now, k.n, k.f + i, k.weight, k.bias, k.stream)
         else:
-            simd.rows_activated(k.x + at, NULL, k.y + at, now, k.n, k.f + i, k.weight, k.bias,
+            simd.rows_activated(t.x, NULL, k.y + at, now, k.n, k.f + i, k.weight, k.bias,
                                 operation_of(&k.act), k.act.slope, k.stream)
         i = i + now
     store_fence()
@@ -183,22 +194,30 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
 cdef void backward_chunk(const void *job, int64_t chunk) noexcept nogil:
     cdef const call_t *k = <const call_t *>job
     cdef int64_t i = first_of_chunk(k, chunk), last = first_of_chunk(k, chunk + 1), now, at
+    cdef int64_t most = SUM_ROWS, row_bytes = k.n * k.itemsize
     cdef const layernorm_simd_t *simd = layernorm_table(isa_level(), k.element)
+    cdef const char *dy
+    cdef char *dz = NULL
     cdef double *part = k.parts + 2 * k.n * chunk
     cdef void *room = scratch(1, 2 * room_of(k))
-    if room == NULL:
+    if k.act.kind != ACT_NONE:
+        most = max(<int64_t>1, min(most, DZ_BYTES // row_bytes))
+        dz = <char *>scratch(2, most * row_bytes)
+    if room == NULL or (k.act.kind != ACT_NONE and dz == NULL):
         fail(k)
         return
     memset(part, 0, 2 * k.n * sizeof(double))
     while i < last:
-        now = min(<int64_t>SUM_ROWS, last - i)
-        at = i * k.n * k.itemsize
-        if k.dz != NULL:
-            simd.rows_activated(k.x + at, k.dy + at, k.dz + at, now, k.n, k.f + i, k.weight,
-                                k.bias, operation_of(&k.act), k.act.slope, 0)
+        now = min(most, last - i)
+        at = i * row_bytes
+        dy = k.dy + at
+        if dz != NULL:
+            simd.rows_activated(k.x + at, dy, dz, now, k.n, k.f + i, k.weight, k.bias,
+                                operation_of(&k.act), k.act.slope, 0)
+            dy = dz
         simd.rows_backward(
-            k.x + at, (k.dz if k.dz != NULL else k.dy) + at, k.y + at if k.y != NULL else NULL,
-            now, k.n, k.f + i, k.weight, k.rms, room, part, part + k.n, k.stream)
+            k.x + at, dy, k.y + at if k.y != NULL else NULL, now, k.n, k.f + i, k.weight, k.rms,
+            room, part, part + k.n, k.stream)
         i = i + now
     store_fence()
 
@@ -288,6 +307,8 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
     prepare(&k, data(weight), data(bias), 0)
     with nogil:
         run_tasks(forward_chunk, &k, k.chunks, k.threads)
+    if k.failed:
+        raise MemoryError
     return y, saved
 
 
@@ -345,10 +366,7 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     k = call_on(x, saved.n, saved.rms, True)
     k.f, k.dy, k.y = saved.f, <char *>data(dy), <char *>data(dx)
     k.act = saved.act
-    if k.act.kind != ACT_NONE:
-        room = output(None, x, "dy") if dx is None else dx  # dx has room for dz until it is known
-        k.dz = <char *>data(room)
-    k.stream = k.stream if k.dz == NULL and k.y != k.dy else 0
+    k.stream = k.stream if k.y != k.dy else 0
     prepare(&k, data(saved.weight), data(saved.bias), 2 * k.n * k.chunks * sizeof(double))
     with nogil:
         run_tasks(backward_chunk, &k, k.chunks, k.threads)

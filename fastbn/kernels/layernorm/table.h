@@ -26,8 +26,9 @@ typedef struct {
     void (*rows_activated)(const void *x, const void *dy, void *y, int64_t rows, int64_t n,
                            const row_t *f, const void *weight, const void *bias, int op,
                            double parameter, int stream);
-    /* sum = x + residual, which it may replace: n values */
-    void (*add)(const void *x, const void *residual, void *sum, int64_t n);
+    /* sum = x + residual, one of which it may be: n values. `far` gets it, too, past the caches; it
+     * may be NULL. */
+    void (*add)(const void *x, const void *residual, void *sum, void *far, int64_t n);
     /* With g = dy * weight, dx = a * (g - mean(g) - xhat * mean(g * xhat)); without mean(g) where the
      * mean is not taken off (`rms`). At most SUM_ROWS rows. dweight and dbias grow by the sums of
      * dy * xhat and dy. NULL: not needed. */

@@ -186,11 +186,17 @@ def into_matmul(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
 
 def _matmul_to_gemm(plan: Plan, node: ir.Node, affine: Affine) -> None:
     weight = plan.constant(node, 1)
-    left = plan.context.dims(node.inputs[0])
-    if weight is None or weight.ndim != 2 or left is None or len(left) != 2:
+    left, right = plan.context.dims(node.inputs[0]), plan.context.dims(node.inputs[1])
+    if left is None or len(left) != 2 or right is None or len(right) != 2:
         raise Refused(f"{label(node)} has no bias for the shift")
-    scale, shift = affine.vector(1, weight.shape[1])
+    columns = right[1] if weight is None else weight.shape[1]
+    if not isinstance(columns, int):
+        raise Refused(f"the shape of the weight of {label(node)} is not fixed")
+    scale, shift = affine.vector(1, columns)
     plan.operators[node] = "Gemm"
-    plan.set_constant(node, 1, weight * scale)
+    if weight is None:
+        scale_weight(plan, node, 1, scale, 1)
+    else:
+        plan.set_constant(node, 1, weight * scale)
     plan.set_constant(node, 2, shift.copy())
     plan.taken(node)

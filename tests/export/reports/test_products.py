@@ -95,7 +95,12 @@ def test_a_product_seen_through_shapes(fold, way):
     fold(g.model(g.bn(h, channels=4)), shape=(rows, 6))
 
 
-@report("microsoft/onnxruntime#22512", "huggingface/optimum#348", bn="1 → 1")
+@report(
+    "microsoft/onnxruntime#22512",
+    "microsoft/onnxruntime#12522",
+    "huggingface/optimum#348",
+    bn="1 → 1",
+)
 def test_a_product_of_rank_three_flattened(fold):
     g = Sketch(22512)
     h = g.op("MatMul", [g.input("L", 6), g.constant(g.normal(6, 5))])

@@ -64,6 +64,14 @@ def test_groups(fold, group):
     fold(g.model(g.bn(h)))
 
 
+@report("microsoft/onnxscript#2867", bn="1 → 0")
+def test_groups_and_a_kernel_of_one_row(fold):
+    g = Sketch(2867)
+    inputs = [g.input(16, 3, 6), g.constant(g.normal(16, 8, 1, 5, scale=0.3))]
+    h = g.op("ConvTranspose", inputs, channels=16, group=2, strides=[1, 2])
+    fold(g.model(g.bn(h)))
+
+
 @report("pytorch/executorch#22517", bn="1 → 0")
 def test_groups_with_a_bias_and_no_affine(fold):
     g = Sketch(22517)

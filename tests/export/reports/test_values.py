@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from reported import kinds
 
 from fastbn.bench.patterns.sketch import Sketch
 
@@ -86,20 +87,21 @@ def test_gammas_that_are_negative_or_zero(fold):
     fold(g.model(g.relu(g.bn(h, given=g.parameters(4) | {"scale": gamma}))))
 
 
-def quantised(signs, *, per_axis=False):
+def quantised(signs, *, per_axis=False, operator="Conv"):
     """Int8 numbers and weights, dequantised: what a quantiser writes."""
     g = Sketch(752, opset=13)
     step, zero = g.constant(0.02), g.constant(0, np.int8)
-    x = g.op("QuantizeLinear", [g.input(3, 8, 8), step, zero])
+    x = g.input(*((3, 8, 8) if operator == "Conv" else (3,)))
+    x = g.op("QuantizeLinear", [x, step, zero])
     x = g.op("DequantizeLinear", [x, step, zero])
-    whole = g.rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
+    shape, axis = ((4, 3, 3, 3), 0) if operator == "Conv" else ((3, 4), 1)
+    whole = g.rng.integers(-127, 128, shape).astype(np.int8)
     steps = g.rng.uniform(0.005, 0.02, 4) if per_axis else np.asarray(0.01)
     weight = [g.constant(whole, np.int8), g.constant(steps)]
     weight.append(g.constant(np.zeros(steps.shape), np.int8))
-    g.nodes.append(
-        helper.make_node("DequantizeLinear", weight, ["weight"], axis=0 if per_axis else 1)
-    )
-    return g.model(g.relu(g.bn(g.op("Conv", [x, "weight"], channels=4), signs=signs))), whole
+    node = helper.make_node("DequantizeLinear", weight, ["weight"], axis=axis if per_axis else 1)
+    g.nodes.append(node)
+    return g.model(g.relu(g.bn(g.op(operator, [x, "weight"], channels=4), signs=signs))), whole
 
 
 @report("openvinotoolkit/nncf#752", bn="1 → 0")
@@ -114,6 +116,10 @@ def test_one_step_for_a_quantised_weight_becomes_one_for_each_channel(fold):
 
 @report("qualcomm/aimet#3060", bn="1 → 0")
 @pytest.mark.parametrize("signs", ["positive", "negative", "mixed"])
-def test_into_the_steps_of_a_quantised_weight(fold, signs):
-    model, _ = quantised(signs, per_axis=True)
-    fold(model, allow_negative_scales=signs != "positive")
+@pytest.mark.parametrize("operator", ["Conv", "Gemm", "MatMul"])
+def test_into_the_steps_of_a_quantised_weight(fold, signs, operator):
+    model, whole = quantised(signs, per_axis=True, operator=operator)
+    folded, _ = fold(model, allow_negative_scales=signs != "positive")
+    assert kinds(folded)[-2:] == ["Conv" if operator == "Conv" else "Gemm", "Relu"]
+    stored = [numpy_helper.to_array(t) for t in folded.graph.initializer]
+    assert any(np.array_equal(array, whole) for array in stored)

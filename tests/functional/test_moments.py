@@ -114,7 +114,7 @@ def test_parts_that_do_not_fit_are_named(parts: list[Any], message: str) -> None
         F.merge_moments(parts)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "gelu"])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("shape", SHAPES)

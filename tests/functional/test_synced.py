@@ -63,7 +63,7 @@ def numbers(rng: np.random.Generator, dtype: Any) -> dict[str, Array]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
 def test_is_that_of_all_rows(
     rng: np.random.Generator, dtype: str, cuts: list[int], masked: bool, activation: str | None
 ) -> None:

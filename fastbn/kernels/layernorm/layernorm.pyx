@@ -64,7 +64,7 @@ cdef enum:
     NEAR_BYTES = 24576         # rows that the first cache holds
     FORWARD_BYTES = 1 << 16    # of a chunk
     BACKWARD_BYTES = 1 << 17
-    DZ_BYTES = 1 << 17         # of rows whose dz waits in the second cache
+    DZ_BYTES = 1 << 18         # of rows whose dz waits in the second cache
     FEWEST_ROWS = 16           # of a chunk in backward, whose sums cost as much as some rows
     MOST_CHUNKS = 64           # in backward
     MOST_TOGETHER = 4096       # values of rows that are taken several at a time: a block holds them
@@ -183,8 +183,10 @@ cdef void forward_chunk(const void *job, int64_t chunk) noexcept nogil:
         if k.act.kind == ACT_NONE:
             simd.rows_forward(t.x, k.y + at, now, k.n, k.f + i, k.weight, k.bias, k.stream)
         else:
+            # what a smooth activation leaves is too little at a time to be written past the caches
             simd.rows_activated(t.x, NULL, k.y + at, now, k.n, k.f + i, k.weight, k.bias,
-                                operation_of(&k.act), k.act.slope, k.stream)
+                                operation_of(&k.act), k.act.slope,
+                                k.stream if k.act.kind != ACT_SMOOTH else 0)
         i = i + now
     store_fence()
 

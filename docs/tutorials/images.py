@@ -29,30 +29,30 @@ NEW = 3  # images to predict
 LINES = 2  # of epochs, behind which a run is killed: then there is a checkpoint
 
 PAGE = """\
-# Own images, killed twice
+# Train on your images
 
-This is a transcript: `python docs/tutorials/images.py` ran every command and wrote down what it
-printed.{busy}
+Train on a folder of images, interrupt the run, resume it, predict. This page is a transcript:
+`python docs/tutorials/images.py` ran every command and wrote down what it printed.{busy}
 
 ## The images
 
-{images:,} images of {name} as PNG files, one folder for each class, which is called as the folder.
+{images:,} images of {name} as PNG files, in one folder for each class; the folder's name is that of the class.
 {new} test images lie elsewhere, for the end.
 
 {folders}
 
 ## Train, and be killed
 
-A fifth of the files becomes the test set, a tenth of the rest validates; both by the seed, and the
-same of every class. Behind three epochs without a better validation loss training would stop. It
-does not come that far, for `kill -9` does.
+A fifth of the files becomes the test set, a tenth of the rest the validation set; both are drawn by the seed, the
+same share of every class. Training stops after three epochs without a better validation loss, but here
+`kill -9` ends it sooner.
 
 {train}
 
-## Go on, be killed again, go on
+## Resume, be killed again, resume
 
-`--resume` needs the folder only. A run goes on from its last checkpoint, written behind an epoch or
-behind `--save-every 20` steps. The second kill is a SIGTERM, as a batch system or a container sends
+`--resume` needs only the folder. A run continues from its last checkpoint, which is written after every epoch and,
+here, after every 20 steps (`--save-every 20`). The second kill is a SIGTERM, as a batch system or a container sends
 it: a checkpoint is written first.
 
 {resume}
@@ -61,17 +61,21 @@ The same run without interruptions ends with the same file, byte for byte:
 
 {same}
 
-## Predict, report
+## Predict and report
 
 {predict}
 
-`report.html` in the folder of the run has the curves, the confusion matrix and the most wrong
-images, and needs no network. It can be made again:
+`report.html` in the folder of the run has the curves, the confusion matrix and the worst mistakes among the
+images. It opens without a network connection, and can be made again:
 
 {report}
 
-What the commands can do besides: [Command line](../command-line.md). How folders of images are
-read: [Data](../data.md).
+## Export
+
+`fastbn export run/model.safetensors -o model.onnx` writes an ONNX file with the BatchNorms folded away; `--web page`
+writes [a web page](../web.md) that runs it.
+
+All options: [Command line](../command-line.md). How folders of images are read: [Data](../data.md).
 """
 
 
@@ -164,7 +168,7 @@ def transcript(folder: Path, count: int, epochs: int) -> str:
     }
     blocks = {name: f"```console\n{text}\n```" for name, text in parts.items()}
     busy = busy_cores() or 0.0
-    note = f" Other programs kept {busy:.1f} cores busy meanwhile: times mean little."
+    note = f" Other programs kept {busy:.1f} cores\nbusy meanwhile: times mean little."
     label = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}[images.name]
     return PAGE.format(
         images=count, name=label, new=len(new), busy=note if busy > 0.1 else "", **blocks

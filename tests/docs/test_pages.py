@@ -14,7 +14,9 @@ RUN = [  # other pages have tests of their own
     "myths.md",
     "tutorials/batchnorm.md",
     "tutorials/deploy.md",
+    "tutorials/fold.md",
     "tutorials/several-machines.md",
+    "tutorials/tables.md",
 ]
 
 
@@ -25,8 +27,11 @@ def programs(page: Path) -> list[str]:
 @pytest.mark.parametrize("name", RUN)
 def test_programs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / "docs" / name
-    if "data.load" in page.read_text(encoding="utf-8"):
-        pytest.importorskip("sklearn", reason="the digits are part of scikit-learn")
+    text = page.read_text(encoding="utf-8")
+    if "data.load" in text:
+        pytest.importorskip("sklearn", reason="the data are part of scikit-learn")
+    if ".csv" in text:
+        pytest.importorskip("pandas", reason="tables are read by pandas")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     assert programs(page)

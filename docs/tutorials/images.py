@@ -36,24 +36,24 @@ Train on a folder of images, interrupt the run, resume it, predict. This page is
 
 ## The images
 
-{images:,} images of {name} as PNG files, in one folder for each class; the folder's name is that of the class.
-{new} test images lie elsewhere, for the end.
+{images:,} images of {name} as PNG files, in one folder for each class; the folder's name is that
+of the class. {new} test images lie elsewhere, for the end.
 
 {folders}
 
 ## Train, and be killed
 
-A fifth of the files becomes the test set, a tenth of the rest the validation set; both are drawn by the seed, the
-same share of every class. Training stops after three epochs without a better validation loss, but here
-`kill -9` ends it sooner.
+A fifth of the files becomes the test set, a tenth of the rest the validation set; both are drawn
+by the seed, the same share of every class. Training stops after three epochs without a better
+validation loss, but here `kill -9` ends it sooner.
 
 {train}
 
 ## Resume, be killed again, resume
 
-`--resume` needs only the folder. A run continues from its last checkpoint, which is written after every epoch and,
-here, after every 20 steps (`--save-every 20`). The second kill is a SIGTERM, as a batch system or a container sends
-it: a checkpoint is written first.
+`--resume` needs only the folder. A run continues from its last checkpoint, which is written after
+every epoch and, here, after every 20 steps (`--save-every 20`). The second kill is a SIGTERM, as
+a batch system or a container sends it: a checkpoint is written first.
 
 {resume}
 
@@ -65,15 +65,15 @@ The same run without interruptions ends with the same file, byte for byte:
 
 {predict}
 
-`report.html` in the folder of the run has the curves, the confusion matrix and the worst mistakes among the
-images. It opens without a network connection, and can be made again:
+`report.html` in the folder of the run has the curves, the confusion matrix and the worst mistakes
+among the images. It opens without a network connection, and can be made again:
 
 {report}
 
 ## Export
 
-`fastbn export run/model.safetensors -o model.onnx` writes an ONNX file with the BatchNorms folded away; `--web page`
-writes [a web page](../web.md) that runs it.
+`fastbn export run/model.safetensors -o model.onnx` writes an ONNX file with the BatchNorms folded
+away; `--web page` writes [a web page](../web.md) that runs it.
 
 All options: [Command line](../command-line.md). How folders of images are read: [Data](../data.md).
 """

@@ -168,7 +168,7 @@ def transcript(folder: Path, count: int, epochs: int) -> str:
     }
     blocks = {name: f"```console\n{text}\n```" for name, text in parts.items()}
     busy = busy_cores() or 0.0
-    note = f" Other programs kept {busy:.1f} cores\nbusy meanwhile: times mean little."
+    note = f" Other programs\nkept {busy:.1f} cores busy meanwhile: times mean little."
     label = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}[images.name]
     return PAGE.format(
         images=count, name=label, new=len(new), busy=note if busy > 0.1 else "", **blocks

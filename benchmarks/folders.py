@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 
+from fastbn.export.demands import every_node
 from fastbn.export.fold.api import fold_batch_norm
 
 Fold = Callable[[onnx.ModelProto], onnx.ModelProto]
@@ -45,7 +46,7 @@ def _onnxruntime(level: str) -> Fold:
 
 def _without_idle_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop inputs nobody reads: of an old file, weights that were inputs too are left as such."""
-    used = {name for node in model.graph.node for name in node.input}
+    used = {name for node in every_node(model.graph.node) for name in node.input}
     known = {tensor.name for tensor in model.graph.initializer}
     kept = [v for v in model.graph.input if v.name in used or v.name in known]
     del model.graph.input[:]
@@ -91,6 +92,7 @@ def _onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
 PEERS: dict[str, tuple[str, Fold]] = {
     "fastbn": ("fastbn", _fastbn),
     "onnxruntime-basic": ("onnxruntime", _onnxruntime("basic")),
+    "onnxruntime-extended": ("onnxruntime", _onnxruntime("extended")),
     "onnxruntime-all": ("onnxruntime", _onnxruntime("highest")),
     "onnxsim": ("onnxsim", _onnxsim),
     "onnxslim": ("onnxslim", _onnxslim),

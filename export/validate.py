@@ -23,7 +23,6 @@ from fastbn.export.io import Source, read_model
 from fastbn.export.narrow import compare_narrow, is_narrow
 from fastbn.export.report import ValidationReport
 from fastbn.export.truth import Truth
-from fastbn.export.ways import Memory
 
 
 def validate(
@@ -115,11 +114,7 @@ def compare(
     data: Mapping[str, NDArray[Any]] | None = None,
     seeds: int = 5,
     batch_sizes: Sequence[int] = (1, 3),
-    memory: Memory | None = None,
 ) -> ValidationReport:
-    """Compare models that are already checked.
-
-    ``memory`` keeps what the first model gave, for the next comparison with it.
-    """
-    truth = Truth(first, data=data, seeds=seeds, batch_sizes=batch_sizes, memory=memory)
+    """Compare models that are already checked."""
+    truth = Truth(first, data=data, seeds=seeds, batch_sizes=batch_sizes)
     return truth.compare(None if second is first else second)

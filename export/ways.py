@@ -19,20 +19,32 @@ from fastbn.export.runtime import RuntimeRefusalError, Session
 from fastbn.export.samples import Sample
 
 Outputs = list[NDArray[Any]]
-# Digest of a sample -> what a model gave for it, by every way of running it.
-Memory = dict[bytes, dict[str, Outputs]]
 
 
-# A run gives the outputs by way: "f64" and the two levels of onnxruntime, as far as they exist.
-Run = Callable[[Sample], dict[str, Outputs]]
+class Results(dict[str, Outputs]):
+    """Outputs by way: ``"f64"`` and the two levels of onnxruntime, as far as they exist.
+
+    Attributes
+    ----------
+    empty : int
+        Values inside that had no elements, as far as float64 ran it.
+    """
+
+    empty = 0
+
+
+Run = Callable[[Sample], Results]
+# Digest of a sample -> what a model gave for it.
+Memory = dict[bytes, Results]
 
 
 def remembering(run: Run, memory: Memory) -> Run:
     """Run a sample only if it was not run before."""
 
-    def remembered(sample: Sample) -> dict[str, Outputs]:
+    def remembered(sample: Sample) -> Results:
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(sample):
+            digest.update(repr((name, sample[name].shape)).encode())
             digest.update(np.ascontiguousarray(sample[name]).tobytes())
         key = digest.digest()
         if key not in memory:
@@ -72,10 +84,6 @@ class Loaded:
         """What counts as the truth of this model."""
         return "float64" if "f64" in self.ways else "onnxruntime"
 
-    def empty(self) -> int:
-        """Count the values inside that had no elements in the last evaluation."""
-        return 0 if self._evaluator is None else len(self._evaluator.empty)
-
     def evaluate(self) -> None:
         """Load it into float64, too."""
         try:
@@ -85,9 +93,9 @@ class Loaded:
         except Exception as error:  # the evaluator's operators raise what they like
             self.notes.append(f"no float64 evaluation: {one_line(error)}")
 
-    def run(self, sample: Sample) -> dict[str, Outputs]:
+    def run(self, sample: Sample) -> Results:
         """Return the outputs by every way there is."""
-        results: dict[str, Outputs] = {}
+        results = Results()
         for name, function in list(self.ways.items()):
             try:
                 results[name] = function(sample)
@@ -99,6 +107,8 @@ class Loaded:
                 # onnx.reference lacks an operator; the runtime's own result must do.
                 self.ways.pop("f64")
                 self.notes.append(f"no float64 evaluation: {one_line(error)}")
+        if self._evaluator is not None and "f64" in results:
+            results.empty = len(self._evaluator.empty)
         return results
 
 

@@ -39,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=4, help="how often training is killed and resumed (long: 50)"
     )
+    parser.addoption(
+        "--corrupted",
+        type=int,
+        default=24,
+        help="how many corrupted models validation has to notice (long: 100, with real files)",
+    )
 
 
 @pytest.fixture

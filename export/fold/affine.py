@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,8 @@ def fits(values: Array, dtype: np.dtype[Any], what: str, *, infinite: bool = Fal
     ``infinite`` allows infinity itself (an open bound), not an overflow of a finite number.
     """
     limit = largest(dtype)
+    if np.abs(values).max(initial=0.0) <= limit:  # false for NaN
+        return
     finite = values[np.isfinite(values)]
     if np.isnan(values).any() or (not infinite and finite.size != values.size):
         raise Refused(f"{what} would not be finite")
@@ -200,6 +203,7 @@ def fits(values: Array, dtype: np.dtype[Any], what: str, *, infinite: bool = Fal
         raise Refused(f"{what} would overflow {dtype.name}")
 
 
+@cache
 def largest(dtype: np.dtype[Any]) -> float:
     """Largest finite number of a floating-point type, bfloat16 included."""
     if dtype.name == "bfloat16":

@@ -17,8 +17,12 @@ from fastbn.export.fold.moves import push_back
 from fastbn.export.fold.plan import Plan
 
 
-def fold_alone(context: Context, model: ir.Model) -> int:
-    """Fold what goes backwards without a change of anybody else; return how many nodes went."""
+def fold_alone(context: Context, model: ir.Model, *, products: bool = False) -> int:
+    """Fold what goes backwards without a change of anybody else; return how many nodes went.
+
+    ``products`` says whether a MatMul may become a Gemm to take its bias in. That alone is no
+    reason to change a file, and to prove the result.
+    """
     folded = 0
     for graph in graphs_of(model):
         for node in list(graph):
@@ -31,7 +35,7 @@ def fold_alone(context: Context, model: ir.Model) -> int:
                     push_back(plan, node, chain.entry, chain.affine)
             except (Refused, RecursionError, *MALFORMED):
                 continue
-            if plan.operators:  # a product that would have to become another operator
+            if plan.operators and not products:
                 continue
             commit(plan)
             bypass(node, chain.source)

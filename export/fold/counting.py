@@ -20,13 +20,16 @@ def count_nodes(model: ir.Model) -> int:
     return sum(len(graph) for graph in graphs_of(model))
 
 
-def count_affine(model: ir.Model, context: Context) -> Counter[str]:
-    """Count, by operator, the nodes that are nothing but a scale or a shift by a constant."""
+def count_affine(model: ir.Model, context: Context, least: int = 1) -> Counter[str]:
+    """Count, by operator, the nodes that are nothing but a scale or a shift by a constant.
+
+    ``least`` are the numbers that the constant has to have; 2 leaves out what is not per channel.
+    """
     return Counter(
         f"{node.domain}:{node.op_type}"
         for graph in graphs_of(model)
         for node in graph
-        if _is_affine(node, context)
+        if _is_affine(node, context, least)
     )
 
 
@@ -35,12 +38,13 @@ def count_affine(model: ir.Model, context: Context) -> Counter[str]:
 _COUNTED_DOMAINS = ("", "ai.onnx", "com.microsoft.nchwc")
 
 
-def _is_affine(node: ir.Node, context: Context) -> bool:
+def _is_affine(node: ir.Node, context: Context, least: int) -> bool:
     if node.domain not in _COUNTED_DOMAINS:
         return False
     if node.op_type in ("Mul", "Add", "Sub", "Div"):
         operands = [context.constants.floats(v) for v in node.inputs]
-        return sum(v is not None for v in operands) == 1
+        found = [v for v in operands if v is not None]
+        return len(found) == 1 and found[0].size >= least
     if node.op_type == "Conv":
         weight = context.constants.get(node.inputs[1])
         groups = int(attribute(node, "group", 1))

@@ -145,7 +145,7 @@ def fold_in_place(
     norms = [node for node in norms if node.graph is not None]
     _fold_all(context, norms, entries, boldness)
     while boldness.others:
-        report.affines_folded += (alone := fold_alone(context, model))
+        report.affines_folded += (alone := fold_alone(context, model, products=report.changed))
         merged = merge_convolutions(context, model)
         report.convolutions_merged += len(merged)
         for gone, into in merged:
@@ -300,10 +300,10 @@ def _attempts(
 
 
 def _plan(plan: Plan, chain: Chain, way: Shares) -> None:
-    """Plan both shares; the part in front first, because it is refused more often."""
+    """Plan both shares; what goes to the consumers first, because a Relu refuses it at once."""
     with plan.rewriting(*chain.nodes):
-        push_back(plan, chain.nodes[0], chain.entry, way.back)
         push_forward(plan, chain.result, way.forth)
+        push_back(plan, chain.nodes[0], chain.entry, way.back)
     if not plan.context.allow_slower:
         require_no_cost(plan, chain)
     require_cheap_maps(plan, chain)

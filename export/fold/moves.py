@@ -65,25 +65,23 @@ def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
     if producer.graph is not node.graph:
         raise Refused(f"{value.name!r} comes from an outer graph")
     with plan.rewriting(value, producer):
-        if len(value.uses()) != 1:
-            _tell_the_others(plan, value, (node, index), affine)
+        others = _others(plan, value, (node, index)) if len(value.uses()) != 1 else {}
         if producer in plan.maps:
             raise Refused(f"a map is added to {value.name!r}")
         rule = BACKWARD.get(plan.operator(producer))
         if rule is None or producer.domain not in ("", "ai.onnx"):
             raise Refused(f"{label(producer)} does not take an affine in")
         with plan.attempt():
+            # The producer first: it refuses more often, and others may be many.
             rule(plan, producer, affine, value.index() or 0)
+            _tell(plan, value, others, affine)
 
 
-def _tell_the_others(
-    plan: Plan, value: ir.Value, asking: tuple[ir.Node, int], affine: Affine
-) -> None:
-    """Let all consumers but one undo the affine that a value is going to carry for that one.
+def _others(plan: Plan, value: ir.Value, asking: tuple[ir.Node, int]) -> dict[ir.Node, list[int]]:
+    """All consumers but the one that asks, which have to undo what the value is going to carry.
 
     A change of variable: v becomes s·v + t, and whoever else reads it takes (v − t)/s in.
     """
-    count = len(value.uses())
     others = _consumers(value)
     if asking[0] in others:
         others[asking[0]].remove(asking[1])
@@ -91,14 +89,21 @@ def _tell_the_others(
             raise Refused(f"{label(asking[0])} reads {value.name!r} more than once")
         del others[asking[0]]
     if not plan.allow_changes:
-        raise Refused(f"{value.name!r} has {count} consumers")
+        raise Refused(f"{value.name!r} has {len(value.uses())} consumers")
+    return others
+
+
+def _tell(plan: Plan, value: ir.Value, others: dict[ir.Node, list[int]], affine: Affine) -> None:
+    """Let consumers undo an affine that a value carries now."""
+    if not others:
+        return
     try:
         inverse = affine.inverse()
         for node, indices in others.items():
             _into_consumer(plan, value, node, indices, inverse)
     except Refused as refusal:
         raise Refused(
-            f"{value.name!r} has {count} consumers, and not all can undo it ({refusal})"
+            f"{value.name!r} has {len(value.uses())} consumers, and not all can undo it ({refusal})"
         ) from refusal
 
 

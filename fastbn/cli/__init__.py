@@ -19,6 +19,7 @@ import typer
 from fastbn.cli import (
     bench,
     bench_cifar,
+    bench_fold,
     bench_read,
     data,
     demo,
@@ -57,6 +58,7 @@ for command in (
 app.command("lr-find")(train.lr_find)
 app.add_typer(data.data_app, name="data")
 bench.bench_app.command()(bench_cifar.cifar)
+bench.bench_app.command("fold")(bench_fold.fold_table)
 bench.bench_app.command("read")(bench_read.read_table)
 app.add_typer(bench.bench_app, name="bench")
 

@@ -30,7 +30,7 @@ def read_table(
         bool, typer.Option("--zoo", help="Networks of fastbn models, as files with BatchNorms.")
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Where the packages are kept. Default: a temporary one.")
+        Path | None, typer.Option(help="Where the packages are kept. Default: in the cache.")
     ] = None,
 ) -> int:
     """Read ONNX files, train them for 20 steps, write them; exit code 1 if a network is wrong."""

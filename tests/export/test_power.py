@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from fastbn.bench.patterns import PATTERNS
 from fastbn.bench.patterns.sketch import Sketch
-from fastbn.export import fold_batch_norm, validate
+from fastbn.export import fold_batch_norm
 from fastbn.export.power import made_tensors
 
 
@@ -49,41 +47,3 @@ def test_without_time_they_are_changed_together():
     _, report = fold_batch_norm(PATTERNS["mlp"].build(), max_seconds=0.0)
     assert report.verification.noticed == 1
     assert "changed together" in report.verification.notes[-1]
-
-
-def test_corrupted_weights_are_noticed():
-    """A tensor or an output channel times 1.05, in every pattern, where it moves an output."""
-    rng = np.random.default_rng(0)
-    tried = 0
-    for name in list(PATTERNS)[::3]:
-        model = PATTERNS[name].build()
-        weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-        other = onnx.ModelProto()
-        other.CopyFrom(model)
-        index = int(rng.integers(len(weights)))
-        tensor = next(t for t in other.graph.initializer if t.name == weights[index].name)
-        values = numpy_helper.to_array(tensor).copy()
-        if not values.any() or tensor.name == "roi":
-            continue
-        part = values[int(rng.integers(len(values)))] if values.ndim > 1 else values
-        part *= np.float32(1.05)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        if _moves(model, other):
-            tried += 1
-            assert not validate(model, other).agree, name
-    assert tried > 15
-
-
-def _moves(model, other):
-    """Whether some float64 output is moved by more than twice the tolerance."""
-    from fastbn.export.evaluator import Float64Evaluator
-    from fastbn.export.truth import Truth
-
-    truth = Truth(model)
-    tolerances = [output.tolerance for output in truth.compare().outputs]
-    run = Float64Evaluator(other).run
-    for sample in truth.samples():
-        for y64, y, tolerance in zip(truth.expected(sample), run(sample), tolerances, strict=True):
-            if y64.size and np.abs(y - y64).max() > 2 * tolerance:
-                return True
-    return False

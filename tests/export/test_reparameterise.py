@@ -201,3 +201,18 @@ def test_an_affine_that_broadcasts_stays() -> None:
     h = g.conv(g.input(3, 8, 8), 1, 3)
     operators, _ = folded(g.model(g.op("Mul", [h, g.constant(g.normal(4, 1, 1))], channels=4)))
     assert operators["Mul"] == 1
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_product_takes_its_bias_in_where_the_file_changes_anyway(norm: bool) -> None:
+    g = Sketch(0)
+    h = g.relu(g.gemm(g.input(5), 4))
+    if norm:
+        h = g.bn(h)
+    h = g.op("MatMul", [h, g.constant(g.normal(4, 3))], channels=3)
+    model = g.model(g.op("Add", [h, g.constant(g.normal(3))], channels=3))
+    operators, report = folded(model)
+    assert operators == Counter({"Gemm": 2 if norm else 1, "Relu": 1}) + Counter(
+        {"MatMul": int(not norm), "Add": int(not norm)}
+    )
+    assert report.changed == norm

@@ -73,7 +73,13 @@ def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
             raise Refused(f"{label(producer)} does not take an affine in")
         with plan.attempt():
             # The producer first: it refuses more often, and others may be many.
-            rule(plan, producer, affine, value.index() or 0)
+            try:
+                rule(plan, producer, affine, value.index() or 0)
+            except Refused as refusal:
+                if others and "consumers" not in str(refusal):
+                    count = len(value.uses())
+                    raise Refused(f"{value.name!r} has {count} consumers, and {refusal}") from None
+                raise
             _tell(plan, value, others, affine)
 
 

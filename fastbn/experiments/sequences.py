@@ -1,7 +1,7 @@
 """Sequences of several lengths, padded to one: BN, BN with a mask, LN.
 
-The rows of an image are the steps of a sequence; each is said 1, 2 or 4 times, so that lengths
-differ, and zeros fill what is missing to the longest. Two convolutions along the sequence, each
+The rows of an image are the steps of a sequence; each is repeated 1, 2 or 4 times, so that lengths
+differ, and zeros pad them to the longest. Two convolutions along the sequence, each
 with a normalisation and ReLU, then the mean over the steps that are real, and the classes. Adam at
 0.002. The mask tells BN which steps are real. The effect of padding is how much the outputs for a
 batch change in training mode if it is padded to twice the length: root mean square, in standard

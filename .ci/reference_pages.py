@@ -9,8 +9,12 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from docstrings import math_in
 
 SOURCES = Path(os.environ.get("FASTBN_SOURCES", "."))
 
@@ -45,7 +49,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         if not (SOURCES / module.replace(".", "/")).is_dir():
             return found[0]
         parts = [f"::: {module}\n    options:\n      members: false\n"]
-        parts += [f"## {name}\n\n::: {module}.{name}\n" for name in public_names(module)]
+        imports = (SOURCES / module.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
+        for name in public_names(module):
+            shown = f"{module}.{name}"
+            if f"from {shown} import {name} as" in imports:  # its module has the same name
+                shown = f"{shown}.{name}"
+            parts.append(f"## {name}\n\n::: {shown}\n")
         return "\n".join(parts)
 
     return re.sub(r"^::: (\S+)$", listed, markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Put formulas back into the text that docstrings had."""
+    return math_in(html)

@@ -19,7 +19,8 @@ NOT_SHIPPED = {"suites"}  # run by pytest, from a checkout
 def complaints(names: list[str], checkout: Path) -> list[str]:
     """Return what is wrong with a wheel of these files, built from this checkout."""
     found = []
-    present = {name for name in names if not PurePosixPath(name).parts[0].endswith(".dist-info")}
+    files = [name for name in names if not name.endswith("/")]  # auditwheel lists folders, too
+    present = {name for name in files if not PurePosixPath(name).parts[0].endswith(".dist-info")}
     for name in sorted(present):
         path = PurePosixPath(name)
         if path.parts[0] == "fastbn.libs" or ".dylibs" in path.parts:

@@ -122,7 +122,8 @@ def _hidden(path: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _hidden(path))
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _listing(folder: Path, classes: Sequence[str]) -> Listing:

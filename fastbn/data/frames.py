@@ -33,6 +33,7 @@ def as_frame(
     """
     try:
         import pandas as pd
+        from pandas.api.types import infer_dtype
     except ImportError as error:
         raise ImportError('Tables are read by pandas: pip install "fastbn[tables]"') from error
     name = ""
@@ -41,9 +42,14 @@ def as_frame(
         name = f"{path}: "
         try:
             parquet = path.suffix.lower() in (".parquet", ".pq")
-            frame = pd.read_parquet(path) if parquet else pd.read_csv(path, sep=_separator(path))
+            frame = pd.read_parquet(path) if parquet else _read_csv(path)
         except ImportError as error:
             raise ImportError('Parquet is read by pyarrow: pip install "fastbn[tables]"') from error
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}: no table that can be read: its text is not UTF-8 ({error.reason} at byte "
+                f"{error.start}); save it as CSV in UTF-8"
+            ) from None
         except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             # the parsers' own errors are ValueErrors
             raise ValueError(f"{path}: no table that can be read: {error}") from None
@@ -55,6 +61,28 @@ def as_frame(
     twice = frame.columns[frame.columns.duplicated()].unique()
     if len(twice):
         raise ValueError(f"{name}several columns have the name {', '.join(twice)}")
+    # Decimals, and whole numbers beyond 64 bits, come as objects.
+    objects = {
+        name: column.astype(float)
+        for name, column in frame.items()
+        if column.dtype == object and infer_dtype(column, skipna=True) in ("decimal", "integer")
+    }
+    return frame.assign(**objects) if objects else frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return a table of text; in files with semicolons, a comma may stand in numbers."""
+    import pandas as pd
+
+    separator = _separator(path)
+    frame = pd.read_csv(path, sep=separator)
+    if separator == ";":
+        for name, column in frame.items():
+            if pd.api.types.infer_dtype(column, skipna=True) == "string":
+                words = column.str.replace(",", ".", regex=False)
+                numbers = pd.to_numeric(words, errors="coerce")
+                if numbers.notna().equals(column.notna()):
+                    frame[name] = numbers
     return frame
 
 

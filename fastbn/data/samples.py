@@ -17,8 +17,6 @@ from fastbn.data.batches import Augment, Batch, Batches, Rng, keyed, seed_of
 from fastbn.data.dataset import Dataset
 from fastbn.data.rows import Rows, Samples, on_disk
 
-IGNORED = -100  # as CrossEntropyLoss's ignore_index
-
 
 class Expected(NamedTuple):
     """What a network and its loss take; None where it is not known.
@@ -34,6 +32,8 @@ class Expected(NamedTuple):
         integers and floats floats.
     dtype : data-type, default float32
         Of the network.
+    ignored : int, default -100
+        Label of samples that have none; see `fastbn.nn.CrossEntropyLoss`.
 
     Examples
     --------
@@ -48,6 +48,7 @@ class Expected(NamedTuple):
     outputs: int | None = None
     labels: bool | None = None
     dtype: DTypeLike = np.float32
+    ignored: int = -100
 
 
 ANYTHING = Expected()
@@ -156,7 +157,7 @@ def _labels(y: NDArray[Any], expected: Expected) -> NDArray[Any]:
             f"y: expected labels, which are whole numbers, got {y[tuple(row)]} in row {row[0]}: "
             "for regression take another loss, such as MSELoss"
         )
-    counted = whole[whole != IGNORED]
+    counted = whole[whole != expected.ignored]
     if counted.size and expected.outputs is not None:
         least, most = int(counted.min()), int(counted.max())
         if least == 1 and most == expected.outputs:

@@ -42,7 +42,7 @@ def read_table(
             f"{path}: name the column to predict with target=, one of {', '.join(names)}"
         )
     if target not in names:
-        near = difflib.get_close_matches(target, names, 1)
+        near = difflib.get_close_matches(str(target), names, 1)
         raise ValueError(
             f"{path}: has no column {target!r}"
             + (f", did you mean {near[0]!r}?" if near else f": it has {', '.join(names)}")

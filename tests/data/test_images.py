@@ -53,6 +53,16 @@ def fill(root: Path, counts: dict[str, int], **shape: int) -> dict[str, list[NDA
     return written
 
 
+def test_hidden_folders_above_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / ".cache" / "pictures"
+    fill(root, {"cat": 2, "dog": 2})
+    monkeypatch.chdir(root)
+    for path in (root, Path("../pictures")):
+        assert load(path).classes == ("cat", "dog")
+
+
 def test_a_folder_for_each_class(root: Path) -> None:
     written = fill(root, {"dog": 10, "cat": 5, "bird": 20})
     data = load(root)

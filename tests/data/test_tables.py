@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,31 @@ def test_other_separators(tmp_path: Path, frame: Any) -> None:
         assert load(tmp_path / "a.csv", target="kind").input_shape == (7,)
 
 
+def test_numbers_with_a_comma(tmp_path: Path, frame: Any) -> None:
+    path = tmp_path / "europe.csv"
+    frame.to_csv(path, index=False, sep=";", decimal=",")
+    there = load(path, target="kind")
+    here = load(write(frame, tmp_path / "table.csv"), target="kind")
+    np.testing.assert_allclose(there.x_train, here.x_train, rtol=1e-6)
+    assert there.columns is not None
+    assert {"length", "legs", "weight"} <= there.columns.numbers.keys()
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_numbers_that_come_as_objects(tmp_path: Path, frame: Any, big: bool) -> None:
+    path = tmp_path / "table.csv"
+    if big:
+        frame["length"] = [2**70 + n for n in range(len(frame))]
+    else:
+        path = path.with_suffix(".parquet")
+        frame["length"] = [Decimal(str(round(x, 3))) for x in frame["length"]]
+    data = load(write(frame, path), target="kind")
+    assert data.columns is not None
+    assert "length" in data.columns.numbers
+    values = np.concatenate([data.x_train[:, 0], data.x_test[:, 0]])
+    assert np.array_equal(np.sort(values), np.sort(frame["length"].astype(np.float32)))
+
+
 def test_what_is_fitted_is_fitted_on_the_training_part(tmp_path: Path, frame: Any) -> None:
     path = write(frame, tmp_path / "a.csv")
     test_lengths = np.asarray(load(path, target="kind").x_test)[:, 0]
@@ -175,6 +201,7 @@ def test_columns_without_use(tmp_path: Path, frame: Any, caplog: pytest.LogCaptu
     [
         ("a,b\n1,2\n3,4\n", None, r"name the column to predict with target=, one of a, b"),
         ("length,b\n1,2\n3,4\n", "lenght", r"no column 'lenght', did you mean 'length'\?"),
+        ("a,b\n1,2\n3,4\n", 1, "no column 1: it has a, b"),
         ("a,b\n1,2\n3,4\n", "xyz", "no column 'xyz': it has a, b"),
         ("", "a", "no table that can be read"),
         ("a,b\n", "a", "the table has no rows"),
@@ -198,6 +225,12 @@ def test_files_that_do_not_do(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no table")
         with pytest.raises(ValueError, match=f"{name}: no table that can be read"):
             load(tmp_path / name, target="a")
+
+
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\nä,1\nö,2\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"a.csv: .* not UTF-8 .*; save it as CSV in UTF-8"):
+        load(tmp_path / "a.csv", target="b")
 
 
 def test_arguments_of_other_kinds(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -199,8 +200,8 @@ def spread(gate: Array, ndim: int) -> Array:
     return gate.reshape(gate.shape[0], *(1,) * (ndim - 2), gate.shape[1])
 
 
-def add(*values: Symbol) -> Symbol:
-    """Return the sum of symbolic values; see `Add`.
+def add(*values: Symbol | Sequence[Symbol]) -> Symbol:
+    """Return the sum of symbolic values, or of a list of them; see `Add`.
 
     Examples
     --------
@@ -209,7 +210,7 @@ def add(*values: Symbol) -> Symbol:
     >>> add(x, nn.Conv2d(3, 3, 3, padding=1)(x)).shape
     (8, 8, 3)
     """
-    drawn: Symbol = Add()(*values)
+    drawn: Symbol = Add()(*_each(values))
     return drawn
 
 
@@ -228,8 +229,8 @@ def multiply(first: Symbol, second: Symbol) -> Symbol:
     return drawn
 
 
-def concat(*values: Symbol) -> Symbol:
-    """Return symbolic values side by side along the channels; see `Concatenate`.
+def concat(*values: Symbol | Sequence[Symbol]) -> Symbol:
+    """Return symbolic values, or a list of them, side by side; see `Concatenate`.
 
     Examples
     --------
@@ -238,5 +239,10 @@ def concat(*values: Symbol) -> Symbol:
     >>> concat(x, nn.Conv2d(3, 5, 1)(x)).shape
     (8, 8, 8)
     """
-    drawn: Symbol = Concatenate()(*values)
+    drawn: Symbol = Concatenate()(*_each(values))
     return drawn
+
+
+def _each(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the values, also where they were given as one list, as Keras and torch.cat have it."""
+    return values[0] if len(values) == 1 and isinstance(values[0], list | tuple) else values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def Input(shape: Shape) -> Symbol:  # noqa: N802
     >>> Input((32, 32, 3))
     <Input: (32, 32, 3)>
     """
-    sizes = tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Iterable) else ()
     if not sizes or any(not hasattr(n, "__index__") or isinstance(n, bool) for n in sizes):
         raise TypeError(f"Input: shape should be a tuple of ints, got {shape!r}")
     if min(sizes) < 1:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Literal
 
 Anneal = Literal["cos", "linear"]
@@ -321,9 +322,13 @@ def _check(schedule: Schedule, *values: str, counts: tuple[str, ...] = ()) -> No
     kind = type(schedule).__name__
     for name in values:
         value = getattr(schedule, name)
+        if not isinstance(value, Real):
+            raise TypeError(f"{kind}: {name} should be a number, but got {value!r}")
         if not 0.0 <= value < math.inf:
             raise ValueError(f"{kind}: {name} should be finite and >= 0, but got {value}")
     for name in counts:
         count = getattr(schedule, name)
+        if not isinstance(count, Real):
+            raise TypeError(f"{kind}: {name} should be a positive integer, but got {count!r}")
         if isinstance(count, bool) or count != int(count) or count < 1:
             raise ValueError(f"{kind}: {name} should be a positive integer, but got {count}")

@@ -277,6 +277,12 @@ def test_the_order_behind_a_flatten_is_followed() -> None:
 # --- what is refused --------------------------------------------------------------------------
 
 
+def test_joins_take_a_list_as_other_libraries_do() -> None:
+    x, y = nn.Input((3,)), nn.Input((3,))
+    assert nn.add([x, y]).inputs == nn.add(x, y).inputs == (x, y)
+    assert nn.concat((x, y)).shape == nn.concat(x, y).shape == (6,)
+
+
 def test_what_is_no_graph_is_refused() -> None:
     x, other = nn.Input(X), nn.Input(X)
     layer = nn.Linear(3, 3)
@@ -302,6 +308,8 @@ def test_what_is_no_graph_is_refused() -> None:
         nn.Add()(x, np.zeros((1, 3)))
     with pytest.raises(TypeError, match="Input: shape should be a tuple of ints"):
         nn.Input((2.5,))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Input: shape should be a tuple of ints, got 4"):
+        nn.Input(4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Input: shape should hold positive sizes"):
         nn.Input((0,))
     with pytest.raises(ValueError, match="several outputs is no layer of a graph"):

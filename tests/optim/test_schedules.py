@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -110,12 +110,17 @@ def test_they_can_be_copied_pickled_and_written(schedule: schedules.Schedule) ->
         (lambda: schedules.one_cycle(0.1, 5, div_factor=0), "div_factor should not be 0"),
         (lambda: schedules.one_cycle(0.1, 5, anneal_strategy="x"), "'cos' or 'linear'"),
         (lambda: schedules.warmup(-1.0, 5), "warmup: schedule should be finite"),
+        (
+            lambda: schedules.cosine(cast(float, "0.1"), 5),
+            "start should be a number, but got '0.1'",
+        ),
+        (lambda: schedules.step(0.1, cast(int, None), 0.5), "every should be a positive integer"),
         (lambda: schedules.from_dict({"name": "sine"}), "unknown schedule 'sine'; there are"),
         (lambda: schedules.from_dict({"name": "constant", "start": 1}), "schedule constant: "),
     ],
 )
 def test_arguments_are_checked(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 

@@ -74,7 +74,7 @@ def evaluate_batches(
     """
     value = getattr(loss, "value", None) or (lambda pred, target: loss(pred, target)[0])
     count_correct = getattr(loss, "correct", None)
-    rows, correct, total = 0, 0, 0.0
+    rows, correct, total, counted = 0, 0, 0.0, 0.0
     kept: list[tuple[Array, Array]] = []
     if shared := communicator is not None and isinstance(batches, Batches):
         own = shard_of(len(batches), communicator.rank, communicator.size)
@@ -84,16 +84,18 @@ def evaluate_batches(
     for x, y, *_ in parts:
         pred = net.predict(x, max(len(x), 1))
         rows += len(x)
-        total += value(pred, y) * len(x)
+        count = rows_counted(loss, y)
+        total += value(pred, y) * count
+        counted += count
         if count_correct is not None:
             correct += count_correct(pred, y)
         if metrics:
             kept.append((pred, y))
     if shared:
         assert communicator is not None
-        told = communicator.allgather(np.array([rows, total, correct]))
-        rows, correct = int(sum(each[0] for each in told)), int(sum(each[2] for each in told))
-        total = float(sum(each[1] for each in told))
+        told = communicator.allgather(np.array([rows, correct, total, counted]))
+        rows, correct = (int(sum(each[part] for each in told)) for part in (0, 1))
+        total, counted = (float(sum(each[part] for each in told)) for part in (2, 3))
     if not rows:
         raise ValueError("there is nothing to evaluate: 0 samples")
     numbers: dict[str, float] = {}
@@ -106,7 +108,26 @@ def evaluate_batches(
             assert communicator is not None
             pred, target = (gather_rows(communicator, each) for each in (pred, target))
         numbers = {metric_name(metric): float(metric(pred, target)) for metric in metrics}
-    return Evaluation(total / rows, None if count_correct is None else correct / rows, numbers)
+    return Evaluation(
+        total / (counted or 1.0), None if count_correct is None else correct / rows, numbers
+    )
+
+
+def rows_counted(loss: Any, target: Array, *weight: Array) -> float:
+    """Return what the mean of a loss is divided by: its rows, by what each counts.
+
+    Parameters
+    ----------
+    loss : callable
+        May say it itself, ``count(target, sample_weight)``: rows without a label count nothing.
+    target : ndarray
+    *weight : ndarray
+        Those of the rows, where they have some.
+    """
+    own = getattr(loss, "count", None)
+    if own is not None:
+        return float(own(target, *weight))
+    return float(weight[0].sum()) if weight else float(len(target))
 
 
 def metric_name(metric: Metric) -> str:

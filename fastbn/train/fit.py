@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn.optim import clip_grad_norm
 from fastbn.train.callbacks import Callback, Checkpoint, Hook, hooks
+from fastbn.train.evaluation import rows_counted
 from fastbn.train.history import Epoch
 from fastbn.train.inputs import Inputs
 from fastbn.train.position import Position
@@ -203,6 +204,7 @@ class Fit:
         clip_norm = self.clip_norm
         move = self.trainer.optimizer.step if update else lambda: None
         parameters = net.parameters()
+        adds = getattr(loss, "reduction", "mean") == "sum"
         count_correct = getattr(loss, "correct", None)
 
         def one(batch: Any) -> tuple[int, float, int]:
@@ -216,11 +218,11 @@ class Fit:
             return len(x), value, 0 if count_correct is None else count_correct(pred, y)
 
         def several(batches: list[Any]) -> tuple[int, float, int]:
-            counted = [float(w[0].sum()) if w else float(len(x)) for x, _, *w in batches]
-            whole = sum(counted) or 1.0
+            counts = [rows_counted(loss, y, *weight) for _, y, *weight in batches]
+            whole = sum(counts) or 1.0
             total, correct = 0.0, 0
             for number, (x, y, *weight) in enumerate(batches):
-                share = counted[number] / whole  # of this batch's mean in the mean of all rows
+                share = 1.0 if adds else counts[number] / whole  # of its mean in that of all rows
                 pred = net(x)
                 value, dpred = loss(pred, y, sample_weight=weight[0]) if weight else loss(pred, y)
                 net.backward(dpred * share, accumulate=number > 0)

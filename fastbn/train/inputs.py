@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastbn import nn
 from fastbn.data import Batches, Dataset, Expected, Stream, as_batches, as_samples, as_targets
 from fastbn.data.batches import Augment
 from fastbn.data.rows import Rows
+from fastbn.data.samples import ANYTHING
 from fastbn.data.split import split_rows
 
 Array = NDArray[Any]
@@ -89,6 +91,33 @@ def checked(
     return Inputs(batches, held_out, samples, steps)
 
 
+def require_object(name: str, given: Any, method: str | None = None) -> None:
+    """Raise TypeError if an argument is a class, or has not this method."""
+    if isinstance(given, type):
+        raise TypeError(f"{name}: expected an object, got the class: {given.__name__}(...)")
+    if method is not None and not callable(getattr(given, method, None)):
+        wanted = "a function" if method == "__call__" else f"an object with {method}()"
+        raise TypeError(f"{name}: expected {wanted}, got {given!r}")
+
+
+def listed(name: str, given: Any, method: str | None = None) -> tuple[Any, ...]:
+    """Return several objects as a tuple; TypeError if they are none."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name}: expected a list of them, got {given!r}")
+    found = tuple(given)
+    for each in found:
+        require_object(name, each, method)
+    return found
+
+
+def whole(name: str, number: Any) -> int:
+    """Return a whole number; TypeError if it is none."""
+    try:
+        return index(number)
+    except TypeError:
+        raise TypeError(f"{name} should be a whole number, but got {number!r}") from None
+
+
 def expected_by(net: nn.Module, loss: Any, x: Any = None) -> Expected:
     """Return what a network and its loss take, as far as they tell.
 
@@ -122,6 +151,7 @@ def expected_by(net: nn.Module, loss: Any, x: Any = None) -> Expected:
         outputs=outputs,
         labels=True if labels else False if numbers else None,
         dtype=dtype,
+        ignored=getattr(loss, "ignore_index", ANYTHING.ignored),
     )
 
 
@@ -198,7 +228,8 @@ def weigh_classes(batches: Source, class_weight: ClassWeight, expected: Expected
     y = batches.y
     if y.ndim != 1 or y.dtype.kind != "i":
         raise ValueError("class_weight needs targets that are labels of classes")
-    counted = y[y >= 0]
+    labelled = (y >= 0) & (y != expected.ignored)
+    counted = y[labelled]
     classes = int(max(expected.outputs or 0, counted.max(initial=-1) + 1))
     if isinstance(class_weight, str):
         if class_weight != "balanced":
@@ -221,5 +252,5 @@ def weigh_classes(batches: Source, class_weight: ClassWeight, expected: Expected
             )
     if not (np.isfinite(table).all() and (table >= 0.0).all()):
         raise ValueError("class_weight: expected finite numbers that are not negative")
-    weight = np.where(y >= 0, table[y], 1.0).astype(expected.dtype)
+    weight = np.where(labelled, table[np.where(labelled, y, 0)], 1.0).astype(expected.dtype)
     batches.weight = weight if batches.weight is None else batches.weight * weight

@@ -22,6 +22,7 @@ from fastbn.distributed.communicator import broadcast_bytes
 from fastbn.nn.across import BN_MODES, across_ranks, average_statistics
 from fastbn.optim import clip_grad_norm
 from fastbn.train.callbacks import Callback
+from fastbn.train.evaluation import rows_counted
 from fastbn.train.inputs import Inputs
 from fastbn.train.snapshot import random_states, set_random_states
 
@@ -165,7 +166,7 @@ class Ranks:
             before = self.communicator.seconds
             begin = self._last or time.perf_counter()
             batches = group if isinstance(group, list) else [group]
-            counts = [_count(loss, y, weight) for _, y, *weight in batches]
+            counts = [rows_counted(loss, y, *weight) for _, y, *weight in batches]
             whole = sum(float(told[0]) for told in gather(np.array([sum(counts)]))) or 1.0
             total, correct, rows = 0.0, 0, 0
             for number, ((x, y, *weight), count) in enumerate(zip(batches, counts, strict=True)):
@@ -264,14 +265,6 @@ class RankTimes(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the records."""
         self.records = list(state["records"])
-
-
-def _count(loss: Any, y: Array, weight: list[Array]) -> float:
-    """Return what the mean of a loss divides by."""
-    own = getattr(loss, "count", None)
-    if own is not None:
-        return float(own(y, *weight))
-    return float(weight[0].sum()) if weight else float(len(y))
 
 
 def _parameters(net: Any) -> list[tuple[str, Array]]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.data import as_batches
+from fastbn.data import Rows, as_batches, as_samples
 from fastbn.data.batches import Augment, Rng, seed_of
 from fastbn.distributed import Communicator
 from fastbn.distributed.communicator import broadcast_bytes
@@ -117,7 +118,9 @@ class Trainer:
         self.net = net
         self.loss: Loss = CrossEntropyLoss() if loss is None else loss
         self.optimizer: Any = Adam(net.parameters()) if optimizer is None else optimizer
-        self.metrics = tuple(metrics)
+        inputs.require_object("loss", self.loss, "__call__")
+        inputs.require_object("optimizer", self.optimizer, "step")
+        self.metrics = inputs.listed("metrics", metrics, "__call__")
         names = [metric_name(metric) for metric in self.metrics]
         for name in names:
             if names.count(name) > 1:
@@ -203,6 +206,15 @@ class Trainer:
         fastbn.train.NotFiniteError
             If a loss or a gradient is not finite; see `fastbn.train.NaNGuard`.
         """
+        epochs, batch_size, accumulate = (
+            inputs.whole(name, number)
+            for name, number in (
+                ("epochs", epochs),
+                ("batch_size", batch_size),
+                ("accumulate", accumulate),
+            )
+        )
+        callbacks = list(inputs.listed("callbacks", callbacks))
         if epochs < 0:
             raise ValueError(f"epochs should not be negative, but got {epochs}")
         if accumulate < 1:
@@ -238,7 +250,6 @@ class Trainer:
                     "than that to go on",
                     stacklevel=2,
                 )
-        callbacks = list(callbacks)
         if not any(isinstance(callback, NaNGuard) for callback in callbacks):
             callbacks.insert(0, NaNGuard())
         if ranks is not None:
@@ -297,8 +308,21 @@ class Trainer:
         communicator = None if self.ranks is None else self.ranks.communicator
         return evaluate_batches(self.net, self.loss, self.metrics, batches, communicator)
 
-    def predict(self, x: Array, batch_size: int = ROWS) -> Array:
-        """Return the outputs for any number of rows; see `fastbn.nn.Module.predict`."""
+    def predict(self, x: Any, batch_size: int = ROWS) -> Array:
+        """Return the outputs for any number of rows; see `fastbn.nn.Module.predict`.
+
+        Parameters
+        ----------
+        x : array_like
+            Whatever `fit` takes as samples; a tuple of arrays where there are several inputs.
+        batch_size : int
+            Samples to go through the network at a time.
+        """
+        if type(x) is not tuple and not isinstance(x, Rows):
+            x = as_samples(x, inputs.expected_by(self.net, self.loss))
+        if isinstance(x, Rows):  # converted batch by batch
+            steps = range(0, max(len(x), 1), inputs.whole("batch_size", batch_size))
+            return np.concatenate([self.net.predict(x[i : i + batch_size]) for i in steps])
         predicted: Array = self.net.predict(x, batch_size)
         return predicted
 

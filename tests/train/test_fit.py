@@ -47,6 +47,10 @@ def states_equal(a: nn.Module, b: nn.Module) -> bool:
         (None, None, {"class_weight": "fair"}, "balanced"),
         (None, None, {"epochs": -1}, "epochs"),
         (None, None, {"batch_size": 0}, "batch_size"),
+        (None, None, {"batch_size": 1.5}, "batch_size should be a whole number"),
+        (None, None, {"epochs": 1.5}, "epochs should be a whole number"),
+        (None, None, {"callbacks": [train.NaNGuard]}, r"got the class: NaNGuard\(\.\.\.\)"),
+        (None, None, {"callbacks": train.NaNGuard()}, "callbacks: expected a list"),
     ],
 )
 def test_everything_is_checked_before_the_first_step(
@@ -131,6 +135,60 @@ def test_accumulation_with_weights_is_the_step_of_the_larger_batch() -> None:
         states.append(other.state_dict())
     for name, value in states[0].items():
         np.testing.assert_allclose(value, states[1][name], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(weight=[1.0, 2.0, 3.0, 4.0]),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(ignore_index=255),
+        nn.CrossEntropyLoss(ignore_index=-1),
+    ],
+)
+def test_accumulation_counts_rows_as_the_loss_does(loss: nn.CrossEntropyLoss) -> None:
+    plain = nn.Sequential(nn.Linear(6, 4, rng=0)).astype(np.float64)
+    x, y = blobs(48)
+    y[:20] = loss.ignore_index
+    nets = []
+    for batch_size, accumulate in ((24, 1), (8, 3)):
+        other = copy.deepcopy(plain)
+        trainer = Trainer(other, loss, optim.SGD(other.parameters(), lr=0.1))
+        trainer.fit((x, y), 2, batch_size, accumulate=accumulate, rng=0)
+        nets.append(other.state_dict())
+    for name, value in nets[0].items():
+        np.testing.assert_allclose(value, nets[1][name], rtol=1e-12)
+    mean = nn.CrossEntropyLoss(loss.weight, ignore_index=loss.ignore_index)
+    if loss.reduction == "mean":
+        assert trainer.evaluate((x, y), 7).loss == pytest.approx(mean.value(trainer.predict(x), y))
+    trainer.fit((x, y), class_weight="balanced", rng=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, optim.Adam), r"optimizer: expected an object, got the class: Adam\(\.\.\.\)"),
+        ((nn.CrossEntropyLoss,), r"loss: expected an object, got the class: CrossEntropyLoss"),
+        (("mse",), "loss: expected a function, got 'mse'"),
+        ((None, "adam"), r"optimizer: expected an object with step\(\), got 'adam'"),
+        ((None, None, ["f1"]), "metrics: expected a function, got 'f1'"),
+        ((None, None, train.metrics.f1), "metrics: expected a list"),
+    ],
+)
+def test_trainers_of_the_wrong_parts(arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Trainer(net(), *arguments)
+
+
+def test_predict_takes_what_fit_takes() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
+    trainer = Trainer(models.mlp((4, 4, 1), 3, hidden=(5,), rng=0))
+    trainer.fit((images, [0, 1, 2] * 3), rng=0)
+    expected = trainer.net.predict(images.astype(np.float32) / 255)
+    for x in (images, images / 255.0, (images / 255.0).tolist(), images[..., 0]):
+        assert np.array_equal(trainer.predict(x, 4), expected)
+    assert trainer.predict(images[:0]).shape == (0, 3)
 
 
 def test_clip_norm_bounds_the_step() -> None:

@@ -416,6 +416,25 @@ def model(
 
 
 @bench_app.command()
+def install(json_file: JsonFile = None) -> int:
+    """Bytes on the disk, import time and memory of a training, beside PyTorch's."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from fastbn.bench import install as measuring
+
+    with Console(stderr=True).status("") as status:
+        costs = measuring.measure(status.update)
+    printer().print(measuring.table(costs))
+    if json_file is not None:
+        told = {name: asdict(cost) for name, cost in costs.items()}
+        json_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+@bench_app.command()
 def scale(
     network: Annotated[
         str, typer.Argument(help="mlp, convnet4, resnet20 or inception.")

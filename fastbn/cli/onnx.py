@@ -40,7 +40,7 @@ def fold(
     ] = False,
     allow_slower: Annotated[
         bool,
-        typer.Option("--allow-slower", help="Fold even where onnxruntime gets a little slower."),
+        typer.Option("--allow-slower", help="Fold even if onnxruntime gets slower."),
     ] = False,
     allow_negative_scales: Annotated[
         bool,
@@ -57,13 +57,13 @@ def fold(
         ),
     ] = 5.0,
     inline: Annotated[
-        bool, typer.Option("--inline", help="Put functions where they are called, to fold inside.")
+        bool, typer.Option("--inline", help="Inline functions, to fold inside them.")
     ] = False,
     overridable_as_constant: Annotated[
         bool,
         typer.Option(
             "--overridable-as-constant",
-            help="Take inputs that have default values for constants, and leave them out.",
+            help="Make inputs with default values constants, and remove them.",
         ),
     ] = False,
     input_shape: Annotated[

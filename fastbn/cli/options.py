@@ -42,8 +42,8 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL|CONFIG.toml",
-        help="mlp, convnet, resnet20, inception, your own package.module:factory, or the "
-        "config.toml of a run.",
+        help="A network of `fastbn models`, your own package.module:factory, or the config.toml "
+        "of a run.",
     ),
 ]
 Data = Annotated[
@@ -55,14 +55,14 @@ Data = Annotated[
 ]
 Target = Annotated[str | None, typer.Option(help="Column of a table to predict.")]
 Size = Annotated[
-    int | None, typer.Option(help="Height and width that images of a folder get.", min=1)
+    int | None, typer.Option(help="Height and width that images are scaled to.", min=1)
 ]
 Channels = Annotated[int | None, typer.Option(help="1: grey images; 3: RGB.", min=1, max=3)]
 Normalize = Annotated[
     bool | None,
     typer.Option(
         help="Take (x - mean) / std of the training part; it is stored with the weights. "
-        "Default: of tables."
+        "Default: for tables only."
     ),
 ]
 Output = Annotated[
@@ -106,12 +106,12 @@ Stopping = Annotated[
     int | None,
     typer.Option(help="Stop after so many epochs without a better validation loss.", min=1),
 ]
-MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so much time.")]
+MaxSeconds = Annotated[float | None, typer.Option(help="Stop after this many seconds.")]
 SaveEvery = Annotated[
-    int | None, typer.Option(help="Steps between checkpoints, besides each epoch's.", min=1)
+    int | None, typer.Option(help="Steps between checkpoints, in addition to each epoch's.", min=1)
 ]
 Resume = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Go on with the run of this folder.")
+    Path | None, typer.Option(metavar="DIR", help="Continue the run of this folder.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")
@@ -126,14 +126,14 @@ Set = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed. Default: 0.", min=0)]
 Threads = Annotated[
-    int | None, typer.Option(help="Number of threads. Default: one per core.", min=1)
+    int | None, typer.Option(help="Number of threads. Default: one for each core.", min=1)
 ]
 Processes = Annotated[
     int | None,
-    typer.Option(help="Start so many processes, which share each batch (MPI).", min=1),
+    typer.Option(help="Number of processes that share each batch (MPI).", min=1),
 ]
 Timeout = Annotated[
-    float, typer.Option(help="Seconds behind which a process that does not answer is lost.", min=1)
+    float, typer.Option(help="Seconds after which a silent process counts as lost.", min=1)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

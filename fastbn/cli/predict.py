@@ -56,7 +56,7 @@ def predict(
         list[Path], typer.Argument(metavar="FILE...", help="Images, tables, or .npy arrays.")
     ],
     *,
-    top: Annotated[int, typer.Option(help="Most probable classes to tell.", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="Number of most probable classes to print.", min=1)] = 5,
     factory: Annotated[
         str | None,
         typer.Option("--model", help="package.module:factory, where the network is your own."),

@@ -25,7 +25,7 @@ class DriftError(RuntimeError):
 
     Examples
     --------
-    >>> DriftError("behind step 100 the ranks have drifted apart: 0.weight", "0.weight").tensor
+    >>> DriftError("after step 100 the ranks have drifted apart: 0.weight", "0.weight").tensor
     '0.weight'
     """
 
@@ -84,7 +84,7 @@ def require_same(communicator: Communicator, tensors: Named, step: int) -> None:
         ranks = np.flatnonzero(all_of_them[:, first] != all_of_them[0, first])
         name = named[first][0]
         raise DriftError(
-            f"behind step {step} the ranks have drifted apart: {name} of rank "
+            f"after step {step} the ranks have drifted apart: {name} of rank "
             f"{', '.join(map(str, ranks))} is not that of rank 0 ({int(differs.sum())} of "
             f"{len(named)} tensors differ)",
             name,

@@ -174,7 +174,7 @@ class NaNGuard(Callback):
         position, steps = self._place
         self._stand(trainer, position, steps)
         raise NotFiniteError(
-            f"training stopped at step {last}: the loss was {loss}; the weights are those behind "
+            f"training stopped at step {last}: the loss was {loss}; the weights are those after "
             f"step {steps}",
             last,
             "loss",
@@ -188,7 +188,7 @@ class NaNGuard(Callback):
         bad = [rank for rank, loss in enumerate(ranks.losses) if not math.isfinite(loss)]
         place = f"loss of rank {', '.join(map(str, bad))}" if bad else "weights"
         return NotFiniteError(
-            f"training stopped at step {last}: not finite: {place}; the weights are those behind "
+            f"training stopped at step {last}: not finite: {place}; the weights are those after "
             f"step {steps}. Training by one process finds the layer or the row of the data",
             last,
             place,
@@ -252,7 +252,7 @@ def _wrong(plan: Fit, group: Any) -> tuple[str, str] | None:
     if bad is not None:
         return f"the gradient of {bad} is not finite", bad
     assert statistics is not None
-    return f"{statistics} is not finite behind the forward", statistics
+    return f"{statistics} is not finite after the forward", statistics
 
 
 def _row_of_data(plan: Fit, sample: Array) -> str:

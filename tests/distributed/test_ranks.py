@@ -116,6 +116,6 @@ def test_drift_and_numbers_that_are_not_finite_are_told(job: Job) -> None:
     drifted, exploded = together(
         job, 2, [{"name": "mlp", "drift": 3}, {"name": "mlp", "explode": True, "check_every": 100}]
     )
-    assert "behind step 5 the ranks have drifted apart: 0.weight of rank 1" not in drifted
-    assert "behind step 5 the ranks have drifted apart" in drifted
+    assert "after step 5 the ranks have drifted apart: 0.weight of rank 1" not in drifted
+    assert "after step 5 the ranks have drifted apart" in drifted
     assert "not finite: loss of rank 0, 1" in exploded

@@ -121,7 +121,7 @@ def test_a_layer() -> None:
             if trainer.steps == 6:
                 trainer.net[0].weight.data[:] = 1e38  # type: ignore[index]
 
-    with pytest.raises(NotFiniteError, match=r"step 7|behind step") as caught:
+    with pytest.raises(NotFiniteError, match=r"step 7|after step") as caught:
         spoiled.fit(data(), 3, 32, rng=0, callbacks=[NaNGuard(), Overflows()])
     assert spoiled.steps <= 6
     assert caught.value.step >= 7
@@ -176,7 +176,7 @@ def test_a_source_that_cannot_be_walked_again() -> None:
     spoiled = trainer()
     before = copy.deepcopy(spoiled.net)
     batches = ((x[i : i + 32], y[i : i + 32]) for i in range(0, 320, 32))
-    with pytest.raises(NotFiniteError, match=r"at step 7: the loss was nan.*behind step"):
+    with pytest.raises(NotFiniteError, match=r"at step 7: the loss was nan.*after step"):
         spoiled.fit(batches, 1, rng=0)
     if spoiled.steps == 0:
         np.testing.assert_equal(before.state_dict(), spoiled.net.state_dict())

@@ -17,7 +17,7 @@ from fastbn import __version__, nn
 from fastbn.export.build import PREDICT_TOLERANCE, BuiltModel, Normalization, build_model
 from fastbn.export.errors import MismatchError, one_line
 from fastbn.export.evaluator import Float64Evaluator
-from fastbn.export.fold.attempts import Foldable, boldest_proven, read
+from fastbn.export.fold.attempts import Foldable, boldest_proven
 from fastbn.export.fold.report import NodeEntry
 from fastbn.export.io import write_model
 from fastbn.export.precision import (
@@ -232,7 +232,7 @@ def _fold(
     report.nodes_before = report.nodes_after = len(original.graph.node)
     model = original
     if fold:
-        source = Foldable(read(original), sample_norms=True)
+        source = Foldable(original, sample_norms=True)
         folded = (
             boldest_proven(source.message, original, lambda: Truth(original))
             if verify

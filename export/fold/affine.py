@@ -174,7 +174,7 @@ def from_batch_norm(
     Refused
         If a parameter is not finite, σ² + ε ≤ 0, or the result overflows.
     """
-    gamma, beta, mu, variance = (np.asarray(p).astype(np.float64) for p in (scale, bias, mean, var))
+    gamma, beta, mu, variance = (np.asarray(p, np.float64) for p in (scale, bias, mean, var))
     for name, values in (("scale", gamma), ("bias", beta), ("mean", mu), ("var", variance)):
         if not np.isfinite(values).all():
             raise Refused(f"its {name} is not finite")
@@ -217,10 +217,14 @@ def store(values: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
     Dead channels give such numbers, and processors compute with them several times slower.
     float16's own subnormals are kept: they are ordinary numbers wherever they are computed with.
     """
-    floor = float(np.finfo(np.float32).smallest_normal)
-    if dtype == np.float64:
-        floor = float(np.finfo(np.float64).smallest_normal)
-    if dtype == np.float16:
-        floor = 0.0
     with np.errstate(under="ignore", over="ignore"):
-        return np.where(np.abs(values) < floor, 0.0, values).astype(dtype)
+        return np.where(np.abs(values) < _floor(dtype), 0.0, values).astype(dtype)
+
+
+@cache
+def _floor(dtype: np.dtype[Any]) -> float:
+    """Smallest size that is kept."""
+    if dtype == np.float16:
+        return 0.0
+    wide = np.float64 if dtype == np.float64 else np.float32
+    return float(np.finfo(wide).smallest_normal)

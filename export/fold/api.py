@@ -18,7 +18,6 @@ from fastbn.export.fold.attempts import (
     Foldable,
     Folded,
     boldest_proven,
-    read,
 )
 from fastbn.export.fold.engine import STEPS, Boldness
 from fastbn.export.fold.report import FoldReport
@@ -107,7 +106,7 @@ def fold_batch_norm(
         input_shapes=input_shapes,
     )
     source = Foldable(
-        read(original),
+        original,
         duplicate_shared=duplicate_shared,
         allow_slower=allow_slower,
         allow_negative_scales=allow_negative_scales,
@@ -132,7 +131,7 @@ def fold_once(
 ) -> tuple[onnx.ModelProto, FoldReport]:
     """Fold without verification; weights are copied only where asked or where it costs nothing."""
     source = Foldable(
-        read(original),
+        original,
         duplicate_shared=duplicate_shared,
         allow_slower=allow_slower,
         sample_norms=sample_norms,
@@ -246,10 +245,9 @@ def fold_external(
         overridable_as_constant=overridable_as_constant,
         input_shapes=input_shapes,
     )
-    holder = read(original)
-    ir.external_data.set_base_dir(holder.graph, source.parent)
     foldable = Foldable(
-        holder,
+        original,
+        folder=source.parent,
         duplicate_shared=duplicate_shared,
         allow_slower=allow_slower,
         allow_negative_scales=allow_negative_scales,

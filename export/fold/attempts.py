@@ -12,9 +12,10 @@ import onnx_ir as ir
 
 from fastbn.export.errors import MismatchError, ModelError, one_line, root_cause
 from fastbn.export.evaluator import Float64Evaluator, to_float64
-from fastbn.export.fold.constants import Constants
-from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place, infer_shapes
+from fastbn.export.fold.collector import collector_paused
+from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
 from fastbn.export.fold.report import FoldReport
+from fastbn.export.fold.shapes import infer_shapes
 from fastbn.export.power import show_power
 from fastbn.export.truth import Truth
 from fastbn.export.validate import require_agreement
@@ -38,12 +39,14 @@ class Folded:
 
 
 class Foldable:
-    """A model to fold: read and annotated once, folded in a copy as often as needed.
+    """A model to fold, as often as needed.
 
     Parameters
     ----------
-    model : onnx_ir.Model
-        Annotated in place with the shapes that can be inferred, otherwise left as it is.
+    message : onnx.ModelProto
+        Not changed.
+    folder : path, optional
+        Where its weights lie, if they are not in the message.
     duplicate_shared : bool
         Whether shared weights may be copied though it costs memory.
     allow_slower : bool
@@ -52,29 +55,45 @@ class Foldable:
         Whether the scales of quantised weights may become negative.
     sample_norms : bool
         Whether weight and bias of LayerNormalization and its like are folded, too.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be represented.
     """
 
     def __init__(
         self,
-        model: ir.Model,
+        message: onnx.ModelProto,
         *,
+        folder: Path | None = None,
         duplicate_shared: bool = False,
         allow_slower: bool = False,
         allow_negative_scales: bool = False,
         sample_norms: bool = False,
     ) -> None:
-        self.model = model
+        self._message = message
+        self._folder = folder
         self.sample_norms = sample_norms
         self.duplicate_shared = duplicate_shared
         self.allow_slower = allow_slower
         self.allow_negative_scales = allow_negative_scales
-        infer_shapes(model, Constants(model))
+        self._fresh: ir.Model | None = self._annotated()
 
+    def _annotated(self) -> ir.Model:
+        """Read the model, with the shapes that can be inferred."""
+        model = read(self._message)
+        if self._folder is not None:
+            ir.external_data.set_base_dir(model.graph, self._folder)
+        infer_shapes(model, self._message)
+        return model
+
+    @collector_paused()
     def fold(self, boldness: Boldness = STEPS[0]) -> tuple[ir.Model, FoldReport]:
-        """Fold a copy, and once more if shared weights turn out to be copied."""
+        """Fold, and once more if shared weights turn out to be copied."""
         not_copied: frozenset[str] = frozenset()
         while True:
-            model = self.model.clone()
+            model, self._fresh = self._fresh or self._annotated(), None
             report, copied = fold_in_place(
                 model,
                 boldness,
@@ -88,11 +107,12 @@ class Foldable:
             not_copied |= copied.keys()
 
     def message(self, boldness: Boldness = STEPS[0]) -> Folded:
-        """Fold a copy into a message."""
+        """Fold into a message."""
         model, report = self.fold(boldness)
         return Folded(written(model), report)
 
 
+@collector_paused()
 def read(proto: onnx.ModelProto) -> ir.Model:
     """Model of a message.
 
@@ -107,6 +127,7 @@ def read(proto: onnx.ModelProto) -> ir.Model:
         raise ModelError(f"the model cannot be represented: {root_cause(error)}") from error
 
 
+@collector_paused()
 def written(model: ir.Model) -> onnx.ModelProto:
     """Message of a model.
 
@@ -184,7 +205,7 @@ def what_suffered(truth: Truth, boldness: Boldness, distance: float, sample_norm
     """Tell rounding from a wrong fold: fold in float64, with weights that are not rounded."""
     samples = list(truth.samples())
     try:
-        wide = read(to_float64(truth.model))
+        wide = to_float64(truth.model)
         source = Foldable(wide, duplicate_shared=True, sample_norms=sample_norms)
         exact, _ = source.fold(boldness)
         run = Float64Evaluator(written(exact)).run

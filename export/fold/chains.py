@@ -13,6 +13,8 @@ from fastbn.export.fold.normalization import affine_of, is_batch_norm
 from fastbn.export.fold.plan import Plan
 
 CONSTANT_AFFINES = ("Mul", "Add", "Sub", "Div")
+# Neighbours on either side that are looked at; a longer row of affines is folded piece by piece.
+REACH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +47,13 @@ def single(plan: Plan, node: ir.Node) -> Chain:
 
 
 def longest(plan: Plan, node: ir.Node) -> Chain:
-    """Make a chain of the BatchNorm and every affine neighbour on either side."""
+    """Make a chain of the BatchNorm and its affine neighbours on either side."""
     chain = single(plan, node)
     rank = chain.affine.rank
     behind, more = affines_behind(plan, node, rank)
     nodes, affine, entry = [node, *behind], chain.affine.then(more), 0
-    while (before := _before(plan, nodes[0], entry, rank)) is not None:
+    most = len(nodes) + REACH
+    while len(nodes) < most and (before := _before(plan, nodes[0], entry, rank)) is not None:
         nodes.insert(0, before[0])
         affine = before[1].then(affine)
         entry = before[2]
@@ -75,7 +78,7 @@ def affines_behind(plan: Plan, node: ir.Node, rank: int) -> tuple[list[ir.Node],
     `rank` is that of the node's result.
     """
     nodes, affine = [node], Affine.identity(rank)
-    while (step := _after(plan, nodes[-1], rank)) is not None:
+    while len(nodes) <= REACH and (step := _after(plan, nodes[-1], rank)) is not None:
         nodes.append(step[0])
         affine = affine.then(step[1])
     return nodes[1:], affine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,12 @@ class Constants:
         self._ir_version = model.ir_version
         self._opset = model.opset_imports.get("", 1)
         self._known: dict[ir.Value, NDArray[Any] | None] = {}
-        # Bytes that constant subgraphs may still make; what takes more is left to the runtime.
-        self._left = allowed_memory(sum(t.nbytes for t in _stored(model)))
+        self._model = model
+
+    @cached_property
+    def _left(self) -> int:
+        """Bytes that constant subgraphs may still make; what takes more is left to the runtime."""
+        return allowed_memory(sum(t.nbytes for t in _stored(self._model)))
 
     def put(self, value: ir.Value, array: NDArray[Any]) -> None:
         """Remember the value of a new constant, in float64 until the file is written."""
@@ -111,6 +116,8 @@ class Constants:
         array = self.get(value)
         if array is None or not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
             return None
+        if array.dtype == np.float64:
+            return array.copy()
         with np.errstate(all="ignore"):  # a signalling NaN of a broken file warns
             return array.astype(np.float64)
 

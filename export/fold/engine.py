@@ -8,12 +8,10 @@ nothing changes: a fold can make room for another.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from fastbn.export.errors import one_line
 
@@ -93,7 +91,7 @@ def fold_in_place(
     Parameters
     ----------
     model : onnx_ir.Model
-        Changed in place. What is not annotated with a shape folds less: :func:`infer_shapes`.
+        Changed in place. What is not annotated with a shape folds less: `shapes.infer_shapes`.
     boldness : Boldness
         What is allowed.
     not_copied : frozenset of str
@@ -186,47 +184,6 @@ def _fold_all(
         pending = [n for n in left if n.graph is not None and entries[n].action == "kept"]
 
 
-def infer_shapes(model: ir.Model, constants: Constants) -> None:
-    """Annotate values with shapes as far as ONNX can infer them.
-
-    Its inference does not see through every constant subgraph, so those are annotated first.
-    """
-    for graph in graphs_of(model):
-        for node in graph:
-            for value in node.outputs:
-                if value.shape is None and (array := constants.get(value)) is not None:
-                    value.shape = ir.Shape(array.shape)
-                    value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-    # A model that cannot be inferred stays as it is: less is folded, and the report says why.
-    log = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    was_disabled, log.disabled = log.disabled, True
-    try:
-        propagated = _is_short(model)
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=propagated)(model)
-    finally:
-        log.disabled = was_disabled
-
-
-# What ONNX's propagation of small tensors looks through, besides Concat which lengthens them.
-_PROPAGATED = frozenset(
-    ("Add", "Cast", "Constant", "Gather", "Identity", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze")
-)
-LONGEST_PROPAGATED = 1 << 20
-
-
-def _is_short(model: ir.Model) -> bool:
-    """Whether the shapes that ONNX propagates stay short: Concat of one with itself doubles it."""
-    lengths: dict[ir.Value | None, int] = {}
-    for graph in graphs_of(model):
-        for node in graph:
-            sizes = [lengths.get(value, 1) for value in node.inputs]
-            if node.op_type == "Concat":
-                lengths[node.outputs[0]] = sum(sizes)
-            elif node.op_type in _PROPAGATED and node.outputs:
-                lengths[node.outputs[0]] = max(sizes, default=1)
-    return max(lengths.values(), default=1) <= LONGEST_PROPAGATED
-
-
 def _fold_one(
     context: Context,
     node: ir.Node,
@@ -239,15 +196,15 @@ def _fold_one(
         return True
     try:
         first = Plan(context)
-        chains = [longest(first, node), single(first, node)]
+        chains = [longest(first, node)]
+        if len(chains[0].nodes) > 1:
+            chains.append(single(first, node))
     except Refused as refusal:
         entry.reason = str(refusal)
         return False
     except MALFORMED as error:
         entry.reason = f"the graph is malformed ({one_line(error)})"
         return False
-    if len(chains[0].nodes) == 1:
-        chains.pop()
     if chains[-1].affine.is_identity:
         bypass(node, chains[-1].source)
         entry.action, entry.reason = "removed", ""
@@ -358,4 +315,4 @@ def _merge(context: Context, node: ir.Node, entries: dict[ir.Node, NodeEntry]) -
     entries[node].action = "merged"
 
 
-__all__ = ["STEPS", "Boldness", "fold_in_place", "infer_shapes"]
+__all__ = ["STEPS", "Boldness", "fold_in_place"]

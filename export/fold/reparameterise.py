@@ -138,8 +138,9 @@ def _take_out(node: ir.Node, kept: ir.Value, gone: ir.Value) -> None:
 def _maker(value: ir.Value) -> ir.Node | None:
     """Return the node that makes a value for one reader alone."""
     producer = value.producer()
-    alone = len(value.uses()) == 1 and not value.is_graph_output()
-    return producer if alone and producer is not None and value.index() == 0 else None
+    if producer is None or value.index() != 0 or value.is_graph_output():
+        return None
+    return producer if len(value.uses()) == 1 else None
 
 
 def _beside(plan: Plan, value: ir.Value, to: Branch, source: ir.Value | None) -> Branch | None:

@@ -167,6 +167,17 @@ def test_classifier_to_onnx(tmp_path: Path, labels: list[Any]) -> None:
     np.testing.assert_allclose(probabilities, network.predict_proba(X), atol=1e-4)
 
 
+def test_a_sure_classifier_of_large_numbers_is_proven_where_its_data_lie(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 300)
+    X = rng.standard_normal((300, 5)) * [1e3, 1e-3, 1.0, 1e-2, 50.0] + [1e4, 0.1, 0.0, 3.0, -500.0]
+    X[:, 1] += 3e-3 * y
+    report = FastBNClassifier(random_state=0).fit(X, y).to_onnx(tmp_path / "a.onnx")
+    assert report.verification is not None
+    assert report.verification.agree
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_regressor_to_onnx(tmp_path: Path, outputs: int) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -3,9 +3,9 @@
 y = x² − 5 + N(0, 8) at 500 points of [−7, 10]; weights from N(0, 1), biases 0.1; SGD at 0.001 on
 all points at once, squared error. BN stands on the input and before each activation, with eps 0.001
 and running statistics that keep half at each step, or there is none. A unit is dead if it is 0 for
-all points that are looked at, a value saturated where the slope of tanh is under a hundredth of its
-largest; both in inference mode, at the end: where training diverges, before the step in which it
-does. What reaches the layers is shown in training mode.
+all points; a value is saturated if the slope of tanh there is less than a hundredth of its maximum.
+Both are counted in inference mode at the end of training, or before the step in which it diverges.
+The plots show the inputs of the layers in training mode.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ An MLP 784-256-256-10 on 300, 1,000 and 3,000 images of MNIST, Adam at 0.001, ba
 steps for every size, so that all fit their training images. "BN, dropout" is Linear, BN, ReLU,
 dropout; "dropout, BN" is Linear, dropout, BN, ReLU. Dropout is 0.5.
 
-One dropped-out network after another is drawn, too: the accuracy of one, that of the mean of the
-probabilities of many, and that of the whole network with dropout off, which stands for the mean.
-Behind training, BN's statistics are taken anew with dropout off (recalibrated).
+To test the idea of an average, masks are drawn after training: the accuracy with one mask, of the
+mean of the probabilities over many masks, and of the whole network with dropout off, which should
+equal that mean. After training, BN's statistics are also computed anew with dropout off
+(recalibrated).
 """
 
 from __future__ import annotations

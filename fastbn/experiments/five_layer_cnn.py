@@ -3,9 +3,10 @@
 Convolutions 5×5 (8 channels), 4×4 stride 2 (16), 4×4 stride 2 (24), then 100 units and the classes;
 ReLU, BN before each ReLU or none; plain SGD, batches of 60. Accuracy is that on 2,000 test images,
 in inference mode; training that diverges counts as chance from there on. A rate is usable if it
-comes to nine tenths of the best accuracy of all rates, with or without BN, in the same steps. Two
-things are tried as the tutorial has them, on the first data set: the mean of x² as variance, and
-scale and offset that begin at 0 and 1. Variances of what is normalised are those before these two.
+reaches nine tenths of the best accuracy of all rates, with or without BN, in the same number of
+steps. Two mistakes of the tutorial are tried on the first data set: the mean of x² as variance, and
+a scale and an offset that start at 0 and 1. Variances are those of the normalised values, before
+scale and offset.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Linear, BN, ReLU; Adam, batches of 32, a fifth of the images held out for validation. PyTorch's
 conventions: its initial weights, ε = 1e-5, momentum 0.1. Keras': Glorot's initial weights, biases
 0, ε = 1e-3, running = 0.99 · running + 0.01 · batch, Adam's ε 1e-7. Where PyTorch or Keras (with
-its KERAS_BACKEND) is installed, it trains from the same initial weights on the same batches. The
-momentum is this library's: the share of the batch. Roughness is the mean absolute second difference
-of the validation loss over the epochs, late roughness that of the second half; seconds are those of
-training alone.
+its KERAS_BACKEND) is installed, it trains from the same initial weights on the same batches.
+Momentum here means the share of the new batch, as in fastbn. Roughness is the mean absolute second
+difference of the validation loss over the epochs, late roughness that of the second half; seconds
+are those of training alone.
 """
 
 from __future__ import annotations

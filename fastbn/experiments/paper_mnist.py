@@ -1,12 +1,12 @@
 """The paper's Figure 1: three layers of 100 sigmoid units on MNIST.
 
 Weights from N(0, 0.1²), biases 0, batches of 60, plain SGD, cross entropy; BN before each sigmoid,
-or none. Test accuracy is in inference mode. The percentiles are those of what enters each sigmoid
-of the last hidden layer, over the same test images; their path is how far one of them goes from
-look to look in all, the mean over the units and the three, also as a multiple of the distance
-between the outer two. The range of the median, from its least to its largest value behind the
-first look, is that of the one unit that is drawn: the paper, too, shows one. It does not tell its
-learning rate.
+or none. Test accuracy is in inference mode. The percentiles are those of the input of each sigmoid
+in the last hidden layer, over the same test images. The path of a percentile is the sum of its
+changes from one evaluation to the next, as the mean over the units and the three percentiles; it is
+also given as a multiple of the distance between the outer two. The range of the median is that
+between its smallest and its largest value after the first evaluation, for the one unit that is
+drawn; the paper shows one, too. The paper does not give its learning rate.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ The MLP 784-128-64-10 on 20,000 images of MNIST, SGD at 0.1, in batches of 4, 16
 averages do not change training, so one run keeps those of all momenta at once: its own layers have
 momentum 1, which is the last batch's statistics. Momentum is the share of the new batch, as in
 PyTorch; the tutorial's decay of 0.5 is a momentum of 0.5. Algorithm 2 averages the statistics of
-batches of the same size behind training, over the whole training set. Recalibration takes the exact
-statistics of all training images, layer by layer: the truth that the others are held against.
+batches of the same size after training, over the whole training set. Recalibration computes the
+exact statistics of all training images, layer by layer; the others are compared with it.
 
-"γ, β per batch" is what one text says: every batch of a fixed partition has its own γ and β, which
-only its own steps change. Inference takes their mean.
+"γ, β per batch" follows one text: every batch of a fixed partition has its own γ and β, which only
+the steps with that batch change. Inference takes their mean.
 """
 
 from __future__ import annotations

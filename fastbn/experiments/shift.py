@@ -2,15 +2,15 @@
 
 Santurkar et al. (2018) on a smaller network: six 3×3 convolutions of 16, 16, 32, 32, 32 and 32
 channels with ReLU, pools behind each second one, an average and a Linear; 10,000 of CIFAR-10's
-images at half their size, SGD at 0.05 in batches of 64. "BN + noise" changes what BN has put right:
-behind every BN, channel and sample are scaled and shifted at random, about a scale and a shift that
-are drawn anew for every channel and step, with the paper's sizes (0.5, 1.25, 0.1, 0.1).
+images at half their size, SGD at 0.05 in batches of 64. "BN + noise" undoes what BN does: after
+every BN, each channel of each sample is scaled and shifted at random, around a scale and a shift
+that are drawn anew for every channel and step, with the paper's sizes (0.5, 1.25, 0.1, 0.1).
 
 Shift is how far the mean of what reaches the fourth convolution's ReLU moves, channel by channel in
-standard deviations, from one step to the next on the same images; with BN it is BN's output.
-Along the gradient of a batch, steps of 0.5 to 4 times the rate are tried every so often: the range
-of the losses, how far the gradient moves away (predictiveness), and the largest ratio of that to
-the way (β, smoothness), with the same noise at every step. Inference has none.
+standard deviations, from one step to the next on the same images; with BN it is BN's output. Now
+and then, steps of 0.5 to 4 times the rate are tried along the gradient of a batch. Measured are the
+range of the losses, how much the gradient changes (predictiveness), and the largest ratio of that
+change to the distance (β, smoothness), with the same noise at every step. Inference has no noise.
 """
 
 from __future__ import annotations

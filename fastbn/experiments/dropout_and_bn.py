@@ -4,10 +4,9 @@ An MLP 784-256-256-10 on 300, 1,000 and 3,000 images of MNIST, Adam at 0.001, ba
 steps for every size, so that all fit their training images. "BN, dropout" is Linear, BN, ReLU,
 dropout; "dropout, BN" is Linear, dropout, BN, ReLU. Dropout is 0.5.
 
-To test the idea of an average, masks are drawn after training: the accuracy with one mask, of the
-mean of the probabilities over many masks, and of the whole network with dropout off, which should
-equal that mean. After training, BN's statistics are also computed anew with dropout off
-(recalibrated).
+Masks are drawn after training, too: the accuracy with one mask, of the mean of the probabilities
+over many masks, and of the whole network with dropout off, which approximates that mean. After
+training, BN's statistics are also computed anew with dropout off (recalibrated).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Gradients in twenty layers, sigmoid and ReLU, for small and large initial weights.
 
 Fully connected layers, weights from N(0, 1/inputs) times a factor, no biases, in float64. Before
-training, one batch goes forward and back. The figures show the norm of the gradient of the loss by
-the output of every hidden layer, as the root mean square over the samples. The growth per layer is
-the mean factor from one layer to the one below. Then the network trains for some steps of Adam at
-0.001.
+training, one batch goes forward and back. Shown is the norm of the loss's gradient by the output of
+every hidden layer, root mean square over the samples. The growth per layer is the mean factor from
+one layer to the one below. Then the network trains for some steps of Adam at 0.001.
 """
 
 from __future__ import annotations

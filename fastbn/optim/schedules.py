@@ -324,11 +324,12 @@ def _check(schedule: Schedule, *values: str, counts: tuple[str, ...] = ()) -> No
         value = getattr(schedule, name)
         if not isinstance(value, Real):
             raise TypeError(f"{kind}: {name} should be a number, but got {value!r}")
-        if not 0.0 <= value < math.inf:
+        if not 0.0 <= float(value) < math.inf:
             raise ValueError(f"{kind}: {name} should be finite and >= 0, but got {value}")
     for name in counts:
-        count = getattr(schedule, name)
+        count: Any = getattr(schedule, name)
+        flag = isinstance(count, bool)
         if not isinstance(count, Real):
             raise TypeError(f"{kind}: {name} should be a positive integer, but got {count!r}")
-        if isinstance(count, bool) or count != int(count) or count < 1:
+        if flag or not float(count).is_integer() or float(count) < 1:
             raise ValueError(f"{kind}: {name} should be a positive integer, but got {count}")

@@ -169,9 +169,9 @@ def table(costs: dict[str, Cost]) -> Table:
         shown.add_column(name, justify="right" if name else "left")
     rows = {
         "MB on the disk, all it needs": [f"{c.installed / MB:,.0f}" for c in costs.values()],
-        "MB of it alone": [f"{c.alone / MB:,.0f}" for c in costs.values()],
-        "import of what trains, s": [f"{c.seconds:.2f}" for c in costs.values()],
-        "most memory of a training, MB": [f"{c.peak / MB:,.0f}" for c in costs.values()],
+        "MB without dependencies": [f"{c.alone / MB:,.0f}" for c in costs.values()],
+        "import for training, s": [f"{c.seconds:.2f}" for c in costs.values()],
+        "peak memory of training, MB": [f"{c.peak / MB:,.0f}" for c in costs.values()],
     }
     for name, values in rows.items():
         shown.add_row(name, *values)

@@ -168,7 +168,7 @@ def table(costs: dict[str, Cost]) -> Table:
     for name in ("", *costs):
         shown.add_column(name, justify="right" if name else "left")
     rows = {
-        "MB on the disk, all it needs": [f"{c.installed / MB:,.0f}" for c in costs.values()],
+        "MB on disk, with all dependencies": [f"{c.installed / MB:,.0f}" for c in costs.values()],
         "MB without dependencies": [f"{c.alone / MB:,.0f}" for c in costs.values()],
         "import for training, s": [f"{c.seconds:.2f}" for c in costs.values()],
         "peak memory of training, MB": [f"{c.peak / MB:,.0f}" for c in costs.values()],

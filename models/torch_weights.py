@@ -153,7 +153,11 @@ def _read_torch(file: Path) -> tuple[dict[str, Any], bool]:
     try:
         values = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of many classes, for files of other kinds
-        raise ValueError(f"{file}: torch cannot read it as weights: {error}") from None
+        why = str(error).partition("\n")[0].partition(" This file can still be loaded")[0]
+        raise ValueError(
+            f"{file}: torch cannot read it as weights: {why} If it holds a whole module, write its "
+            "weights alone, torch.save(module.state_dict(), path)"
+        ) from None
     for key in WRAPPERS:
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
             values = values[key]

@@ -143,6 +143,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     np.testing.assert_equal(before, ours.state_dict())
 
 
+def test_a_whole_module_is_refused_with_the_remedy(torch: ModuleType, tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"^[^\n\x1b]*torch.save\(module.state_dict\(\), path\)$"):
+        models.load_torch(nn.Sequential(nn.Linear(2, 2)), tmp_path / "model.pt")
+
+
 def test_code_in_a_file_does_not_run(torch: ModuleType, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

@@ -119,11 +119,14 @@ def holds_unfinished(config: Config) -> bool:
 
 
 def require_no_run(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if a folder holds what this run must not replace."""
-    if not folder.exists():
+    """Raise OSError if a folder cannot be written, or holds what this run must not replace."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise FileExistsError(f"{place} is a file; name a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: {place} is read-only; name another --output")
+    if place != folder:
         return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder")
     names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
     if names & set(FILES) and not overwrite:
         raise FileExistsError(

@@ -82,6 +82,23 @@ def test_quiet_and_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.err == ""
 
 
+def test_a_folder_that_cannot_be_is_refused_before_the_first_epoch(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").write_text("")
+    for output in ("file", "file/run"):
+        assert run("train", "mlp", *RECIPE, "-o", output) == 2
+        shown = capsys.readouterr().err
+        assert "file is a file; name a folder" in shown
+        assert "epoch" not in shown
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert run("train", "mlp", *RECIPE, "-o", "new/run") == 2
+    shown = capsys.readouterr().err
+    assert "is read-only; name another --output" in shown
+    assert "epoch" not in shown
+    assert not Path("new").exists()
+
+
 def test_the_config_does_it_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "mlp", *RECIPE, "-o", "first") == 0
     assert run("train", "first/config.toml", "-o", "second") == 0

@@ -1,6 +1,11 @@
+"""What an installation costs: packages, bytes, memory, and the table."""
+
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import pytest
 
 from fastbn.bench import install
 
@@ -15,6 +20,7 @@ def test_what_is_needed_and_its_size() -> None:
     assert install.size("numpy") > 1e7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_memory_of_a_training() -> None:
     assert 3e7 < install._printed(install.TRAINING["fastbn"]) < 4e8
     seconds = install._printed(install.IMPORT.format(statement=install.STATEMENTS["fastbn"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import onnx
 import onnx_ir as ir
@@ -31,6 +32,11 @@ def infer_shapes(model: ir.Model, message: onnx.ModelProto) -> None:
     message : onnx.ModelProto
         What it was read from.
     """
+    with suppress(UnicodeDecodeError):  # a name that is no text
+        _infer(model, message)
+
+
+def _infer(model: ir.Model, message: onnx.ModelProto) -> None:
     light = _without_weights(message)
     constants = Constants(model)
     for graph, described in _pairs(model, light):

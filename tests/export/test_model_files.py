@@ -74,6 +74,15 @@ def test_flipped_bytes_never_crash(data):
     assert "\n" not in message
 
 
+def test_name_that_is_no_text(good):
+    content = good.SerializeToString()
+    assert content.count(good.graph.name.encode()) == 1
+    bad = content.replace(good.graph.name.encode(), b"\x80" + good.graph.name.encode()[1:])
+    with pytest.raises(ModelError) as caught:
+        fold_batch_norm(onnx.load_from_string(bad), verify=False)
+    assert "\n" not in str(caught.value)
+
+
 def test_wrong_amount_of_data(tmp_path, good):
     good.graph.initializer[0].raw_data = good.graph.initializer[0].raw_data[:-4]
     refuse(save(good, tmp_path / "a.onnx"), "should hold .* bytes", tmp_path)

@@ -352,7 +352,8 @@ def forward(object x_, object weight, object bias, object running_mean, object r
 cdef int compute_forward(call_t *k, cnp.ndarray y) except -1:
     cdef int status
     k.t.y = <char *>data(y)
-    # A smooth activation is arithmetic, not memory, and backward reads x soon. What replaces an operand is in cache, and streaming sweeps may compute a value twice.
+    # A smooth activation is arithmetic, not memory, and backward reads x soon. What replaces an
+    # operand is in cache, and streaming sweeps may compute a value twice.
     if k.act.kind != ACT_SMOOTH and k.t.y != k.t.x and k.t.y != k.t.residual:
         k.stream = streams(<double>cnp.PyArray_NBYTES(y), 2 if k.t.residual == NULL else 3,
                            k.batch and not k.l.nhwc)

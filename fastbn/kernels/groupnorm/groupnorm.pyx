@@ -24,9 +24,9 @@ from fastbn.kernels.arguments cimport (
     writes,
 )
 from fastbn.kernels.batchnorm cimport (
-    ACT_NONE, ACT_SMOOTH, GROUP, STAGGER_BYTES, TILE, act_t, activation_of, affine_of, affine_t, affines_t,
-    batchnorm_simd, batchnorm_simd_t, careful_t, is_extreme, moved, parameter, planes_t, put,
-    rounded, tensors_t,
+    ACT_NONE, ACT_SMOOTH, GROUP, STAGGER_BYTES, TILE, act_t, activation_of, affine_of, affine_t,
+    affines_t, batchnorm_simd, batchnorm_simd_t, careful_t, is_extreme, moved, parameter, planes_t,
+    put, rounded, tensors_t,
 )
 from fastbn.kernels.runtime cimport BF16, F64, LINE_BYTES, run_tasks, scratch, streams, team
 
@@ -52,8 +52,8 @@ cdef struct call_t:
     double eps
     act_t act
     tensors_t t
-    tensors_t z        # backward of a smooth activation: x, dy, and in y room for dz, which is dy to
-    act_t smooth       # all others, as if there were no activation
+    tensors_t z        # backward of a smooth activation: x, dy, and in y room for dz, which is dy
+    act_t smooth       # to all others, as if there were no activation
     const void *weight
     const void *bias
     double *mean       # N * G, as invstd

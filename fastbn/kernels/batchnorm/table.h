@@ -67,8 +67,8 @@ typedef struct {
                         const affine_t *f, const act_t *act);
     void (*nhwc_smooth)(const void *x, const void *dy, const void *residual, void *y, int64_t rows,
                         int64_t columns, int64_t ld, const affines_t *f, const act_t *act);
-    void (*careful_smooth)(const tensors_t *t, const planes_t *r, int64_t first,
-                           const careful_t *f, const act_t *act);
+    void (*careful_smooth)(const tensors_t *t, const planes_t *r, int64_t first, const careful_t *f,
+                           const act_t *act);
     /* Either layout, one channel, whose first value is at index `first`. */
     void (*careful_sums)(const tensors_t *t, const planes_t *r, int64_t first, const careful_t *f,
                          const act_t *act, double *dweight, double *dbias);

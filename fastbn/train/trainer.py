@@ -308,7 +308,7 @@ class Trainer:
         communicator = None if self.ranks is None else self.ranks.communicator
         return evaluate_batches(self.net, self.loss, self.metrics, batches, communicator)
 
-    def predict(self, x: Any, batch_size: int = ROWS) -> Array:
+    def predict(self, x: Any, batch_size: int = ROWS) -> Any:
         """Return the outputs for any number of rows; see `fastbn.nn.Module.predict`.
 
         Parameters
@@ -322,9 +322,11 @@ class Trainer:
             x = as_samples(x, inputs.expected_by(self.net, self.loss))
         if isinstance(x, Rows):  # converted batch by batch
             steps = range(0, max(len(x), 1), inputs.whole("batch_size", batch_size))
-            return np.concatenate([self.net.predict(x[i : i + batch_size]) for i in steps])
-        predicted: Array = self.net.predict(x, batch_size)
-        return predicted
+            found = [self.net.predict(x[i : i + batch_size]) for i in steps]
+            if isinstance(found[0], tuple):  # several outputs
+                return tuple(map(np.concatenate, zip(*found, strict=True)))
+            return np.concatenate(found)
+        return self.net.predict(x, batch_size)
 
     @property
     def learning_rate(self) -> float | None:

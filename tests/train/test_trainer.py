@@ -213,3 +213,13 @@ def test_bars_ask_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(shown) == 1
     with bars(False) as shown:
         assert not shown
+
+
+def test_predict_takes_pixels_for_several_outputs() -> None:
+    x = nn.Input((4, 4, 1))
+    h = nn.Flatten()(x)
+    net = nn.Graph(x, (nn.Linear(16, 3, rng=0)(h), nn.Linear(16, 2, rng=1)(h)))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), np.uint8)
+    found = Trainer(net, loss=lambda pred, target: (0.0, pred)).predict(pixels, batch_size=2)
+    for y, expected in zip(found, net.predict(pixels.astype(np.float32) / 255), strict=True):
+        np.testing.assert_array_equal(y, expected)

@@ -38,6 +38,13 @@ def forward_rule(*operators: str) -> Callable[[ForwardRule], ForwardRule]:
     return register
 
 
+class _SharedError(Refused):
+    """A refusal that names a value of several consumers; those in front of it add nothing."""
+
+    def __init__(self, value: ir.Value, why: str = "") -> None:
+        super().__init__(f"{value.name!r} has {len(value.uses())} consumers{why}")
+
+
 def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
     """Make a node's input carry the affine, by changing whatever produces it.
 
@@ -75,10 +82,11 @@ def push_back(plan: Plan, node: ir.Node, index: int, affine: Affine) -> None:
             # The producer first: it refuses more often, and others may be many.
             try:
                 rule(plan, producer, affine, value.index() or 0)
+            except _SharedError:
+                raise
             except Refused as refusal:
-                if others and "consumers" not in str(refusal):
-                    count = len(value.uses())
-                    raise Refused(f"{value.name!r} has {count} consumers, and {refusal}") from None
+                if others:
+                    raise _SharedError(value, f", and {refusal}") from None
                 raise
             _tell(plan, value, others, affine)
 
@@ -95,7 +103,7 @@ def _others(plan: Plan, value: ir.Value, asking: tuple[ir.Node, int]) -> dict[ir
             raise Refused(f"{label(asking[0])} reads {value.name!r} more than once")
         del others[asking[0]]
     if not plan.allow_changes:
-        raise Refused(f"{value.name!r} has {len(value.uses())} consumers")
+        raise _SharedError(value)
     return others
 
 
@@ -108,9 +116,7 @@ def _tell(plan: Plan, value: ir.Value, others: dict[ir.Node, list[int]], affine:
         for node, indices in others.items():
             _into_consumer(plan, value, node, indices, inverse)
     except Refused as refusal:
-        raise Refused(
-            f"{value.name!r} has {len(value.uses())} consumers, and not all can undo it ({refusal})"
-        ) from refusal
+        raise _SharedError(value, f", and not all can undo it ({refusal})") from refusal
 
 
 def push_forward(plan: Plan, value: ir.Value, affine: Affine) -> None:

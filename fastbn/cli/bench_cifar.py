@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli.bench import names, printer, warn_if_busy
+from fastbn.cli.measuring import names, printer, warn_if_busy
 
 
 def cifar(

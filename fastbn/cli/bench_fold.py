@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastbn.cli.bench import JsonFile, names, warn_if_busy
+from fastbn.cli.measuring import JsonFile, names, warn_if_busy
 
 
 def fold_table(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastbn.cli.bench import names
+from fastbn.cli.measuring import names
 
 if TYPE_CHECKING:
     from fastbn.bench.read import ReadRow

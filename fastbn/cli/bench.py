@@ -181,7 +181,8 @@ def train(
         str,
         typer.Option(
             help="all (but the large ones), or a list out of mlp,convnet4,resnet20,inception; "
-            "large, of 96 px: resnet18,resnet50,mobilenet_v2,densenet121,efficientnet_lite0."
+            "large: speedrun, and of 96 px: resnet18,resnet50,mobilenet_v2,densenet121,"
+            "efficientnet_lite0."
         ),
     ] = "all",
     batch: Annotated[

@@ -17,7 +17,7 @@ def layer_norm(
     weight: Array | None = None,
     bias: Array | None = None,
     *,
-    normalized_shape: tuple[int, ...],
+    normalized_shape: int | tuple[int, ...],
     eps: float = 1e-5,
     activation: str | None = None,
     negative_slope: float = 0.01,
@@ -40,7 +40,7 @@ def layer_norm(
         Shape (..., *normalized_shape); float32, float64 or bfloat16.
     weight, bias : array or None
         γ and β, shape `normalized_shape`, of x's dtype (float32 for bfloat16). None is 1 and 0.
-    normalized_shape : tuple of int
+    normalized_shape : int or tuple of int
         The last axes of x.
     activation : {None, "relu", "leaky_relu", "silu", "gelu", "gelu_tanh", ...}
         What follows; `negative_slope` is leaky ReLU's. The names are those of :func:`batch_norm`.
@@ -139,7 +139,7 @@ def rms_norm(
     x: Array,
     weight: Array | None = None,
     *,
-    normalized_shape: tuple[int, ...],
+    normalized_shape: int | tuple[int, ...],
     eps: float | None = None,
     activation: str | None = None,
     negative_slope: float = 0.01,

@@ -152,6 +152,14 @@ def test_rows_of_any_length(
                 assert error(ours, theirs) < tolerance
 
 
+def test_one_axis_may_be_a_number() -> None:
+    x = np.arange(6.0).reshape(2, 3)
+    for function in (F.layer_norm, F.rms_norm):
+        one, saved = function(x, normalized_shape=3)
+        np.testing.assert_array_equal(one, function(x, normalized_shape=(3,))[0])
+        assert getattr(F, f"{function.__name__}_backward")(x, saved)[0].shape == x.shape
+
+
 def test_bad_arguments_are_named() -> None:
     x = np.zeros((2, 3, 4), np.float32)
     with pytest.raises(ValueError, match="num_groups should divide"):

@@ -18,7 +18,7 @@ def forward(
     x: Array,
     weight: Array | None,
     bias: Array | None,
-    normalized_shape: tuple[int, ...],
+    normalized_shape: int | tuple[int, ...],
     eps: float | None,
     rms: bool,
     activation: str | None,

@@ -266,7 +266,7 @@ def forward(object x_, object weight, object bias, object normalized_shape, obje
     cdef arrays_t a
     cdef call_t k
     element_of(x, "x")
-    shape = tuple(normalized_shape)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or (<object>x).shape[-len(shape):] != shape or len(shape) > cnp.PyArray_NDIM(x):
         raise ValueError(f"normalized_shape {shape} should be the last axes of the input's shape, "
                          f"got {(<object>x).shape}")

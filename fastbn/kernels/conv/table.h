@@ -6,15 +6,19 @@
 #include "common/tables.h"
 
 typedef struct {
-    void (*winograd_windows)(const void *const *rows, int64_t width, int64_t first,
-                             int64_t channels, int64_t tiles, const void *zeros, void *to,
-                             int64_t step, int64_t apart, int64_t pitch);
-    int (*winograd_outputs)(const void *m, int64_t step, int64_t pitch, int64_t tiles,
-                            int64_t channels, const void *bias, void *y0, void *y1, int64_t width);
-    void (*winograd_spread)(const void *dy0, const void *dy1, int64_t width, int64_t channels,
-                            int64_t tiles, void *to, int64_t apart, int64_t pitch);
-    void (*winograd_filters)(const void *g, int64_t n, void *to, int64_t pitch);
-    int (*winograd_gradients)(const void *p, int64_t n, int64_t pitch, void *to, int64_t apart);
+    void (*windows)(const void *const *rows, int64_t width, int64_t first, int64_t channels,
+                    int64_t tiles, const void *zeros, void *to, int64_t step, int64_t apart,
+                    int64_t pitch);
+    int (*outputs)(const void *u, int64_t step, int64_t pitch, int64_t tiles, int64_t channels,
+                   const void *bias, void *y, int64_t high, int64_t width);
+    void (*spread)(const void *dy, int64_t high, int64_t width, int64_t channels, int64_t tiles,
+                   void *to, int64_t apart, int64_t pitch);
+    void (*filters)(const void *g, int64_t n, void *to, int64_t pitch);
+    int (*gradients)(const void *u, int64_t n, int64_t pitch, void *to, int64_t apart);
+} winograd_simd_t;
+
+typedef struct {
+    winograd_simd_t winograd[2]; /* for tiles of 2x2 and of 4x4 outputs */
     void (*depth_rows)(int64_t taps, const void **x, const void *const *w, int64_t count,
                        int64_t x_step, void *y, int64_t y_step, int64_t channels, const void *bias,
                        int prefetch);

@@ -1,12 +1,12 @@
-# 3x3 convolutions of stride 1 by Winograd: 16 products for four outputs, where the direct
-# algorithm needs 36 (see conv.pyx and winograd.h).
+# 3x3 convolutions of stride 1 by Winograd, in tiles of m x m outputs, m = 2 or 4: (m + 2)^2 products
+# for one, 16 or 36, where the direct algorithm needs 36 or 144 (see conv.pyx and winograd.h).
 #
-# forward and dx   A task takes some rows of tiles through all three steps: windows, 16 products
-#                  with the filters, outputs. What is between them stays in cache.
+# forward and dx   A task takes some rows of tiles through all three steps: windows, products with
+#                  the filters, outputs. What is between them stays in cache.
 # dweight          Windows and spread gradients of a block of tiles are made, then multiplied and
-#                  added to the 16 sums. A task takes a chunk of the tiles, with sums of its own,
-#                  which are added up in their order. Where there are too many weights or too few
-#                  tiles for that, all threads share every block: its rows, then its 16 products.
+#                  added to the sums. A task takes a chunk of the tiles, with sums of its own, which
+#                  are added up in their order. Where there are too many weights or too few tiles
+#                  for that, all threads share every block: its rows, then its products.
 #
 # A number that is not finite would reach all outputs of its tiles: where one comes out, the direct
 # algorithm is taken after all.
@@ -17,14 +17,18 @@ cdef enum:
     FEWEST_BLOCKS = 4      # tasks
     TASK_BYTES = 196608    # of a task's windows and products
     TASK_TILES = 64        # at least
-    NEAR_BYTES = 65536     # of one of the 16 matrices of filters
+    NEAR_BYTES = 65536     # of one of the matrices of filters
+    FILTER_TILES = 8       # whose products take as long as to transform the filters
+    SUM_CHANNELS = 32      # whose products are added up in one go if m = 4: see ROUNDING
     OUTER_TILES = 224      # of a block of dweight, at most
     FEWEST_OUTER = 48
     OUTER_BYTES = 4194304  # of its windows and gradients
     OWN_BYTES = 1048576    # where it is not shared
     CHUNKS = 8
     FEWEST_CHUNKS = 4      # with fewer, every block is shared
-    SUM_BYTES = 524288     # and with more than this in the 16 sums
+    SUM_TILES = 64         # as SUM_CHANNELS, for dweight
+    GROUP_BLOCKS = 16      # likewise: whose sums are added up before they join the others
+    SUM_BYTES = 524288     # and with more than this in the sums
 
 
 cdef bint is_winograd(const conv_t *v) noexcept nogil:
@@ -34,16 +38,32 @@ cdef bint is_winograd(const conv_t *v) noexcept nogil:
             and <double>v.N * ((v.OH + 1) // 2) * ((v.OW + 1) // 2) >= FEWEST_WINDOWS)
 
 
+cdef double work(const conv_t *v, int64_t m) noexcept nogil:
+    """Products of a pair of channels in tiles of m x m outputs."""
+    cdef double tiles = <double>v.N * ((v.OH + m - 1) // m) * ((v.OW + m - 1) // m)
+    return (m + 2) * (m + 2) * (tiles + FILTER_TILES)
+
+
+cdef int64_t tile_side(const conv_t *v) noexcept nogil:
+    return 4 if work(v, 4) < work(v, 2) else 2
+
+
+cdef inline const winograd_simd_t *winograd_simd(const conv_t *v, int64_t m) noexcept nogil:
+    return &conv_simd(v.element).winograd[m // 4]
+
+
 cdef struct winograd_t:
     const conv_t *v                # for dx, from dy to x
+    int64_t m                      # side of a tile
+    int64_t products               # (m + 2)^2
     int64_t TH, TW                 # tiles of an image
     const char *x
     char *y
     const packing_t *packing
-    char *filters                  # [16][panel][C][nr]
-    const char *zeros              # four pixels
+    char *filters                  # [product][panel][C][nr]
+    const char *zeros              # m + 2 pixels
     const char *bias
-    int64_t filter_pitch           # elements from one of the 16 matrices to the next
+    int64_t filter_pitch           # elements from one of the matrices to the next
     int64_t rows                   # of tiles in a task
     parts_t moments                # of y
     bint finite
@@ -54,7 +74,7 @@ cdef inline int64_t ceil_to(int64_t n, int64_t step) noexcept nogil:
 
 
 cdef inline int64_t pitch_of(int64_t n, int itemsize) noexcept nogil:
-    """Of matrices of n elements: no multiple of a page, or all 16 would meet in one cache set."""
+    """Of matrices of n elements: no multiple of a page, or all would meet in one cache set."""
     return ceil_to(n * itemsize, 64) // itemsize + 64 // itemsize
 
 
@@ -70,19 +90,18 @@ cdef int64_t rows_of_task(const winograd_t *p, int64_t tile_bytes, int mr) noexc
     return min(best, max(<int64_t>1, p.v.N * p.TH // FEWEST_BLOCKS))
 
 
-cdef void windows_row(const conv_t *v, const char *x, int64_t image, int64_t i, int64_t tiles,
-                      const char *zeros, char *to, int64_t step, int64_t apart,
+cdef void windows_row(const conv_t *v, int64_t m, const char *x, int64_t image, int64_t i,
+                      int64_t tiles, const char *zeros, char *to, int64_t step, int64_t apart,
                       int64_t pitch) noexcept nogil:
-    """The windows of row i of an image's tiles (see winograd_windows)."""
-    cdef const void *seen[4]
+    """The windows of row i of an image's tiles (see winograd.h)."""
+    cdef const void *seen[6]
     cdef int64_t r, h
-    for r in range(4):
-        h = 2 * i - v.ph + r
+    for r in range(m + 2):
+        h = m * i - v.ph + r
         seen[r] = NULL
         if 0 <= h < v.H:
             seen[r] = x + (image * v.H + h) * v.W * v.C * v.itemsize
-    conv_simd(v.element).winograd_windows(seen, v.W, -v.pw, v.C, tiles, zeros, to, step, apart,
-                                          pitch)
+    winograd_simd(v, m).windows(seen, v.W, -v.pw, v.C, tiles, zeros, to, step, apart, pitch)
 
 
 cdef void filter_task(const void *job, int64_t panel) noexcept nogil:
@@ -97,15 +116,14 @@ cdef void filter_task(const void *job, int64_t panel) noexcept nogil:
         simd.pack_panel(k.w + (k.off[tap] + panel * simd.nr * k.sn) * v.itemsize, v.C,
                         min(<int64_t>simd.nr, v.K - panel * simd.nr), k.sk, k.sn,
                         taps + tap * size * v.itemsize)
-    conv_simd(v.element).winograd_filters(taps, size, p.filters + panel * size * v.itemsize,
-                                          p.filter_pitch)
+    winograd_simd(v, p.m).filters(taps, size, p.filters + panel * size * v.itemsize,
+                                  p.filter_pitch)
 
 
 cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
     """Some rows of tiles."""
     cdef winograd_t *p = <winograd_t *>job
     cdef const conv_t *v = p.v
-    cdef const conv_simd_t *winograd = conv_simd(v.element)
     cdef const matmul_simd_t *simd = matmul_simd(v.element)
     cdef int64_t first = task * p.rows, count = min(p.rows, v.N * p.TH - first)
     cdef int64_t tiles = count * p.TW, width = matmul_simd(v.element).width
@@ -114,16 +132,17 @@ cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
     cdef int64_t product_pitch = pitch_of(tiles * K, v.itemsize)
     cdef int64_t panels = (v.K + simd.nr - 1) // simd.nr, panel, row, i, at
     cdef int64_t chunks = chunks_of(simd, v.C, v.itemsize), chunk, begin, length, ahead = 0
-    cdef char *windows = <char *>scratch(2, 16 * (pitch + product_pitch) * v.itemsize)
-    cdef char *products = windows + 16 * pitch * v.itemsize
+    cdef char *windows = <char *>scratch(2, p.products * (pitch + product_pitch) * v.itemsize)
+    cdef char *products = windows + p.products * pitch * v.itemsize
     cdef const char *b
-    cdef char *y
+    if p.m == 4:
+        chunks = max(chunks, (v.C + SUM_CHANNELS - 1) // SUM_CHANNELS)
     for row in range(count):
-        windows_row(v, p.x, (first + row) // p.TH, (first + row) % p.TH, p.TW, p.zeros,
+        windows_row(v, p.m, p.x, (first + row) // p.TH, (first + row) % p.TH, p.TW, p.zeros,
                     windows + row * p.TW * width * v.itemsize, width, tiles * width, pitch)
     if p.filter_pitch * v.itemsize > NEAR_BYTES:  # the next panel is fetched meanwhile
         ahead = v.C // chunks * simd.nr * v.itemsize
-    for i in range(16):
+    for i in range(p.products):
         for chunk in range(chunks):
             begin = C // width * chunk // chunks * width  # whole runs
             length = min(v.C, C // width * (chunk + 1) // chunks * width) - begin
@@ -135,11 +154,10 @@ cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
                     min(<int64_t>simd.nr, v.K - panel * simd.nr), chunk > 0,
                     b + v.C * simd.nr * v.itemsize, ahead)
     for row in range(count):
-        y = p.y + pixels_before(p, first + row) * v.K * v.itemsize
-        if not winograd.winograd_outputs(
-                products + row * p.TW * K * v.itemsize, K, product_pitch, p.TW, v.K, p.bias, y,
-                y + v.OW * v.K * v.itemsize if 2 * ((first + row) % p.TH) + 1 < v.OH else NULL,
-                v.OW):
+        if not winograd_simd(v, p.m).outputs(
+                products + row * p.TW * K * v.itemsize, K, product_pitch, p.TW, v.K, p.bias,
+                p.y + pixels_before(p, first + row) * v.K * v.itemsize,
+                min(p.m, v.OH - (first + row) % p.TH * p.m), v.OW):
             p.finite = False
     if p.moments.parts != NULL:
         at = pixels_before(p, first)
@@ -149,7 +167,7 @@ cdef void winograd_task(const void *job, int64_t task) noexcept nogil:
 
 cdef int64_t pixels_before(const winograd_t *p, int64_t row) noexcept nogil:
     """Pixels of y in front of a row of tiles."""
-    return (row // p.TH * p.v.OH + 2 * (row % p.TH)) * p.v.OW
+    return (row // p.TH * p.v.OH + p.m * (row % p.TH)) * p.v.OW
 
 
 cdef int run_winograd(const conv_t *v, const char *x, const packing_t *k, const char *bias,
@@ -160,14 +178,16 @@ cdef int run_winograd(const conv_t *v, const char *x, const packing_t *k, const 
     cdef int threads
     cdef winograd_t p
     p.v, p.x, p.y, p.packing, p.bias, p.finite = v, x, y, k, bias, True
-    p.TH, p.TW = (v.OH + 1) // 2, (v.OW + 1) // 2
+    p.m = tile_side(v)
+    p.products = (p.m + 2) * (p.m + 2)
+    p.TH, p.TW = (v.OH + p.m - 1) // p.m, (v.OW + p.m - 1) // p.m
     p.filter_pitch = pitch_of(panels * v.C * simd.nr, v.itemsize)
-    p.rows = rows_of_task(&p, 16 * (v.C + v.K) * v.itemsize, simd.mr)
-    size = 16 * p.filter_pitch * v.itemsize
-    p.filters = <char *>scratch(0, size + 4 * v.C * v.itemsize)
+    p.rows = rows_of_task(&p, p.products * (v.C + v.K) * v.itemsize, simd.mr)
+    size = p.products * p.filter_pitch * v.itemsize
+    p.filters = <char *>scratch(0, size + (p.m + 2) * v.C * v.itemsize)
     if p.filters == NULL:
         return -1
-    p.zeros = <char *>memset(p.filters + size, 0, 4 * v.C * v.itemsize)
+    p.zeros = <char *>memset(p.filters + size, 0, (p.m + 2) * v.C * v.itemsize)
     tasks = (v.N * p.TH + p.rows - 1) // p.rows
     if open_parts(&p.moments, moments, v, tasks):
         return -1
@@ -215,11 +235,12 @@ cdef struct outer_t:
     const char *x
     const char *dy
     char *dweight
-    char *sums           # [chunk][16][C][K]
-    const char *zeros    # four pixels
-    int64_t TH, TW
+    char *sums           # [chunk][product][C][K]
+    const char *zeros    # m + 2 pixels
+    int64_t m, products, TH, TW
     int64_t chunks       # of the rows of tiles
     int64_t rows         # of a block
+    int64_t run          # tiles that are added up in one go
     int64_t window_pitch, spread_pitch, sum_pitch
     int64_t pieces       # of the C rows of each product
     int status           # 1: a number is not finite; -1: no memory
@@ -228,9 +249,10 @@ cdef struct outer_t:
 cdef struct block_t:
     const outer_t *p
     int64_t first, count  # rows of tiles
-    char *windows         # [16][C / width][tile][width]
-    char *spread          # [16][panel][tile][nr]
-    char *sums            # [16][C][K]
+    char *windows         # [product][C / width][tile][width]
+    char *spread          # [product][panel][tile][nr]
+    char *total           # [product][C][K]: of the chunk
+    char *sums            # the same, of a group of blocks: total for the first
     bint add
 
 
@@ -239,20 +261,19 @@ cdef void spread_task(const void *job, int64_t row) noexcept nogil:
     cdef const block_t *b = <const block_t *>job
     cdef const outer_t *p = b.p
     cdef const conv_t *v = p.v
-    cdef const conv_simd_t *simd = conv_simd(v.element)
     cdef int64_t width = matmul_simd(v.element).width, nr = matmul_simd(v.element).nr
     cdef int64_t image = (b.first + row) // p.TH, i = (b.first + row) % p.TH
     cdef int64_t tiles = p.rows * p.TW
-    cdef const char *dy = p.dy + (image * v.OH + 2 * i) * v.OW * v.K * v.itemsize
-    windows_row(v, p.x, image, i, p.TW, p.zeros, b.windows + row * p.TW * width * v.itemsize,
+    cdef const char *dy = p.dy + (image * v.OH + p.m * i) * v.OW * v.K * v.itemsize
+    windows_row(v, p.m, p.x, image, i, p.TW, p.zeros, b.windows + row * p.TW * width * v.itemsize,
                 width, tiles * width, p.window_pitch)
-    simd.winograd_spread(dy, dy + v.OW * v.K * v.itemsize if 2 * i + 1 < v.OH else NULL, v.OW,
-                         v.K, p.TW, b.spread + row * p.TW * nr * v.itemsize, tiles * nr,
-                         p.spread_pitch)
+    winograd_simd(v, p.m).spread(dy, min(p.m, v.OH - p.m * i), v.OW, v.K, p.TW,
+                                 b.spread + row * p.TW * nr * v.itemsize, tiles * nr,
+                                 p.spread_pitch)
 
 
 cdef void outer_task(const void *job, int64_t task) noexcept nogil:
-    """A piece of the rows of one of the 16 products."""
+    """A piece of the rows of one of the products."""
     cdef const block_t *b = <const block_t *>job
     cdef const outer_t *p = b.p
     cdef const conv_t *v = p.v
@@ -260,36 +281,59 @@ cdef void outer_task(const void *job, int64_t task) noexcept nogil:
     cdef int64_t i = task // p.pieces, piece = task % p.pieces, width = matmul_simd(v.element).width
     cdef int64_t runs = (v.C + width - 1) // width, begin = runs * piece // p.pieces * width
     cdef int64_t end = min(v.C, runs * (piece + 1) // p.pieces * width), panel
-    cdef int64_t tiles = p.rows * p.TW, panels = (v.K + simd.nr - 1) // simd.nr
+    cdef int64_t tiles = p.rows * p.TW, panels = (v.K + simd.nr - 1) // simd.nr, first
     cdef const char *windows = b.windows + (i * p.window_pitch + begin * tiles) * v.itemsize
     cdef const char *spread = b.spread + i * p.spread_pitch * v.itemsize
     cdef char *sums = b.sums + (i * p.sum_pitch + begin * v.K) * v.itemsize
     for panel in range(panels):
-        simd.outer_blocked(b.count * p.TW, windows, tiles * width,
-                           spread + panel * tiles * simd.nr * v.itemsize,
-                           sums + panel * simd.nr * v.itemsize, v.K, end - begin,
-                           min(<int64_t>simd.nr, v.K - panel * simd.nr), b.add)
+        first = 0
+        while first < b.count * p.TW:
+            simd.outer_blocked(min(p.run, b.count * p.TW - first),
+                               windows + first * width * v.itemsize, tiles * width,
+                               spread + (panel * tiles + first) * simd.nr * v.itemsize,
+                               sums + panel * simd.nr * v.itemsize, v.K, end - begin,
+                               min(<int64_t>simd.nr, v.K - panel * simd.nr),
+                               b.add or first > 0)
+            first += p.run
+
+
+cdef void join_task(const void *job, int64_t task) noexcept nogil:
+    """A slice of the sums of a group of blocks."""
+    cdef const block_t *b = <const block_t *>job
+    cdef int64_t first = task * SLICE, itemsize = b.p.v.itemsize
+    cdef const void *terms[2]
+    terms[0], terms[1] = b.total + first * itemsize, b.sums + first * itemsize
+    add_simd(b.p.v.element).sum_terms(
+        terms, 2, b.total + first * itemsize,
+        min(<int64_t>SLICE, b.p.products * b.p.sum_pitch - first), False)
 
 
 cdef void add_blocks(outer_t *p, int64_t chunk, int threads) noexcept nogil:
     """Sum over a chunk of the tiles, block by block."""
     cdef int64_t total = p.v.N * p.TH
     cdef int64_t first = total * chunk // p.chunks, last = total * (chunk + 1) // p.chunks
-    cdef int itemsize = p.v.itemsize
+    cdef int64_t size = p.products * p.sum_pitch * p.v.itemsize, blocks = 0, spare = 0
+    cdef int64_t pixels = p.products * (p.window_pitch + p.spread_pitch) * p.v.itemsize
     cdef block_t b
-    b.p, b.add = p, False
-    b.windows = <char *>scratch(2, 16 * (p.window_pitch + p.spread_pitch) * itemsize)
+    if last - first > GROUP_BLOCKS * p.rows:
+        spare = size
+    b.p = p
+    b.windows = <char *>scratch(2, pixels + spare)
     if b.windows == NULL:
         p.status = -1
         return
-    b.spread = b.windows + 16 * p.window_pitch * itemsize
-    b.sums = p.sums + chunk * 16 * p.sum_pitch * itemsize
+    b.spread = b.windows + p.products * p.window_pitch * p.v.itemsize
+    b.total = b.sums = p.sums + chunk * size
     while first < last:
-        b.first, b.count = first, min(p.rows, last - first)
+        b.first, b.count, b.add = first, min(p.rows, last - first), blocks % GROUP_BLOCKS > 0
         run_tasks(spread_task, &b, b.count, threads)
-        run_tasks(outer_task, &b, 16 * p.pieces, threads)
+        run_tasks(outer_task, &b, p.products * p.pieces, threads)
         first += b.count
-        b.add = True
+        blocks += 1
+        if b.sums != b.total and (blocks % GROUP_BLOCKS == 0 or first == last):
+            run_tasks(join_task, &b, (p.products * p.sum_pitch + SLICE - 1) // SLICE, threads)
+        if blocks == GROUP_BLOCKS:
+            b.sums = b.windows + pixels
 
 
 cdef void chunk_task(const void *job, int64_t chunk) noexcept nogil:
@@ -297,10 +341,10 @@ cdef void chunk_task(const void *job, int64_t chunk) noexcept nogil:
 
 
 cdef void gradients_task(const void *job, int64_t task) noexcept nogil:
-    """From the 16 sums to the filters' gradients, for one slice of the filters."""
+    """From the sums to the filters' gradients, for one slice of the filters."""
     cdef outer_t *p = <outer_t *>job
     cdef int64_t size = p.v.C * p.v.K, first = task * SLICE, itemsize = p.v.itemsize
-    if not conv_simd(p.v.element).winograd_gradients(
+    if not winograd_simd(p.v, p.m).gradients(
             p.sums + first * itemsize, min(<int64_t>SLICE, size - first), p.sum_pitch,
             p.dweight + first * itemsize, size):
         p.status = 1
@@ -316,25 +360,28 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
     cdef int threads
     cdef outer_t p
     p.v, p.x, p.dy, p.dweight, p.status = v, x, dy, dweight, 0
-    p.TH, p.TW = (v.OH + 1) // 2, (v.OW + 1) // 2
+    p.m = tile_side(v)
+    p.products = (p.m + 2) * (p.m + 2)
+    p.TH, p.TW = (v.OH + p.m - 1) // p.m, (v.OW + p.m - 1) // p.m
     p.sum_pitch = pitch_of(size, v.itemsize)
-    sums = 16 * p.sum_pitch * v.itemsize
+    sums = p.products * p.sum_pitch * v.itemsize
     total = v.N * p.TH
     p.chunks = min(min(<int64_t>CHUNKS, total), total * p.TW // OUTER_TILES)
     shared = sums > SUM_BYTES or p.chunks < FEWEST_CHUNKS
     if shared:
         p.chunks = 1
-    tiles = (OUTER_BYTES if shared else OWN_BYTES) // (16 * (C + K) * v.itemsize)
+    tiles = (OUTER_BYTES if shared else OWN_BYTES) // (p.products * (C + K) * v.itemsize)
     tiles = min(<int64_t>OUTER_TILES, max(<int64_t>FEWEST_OUTER, tiles))
     p.rows = min(total, max(<int64_t>1, tiles // p.TW))
     p.pieces = min(C // matmul_simd(v.element).width, <int64_t>2) if shared else 1
     tiles = p.rows * p.TW
+    p.run = SUM_TILES if p.m == 4 else tiles
     p.window_pitch = pitch_of(tiles * C, v.itemsize)
     p.spread_pitch = pitch_of(tiles * K, v.itemsize)
-    p.sums = <char *>scratch(0, p.chunks * sums + 4 * v.C * v.itemsize)
+    p.sums = <char *>scratch(0, p.chunks * sums + (p.m + 2) * v.C * v.itemsize)
     if p.sums == NULL:
         return -1
-    p.zeros = <char *>memset(p.sums + p.chunks * sums, 0, 4 * v.C * v.itemsize)
+    p.zeros = <char *>memset(p.sums + p.chunks * sums, 0, (p.m + 2) * v.C * v.itemsize)
     threads = team(<double>total * p.TW * size)
     if shared:
         add_blocks(&p, 0, threads)
@@ -343,6 +390,6 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
     if p.status:
         return p.status
     if p.chunks > 1:
-        add_parts(v, p.sums, p.chunks, 16 * p.sum_pitch, threads)
+        add_parts(v, p.sums, p.chunks, p.products * p.sum_pitch, threads)
     run_tasks(gradients_task, &p, (size + SLICE - 1) // SLICE, threads)
     return p.status

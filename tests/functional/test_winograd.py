@@ -1,4 +1,4 @@
-"""3x3 convolutions with 16 products for four outputs: equal to the reference at every border."""
+"""3x3 convolutions by Winograd in tiles of 2x2 and of 4x4: equal to the reference at every border."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def calls(draw: st.DrawFn) -> tuple[Any, ...]:
     padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
     height, width = (draw(st.integers(3, 13)) for _ in range(2))
     tiles = ((height + 2 * padding[0] - 1) // 2) * ((width + 2 * padding[1] - 1) // 2)
-    n = -(-32 // tiles) + draw(st.integers(0, 3))
+    # few windows are taken in tiles of 2x2, many in tiles of 4x4 if these do not stand over much
+    n = -(-draw(st.sampled_from([32, 160])) // tiles) + draw(st.integers(0, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     layout = LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))]
     x = layout(rng.standard_normal((n, height, width, c)).astype(dtype))
@@ -63,6 +64,8 @@ def test_random_calls_equal_the_reference(call: tuple[Any, ...]) -> None:
         ((9, 31, 33, 17), 16),
         ((5, 30, 30, 64), 64),
         ((3, 30, 30, 96), 96),  # too many weights for them
+        ((26, 112, 112, 16), 16),  # groups of blocks in each chunk
+        ((5, 96, 96, 72), 72),  # groups of blocks without chunks
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -82,17 +85,71 @@ def test_gradients_of_weights_are_cut_into_chunks(
     assert error(dweight, dweight64) < TOLERANCE[x.dtype]
 
 
+@pytest.mark.parametrize(
+    ("shape", "outputs"),
+    [((16, 15, 15, 64), 64), ((2, 28, 28, 128), 128), ((24, 7, 7, 256), 64), ((24, 7, 7, 512), 32)],
+)
+def test_errors_do_not_grow_with_the_channels(
+    shape: tuple[int, ...], outputs: int, rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal(shape).astype(np.float32)
+    weight = rng.standard_normal((outputs, shape[-1], 3, 3)).astype(np.float32)
+    y, saved = F.conv2d(x, weight, padding=1)
+    y64, saved64 = reference.conv2d(x, weight, padding=1)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    results = (y, *F.conv2d_backward(dy, saved)[:2])
+    results64 = (y64, *reference.conv2d_backward(dy, saved64)[:2])
+    for result, result64 in zip(results, results64, strict=True):
+        assert result is not None
+        assert result64 is not None
+        assert error(result, result64) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("images", "side", "tile"),
+    [
+        (64, 31, 4),
+        (64, 15, 4),
+        (64, 14, 4),
+        (64, 7, 4),
+        (128, 3, 4),
+        (64, 6, 2),  # as many products
+        (64, 5, 2),
+        (128, 2, 2),  # more of them
+        (1, 14, 2),  # too few tiles for the filters
+    ],
+)
+def test_the_number_of_products_decides_the_tile(
+    images: int, side: int, tile: int, rng: np.random.Generator
+) -> None:
+    """Tiles of 2x2 keep small integers exact, those of 4x4 only to 2e-6 of the largest."""
+    x = rng.integers(-4, 5, (images, side, side, 16)).astype(np.float32)
+    weight = rng.integers(-4, 5, (16, 16, 3, 3)).astype(np.float32)
+    y, saved = F.conv2d(x, weight, padding=1)
+    y64, saved64 = reference.conv2d(x, weight, padding=1)
+    gradients, gradients64 = F.conv2d_backward(x, saved), reference.conv2d_backward(x, saved64)
+    for result, result64 in zip((y, *gradients[:2]), (y64, *gradients64[:2]), strict=True):
+        assert result is not None
+        assert result64 is not None
+        assert error(result, result64) < 2e-6
+        assert np.array_equal(result, result64) == (tile == 2)
+
+
 @pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_an_offset_costs_no_digits_of_the_largest(offset: float, rng: np.random.Generator) -> None:
-    x = (rng.standard_normal((8, 14, 14, 64)) + offset).astype(np.float32)
+@pytest.mark.parametrize("side", [6, 14])
+def test_an_offset_costs_no_digits_of_the_largest(
+    offset: float, side: int, rng: np.random.Generator
+) -> None:
+    x = (rng.standard_normal((8, side, side, 64)) + offset).astype(np.float32)
     weight = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
     y64, _ = reference.conv2d(x, weight, padding=1)
     assert error(F.conv2d(x, weight, padding=1)[0], y64) < 2e-6
 
 
+@pytest.mark.parametrize("images", [2, 30])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_what_is_not_finite_reaches_only_the_windows_that_see_it(value: float) -> None:
-    x = np.zeros((2, 9, 9, 16), np.float32)
+def test_what_is_not_finite_reaches_only_the_windows_that_see_it(value: float, images: int) -> None:
+    x = np.zeros((images, 9, 9, 16), np.float32)
     x[0, 3, 4, 1] = value
     weight = np.ones((16, 16, 3, 3), np.float32)
     assert F.conv2d_algorithm(x.shape, weight.shape, padding=1) == WINOGRAD
@@ -113,10 +170,16 @@ def test_what_is_not_finite_reaches_only_the_windows_that_see_it(value: float) -
         assert np.isfinite(dweight[0, 0]).all()
 
 
-def test_the_same_bits_for_every_number_of_threads(rng: np.random.Generator) -> None:
-    x = rng.standard_normal((9, 15, 14, 40)).astype(np.float32)
-    weight = rng.standard_normal((48, 40, 3, 3)).astype(np.float32)
-    dy = rng.standard_normal((9, 15, 14, 48)).astype(np.float32)
+@pytest.mark.parametrize(
+    "shape",
+    [(9, 15, 14, 40), (9, 6, 10, 40), (1, 15, 14, 40), (70, 7, 7, 128), (26, 112, 112, 16)],
+)
+def test_the_same_bits_for_every_number_of_threads(
+    shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal(shape).astype(np.float32)
+    weight = rng.standard_normal((48, shape[-1], 3, 3)).astype(np.float32)
+    dy = rng.standard_normal((*shape[:-1], 48)).astype(np.float32)
     before = fastbn.get_num_threads()
     results = []
     try:

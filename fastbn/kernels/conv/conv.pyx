@@ -8,7 +8,7 @@ dx          rows are input pixels, columns input channels; the taps that reach a
 dweight     rows are (tap, input channel), columns output channels, the sum runs over output
             pixels; long sums are cut into chunks of pixels, added up in their order
                                                                                  conv_weights.pxi
-3x3         all three with 16 products instead of 36                          conv_winograd.pxi
+3x3         all three with 36 products instead of 144, or 16 instead of 36    conv_winograd.pxi
 depthwise   all three without products, narrow groups too                      conv_depthwise.pxi
 transposed  the same three in other roles                                      conv_transpose.pxi
 
@@ -71,6 +71,7 @@ include "forward.pxi"
 include "backward.pxi"
 include "weights.pxi"
 include "winograd.pxi"
+include "winograd_weights.pxi"
 include "depthwise.pxi"
 
 

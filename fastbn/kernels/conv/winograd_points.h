@@ -32,11 +32,11 @@
 #include "common/vec.h"
 
 #define MOST_POINTS 6
-static const T P = (T)0.625, Q = (T)1.5;
-static const T PP = (T)0.390625, QQ = (T)2.25;
-static const T OVER_F0 = (T)(1 / (0.390625 * 2.25));
-static const T OVER_FP = (T)(1 / (2 * 0.390625 * (0.390625 - 2.25)));
-static const T OVER_FQ = (T)(1 / (2 * 2.25 * (2.25 - 0.390625)));
+static const T P = (T)0.6875, Q = (T)1.46875;
+static const T PP = (T)0.47265625, QQ = (T)2.1572265625;
+static const T OVER_F0 = (T)(1 / (0.47265625 * 2.1572265625));
+static const T OVER_FP = (T)(1 / (2 * 0.47265625 * (0.47265625 - 2.1572265625)));
+static const T OVER_FQ = (T)(1 / (2 * 2.1572265625 * (2.1572265625 - 0.47265625)));
 
 INLINE int row_of_pair(const int m, const int pair, const int i)
 {

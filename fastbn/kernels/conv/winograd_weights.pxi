@@ -6,14 +6,14 @@
 # its products.
 
 cdef enum:
-    OUTER_TILES = 224      # of a block, at most
+    OUTER_TILES = 224      # of a block and of a sum, at most
     FEWEST_OUTER = 48
     OUTER_BYTES = 4194304  # of its windows and gradients
-    OWN_BYTES = 1048576    # where it is not shared
+    OWN_BYTES = 786432     # where it is not shared
     CHUNKS = 8
     FEWEST_CHUNKS = 4      # with fewer, every block is shared
-    SUM_BYTES = 524288     # and with more than this in the sums
-    SUM_TILES = 64         # of a sum, with m = 4
+    SUM_BYTES = 1048576    # and with more than this in the sums
+    SUM_TILES = 64         # the same, with m = 4
     GROUP_BLOCKS = 16      # whose sums are added up before they join the others
 
 
@@ -27,7 +27,7 @@ cdef struct outer_t:
     int64_t m, products, TH, TW
     int64_t chunks       # of the rows of tiles
     int64_t rows         # of a block
-    int64_t run          # tiles that are added up in one go
+    int64_t run          # tiles of a sum: all of a block, unless a row of it has more
     int64_t window_pitch, spread_pitch, sum_pitch
     int64_t pieces       # of the C rows of each product
     int status           # 1: a number is not finite; -1: no memory
@@ -158,11 +158,11 @@ cdef int winograd_weights(const conv_t *v, const char *x, const char *dy,
     if shared:
         p.chunks = 1
     tiles = (OUTER_BYTES if shared else OWN_BYTES) // (p.products * (C + K) * v.itemsize)
-    tiles = min(<int64_t>OUTER_TILES, max(<int64_t>FEWEST_OUTER, tiles))
+    p.run = SUM_TILES if p.m == 4 else OUTER_TILES
+    tiles = min(p.run, max(<int64_t>FEWEST_OUTER, tiles))
     p.rows = min(total, max(<int64_t>1, tiles // p.TW))
     p.pieces = min(C // matmul_simd(v.element).width, <int64_t>2) if shared else 1
     tiles = p.rows * p.TW
-    p.run = SUM_TILES if p.m == 4 else tiles
     p.window_pitch = pitch_of(tiles * C, v.itemsize)
     p.spread_pitch = pitch_of(tiles * K, v.itemsize)
     p.sums = <char *>scratch(0, p.chunks * sums + (p.m + 2) * v.C * v.itemsize)

@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd in tiles of 2x2 and of 4x4: equal to the reference at every border."""
+"""3x3 convolutions by Winograd, tiles of 2x2 and 4x4: equal to the reference at every border."""
 
 from __future__ import annotations
 

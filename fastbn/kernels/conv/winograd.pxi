@@ -1,12 +1,12 @@
-# 3x3 convolutions of stride 1 by Winograd, in tiles of m x m outputs, m = 2 or 4: (m + 2)^2 products
-# for one, 16 or 36, where the direct algorithm needs 36 or 144 (see conv.pyx and winograd.h).
+# 3x3 convolutions of stride 1 by Winograd, in tiles of m x m outputs, m = 2 or 4: (m + 2)^2
+# products for one, 16 or 36, where the direct algorithm needs 36 or 144 (see conv.pyx, winograd.h).
 #
 # forward and dx   A task takes some rows of tiles through all three steps: windows, products with
 #                  the filters, outputs. What is between them stays in cache.
 # dweight          winograd_weights.pxi
 #
-# The shape decides between m = 2 and m = 4: what lies over the border of an image is computed in
-# vain, and filters of few tiles cost more to be transformed than what is saved.
+# The shape decides between m = 2 and m = 4: outputs of a tile that lie beyond the image are computed
+# in vain, and for few tiles the transform of the filters costs more than the products save.
 #
 # With m = 4 the last step multiplies the rounding errors of the sums (winograd_points.h). So sums
 # are kept short: SUM_CHANNELS products, or SUM_TILES of dweight, are added up before they join the

@@ -23,8 +23,8 @@
  *            0  ppqq     0  -pp-qq   0  1     G: (1 x xx) / F at a point x, (0 0 1) at infinity;
  *                                             F = ppqq, 2 pp (pp - qq), 2 qq (qq - pp)
  *
- * With p = 5/8 and q = 3/2 all but 1 / F are exact in float32, and results are a third as wrong as
- * with the usual 1 and 2, about as much as those of a direct sum.
+ * p = 11/16 and q = 47/32: all but 1 / F is exact in float32, and the largest errors are a quarter
+ * of those with the usual 1 and 2, about as large as those of a direct sum.
  *
  * Rows of x and -x share their even and their odd part. So they are made in pairs: pair 0 is
  * the first and the last, pair k the rows 2 k - 1 and 2 k.
@@ -32,11 +32,16 @@
 #include "common/vec.h"
 
 #define MOST_POINTS 6
-static const T P = (T)0.6875, Q = (T)1.46875;
-static const T PP = (T)0.47265625, QQ = (T)2.1572265625;
-static const T OVER_F0 = (T)(1 / (0.47265625 * 2.1572265625));
-static const T OVER_FP = (T)(1 / (2 * 0.47265625 * (0.47265625 - 2.1572265625)));
-static const T OVER_FQ = (T)(1 / (2 * 2.1572265625 * (2.1572265625 - 0.47265625)));
+#define P 0.6875
+#define Q 1.46875
+#define PP (P * P)
+#define QQ (Q * Q)
+#define OVER_F0 (1 / (PP * QQ))
+#define OVER_FP (1 / (2 * PP * (PP - QQ)))
+#define OVER_FQ (1 / (2 * QQ * (QQ - PP)))
+
+/* As a constant of type T, rounded once. */
+#define SET(x) v_set((T)(x))
 
 INLINE int row_of_pair(const int m, const int pair, const int i)
 {
@@ -44,10 +49,10 @@ INLINE int row_of_pair(const int m, const int pair, const int i)
 }
 
 /* even + x odd and even - x odd. */
-INLINE void at_both(T x, V even, V odd, V *to)
+INLINE void at_both(double x, V even, V odd, V *to)
 {
-    to[0] = v_fma(v_set(x), odd, even);
-    to[1] = v_fma(v_set(-x), odd, even);
+    to[0] = v_fma(SET(x), odd, even);
+    to[1] = v_fma(SET(-x), odd, even);
 }
 
 /* Two rows of B' d. */
@@ -58,9 +63,9 @@ INLINE void window_pair(const int m, const int pair, const V *d, V *to)
         to[1] = pair ? d[2] - d[1] : d[1] - d[3];
     } else if (pair == 0) {
         UNROLL_FOR(int i = 0; i < 2; i++)
-            to[i] = v_fma(v_set(-PP - QQ), d[i + 2], v_fma(v_set(PP * QQ), d[i], d[i + 4]));
+            to[i] = v_fma(SET(-PP - QQ), d[i + 2], v_fma(SET(PP * QQ), d[i], d[i + 4]));
     } else {
-        const V other = v_set(pair == 1 ? -QQ : -PP);
+        const V other = SET(pair == 1 ? -QQ : -PP);
         at_both(pair == 1 ? P : Q, v_fma(other, d[2], d[4]), v_fma(other, d[1], d[3]), to);
     }
 }
@@ -72,12 +77,12 @@ INLINE void output_rows(const int m, const int odd, const V *u, V *to)
         to[0] = odd ? (u[1] - u[2]) - u[3] : u[0] + (u[1] + u[2]);
     } else if (odd) {
         const V a = u[1] - u[2], b = u[3] - u[4];
-        to[0] = v_fma(v_set(Q), b, v_set(P) * a);
-        to[1] = v_fma(v_set(Q * QQ), b, v_fma(v_set(P * PP), a, u[5]));
+        to[0] = v_fma(SET(Q), b, SET(P) * a);
+        to[1] = v_fma(SET(Q * QQ), b, v_fma(SET(P * PP), a, u[5]));
     } else {
         const V a = u[1] + u[2], b = u[3] + u[4];
         to[0] = u[0] + (a + b);
-        to[1] = v_fma(v_set(QQ), b, v_set(PP) * a);
+        to[1] = v_fma(SET(QQ), b, SET(PP) * a);
     }
 }
 
@@ -91,7 +96,7 @@ INLINE void spread_pair(const int m, const int pair, const V *dy, V *to)
         to[0] = dy[0] + dy[1];
         to[1] = dy[0] - dy[1];
     } else {
-        const V square = v_set(pair == 1 ? PP : QQ);
+        const V square = SET(pair == 1 ? PP : QQ);
         at_both(pair == 1 ? P : Q, v_fma(square, dy[2], dy[0]), v_fma(square, dy[3], dy[1]), to);
     }
 }
@@ -100,30 +105,38 @@ INLINE void spread_pair(const int m, const int pair, const V *dy, V *to)
 INLINE void filter_pair(const int m, const int pair, const V *g, V *to)
 {
     if (pair == 0) {
-        to[0] = m == 2 ? g[0] : v_set(OVER_F0) * g[0];
+        to[0] = m == 2 ? g[0] : SET(OVER_F0) * g[0];
         to[1] = g[2];
         return;
     }
     if (m == 2)
         at_both(1, g[0] + g[2], g[1], to);
     else
-        at_both(pair == 1 ? P : Q, v_fma(v_set(pair == 1 ? PP : QQ), g[2], g[0]), g[1], to);
+        at_both(pair == 1 ? P : Q, v_fma(SET(pair == 1 ? PP : QQ), g[2], g[0]), g[1], to);
     UNROLL_FOR(int i = 0; i < 2; i++)
-        to[i] = v_set(m == 2 ? (T)0.5 : pair == 1 ? OVER_FP : OVER_FQ) * to[i];
+        to[i] = SET(m == 2 ? 0.5 : pair == 1 ? OVER_FP : OVER_FQ) * to[i];
 }
 
 /* The three rows of G' u. */
 INLINE void gradient_rows(const int m, const V *u, V *to)
 {
     if (m == 2) {
-        const V sum = v_set((T)0.5) * (u[1] + u[2]);
+        const V sum = SET(0.5) * (u[1] + u[2]);
         to[0] = u[0] + sum;
-        to[1] = v_set((T)0.5) * (u[1] - u[2]);
+        to[1] = SET(0.5) * (u[1] - u[2]);
         to[2] = sum + u[3];
     } else {
-        const V a = v_set(OVER_FP) * (u[1] + u[2]), b = v_set(OVER_FQ) * (u[3] + u[4]);
-        to[0] = v_fma(v_set(OVER_F0), u[0], a + b);
-        to[1] = v_fma(v_set(P * OVER_FP), u[1] - u[2], v_set(Q * OVER_FQ) * (u[3] - u[4]));
-        to[2] = v_fma(v_set(QQ), b, v_fma(v_set(PP), a, u[5]));
+        const V a = SET(OVER_FP) * (u[1] + u[2]), b = SET(OVER_FQ) * (u[3] + u[4]);
+        to[0] = v_fma(SET(OVER_F0), u[0], a + b);
+        to[1] = v_fma(SET(P * OVER_FP), u[1] - u[2], SET(Q * OVER_FQ) * (u[3] - u[4]));
+        to[2] = v_fma(SET(QQ), b, v_fma(SET(PP), a, u[5]));
     }
 }
+#undef P
+#undef Q
+#undef PP
+#undef QQ
+#undef OVER_F0
+#undef OVER_FP
+#undef OVER_FQ
+#undef SET

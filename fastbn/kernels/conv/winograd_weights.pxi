@@ -1,9 +1,9 @@
 # dweight of 3x3 convolutions by Winograd (see winograd.pxi).
 #
-# Windows and spread gradients of a block of tiles are made, then multiplied and added to the sums. A
-# task takes a chunk of the tiles, with sums of its own, which are added up in their order. Where
-# there are too many weights or too few tiles for that, all threads share every block: its rows, then
-# its products.
+# Windows and spread gradients of a block of tiles are made, then multiplied and added to the sums.
+# A task takes a chunk of the tiles, with sums of its own, which are added up in their order. Where
+# there are too many weights or too few tiles for that, all threads share every block: its rows,
+# then its products.
 
 cdef enum:
     OUTER_TILES = 224      # of a block and of a sum, at most

@@ -5,8 +5,8 @@
 #                  the filters, outputs. What is between them stays in cache.
 # dweight          winograd_weights.pxi
 #
-# The shape decides between m = 2 and m = 4: outputs of a tile that lie beyond the image are computed
-# in vain, and for few tiles the transform of the filters costs more than the products save.
+# The shape decides between m = 2 and m = 4: outputs of a tile that lie beyond the image are
+# computed in vain, and for few tiles the transform of the filters costs more than products save.
 #
 # With m = 4 the last step multiplies the rounding errors of the sums (winograd_points.h). So sums
 # are kept short: SUM_CHANNELS products, or SUM_TILES of dweight, are added up before they join the

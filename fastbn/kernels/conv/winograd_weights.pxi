@@ -13,7 +13,7 @@ cdef enum:
     CHUNKS = 8
     FEWEST_CHUNKS = 4      # with fewer, every block is shared
     SUM_BYTES = 1048576    # and with more than this in the sums
-    SUM_TILES = 64         # the same, with m = 4
+    SUM_TILES = 32         # the same, with m = 4
     GROUP_BLOCKS = 16      # whose sums are added up before they join the others
 
 

@@ -92,9 +92,9 @@ INLINE T plain_nan(T value) { return value == value ? value : (T)NAN; }
 /* The first k < U values; the others are zero. */
 INLINE M m_load_part(const io_t *p, int k)
 {
-#if VBYTES == 64
+#if MASKED == 64
     return (M)_mm512_maskz_loadu_epi16((1u << k) - 1, p);
-#elif VBYTES == 32 && defined(__AVX2__)
+#elif MASKED == 32
     const VI whole = v_first(k / 2);
     const M m = (M)_mm256_maskload_epi32((const int *)p, (__m256i)whole);
     return k & 1 ? m | ((M)(v_first(k / 2 + 1) & ~whole) & (uint32_t)p[k - 1]) : m;
@@ -106,7 +106,7 @@ INLINE M m_load_part(const io_t *p, int k)
 }
 INLINE void m_store_part(io_t *p, M m, int k)
 {
-#if VBYTES == 64
+#if MASKED == 64
     _mm512_mask_storeu_epi16(p, (1u << k) - 1, (__m512i)m);
 #else
     memcpy(p, &m, (size_t)k * sizeof(io_t));

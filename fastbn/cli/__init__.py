@@ -96,9 +96,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     watch.enabled = argv is None
     try:
         code = app(args=arguments or ["--help"], prog_name="fastbn", standalone_mode=False)
+        watch.settle()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
+        watch.settle()
         if debug:
             traceback.print_exc()
         print(f"fastbn: error: {one_line(error)}", file=sys.stderr)

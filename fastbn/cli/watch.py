@@ -43,11 +43,19 @@ WORKING = 0.9
 PATIENCE = 10.0
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else []))
-_SIZE = struct.Struct("q")
+# What both processes see: the bytes of the files read, and whether all but the last line is done.
+_SHARED = struct.Struct("q?")
 
 # Whether this is the process of a command line, and not of a caller of `main`, who may have
 # threads that a fork would lose.
 enabled = False
+_shared: mmap.mmap | None = None  # in the child
+
+
+def settle() -> None:
+    """Stop no more, for what the command says now is its end."""
+    if _shared is not None:
+        _SHARED.pack_into(_shared, 0, _SHARED.unpack_from(_shared)[0], True)
 
 
 def watched(*files: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
@@ -116,20 +124,21 @@ def _go_on_in_a_child(named: str) -> None:
     """Return in a new process; this one ends with its exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
-    size = mmap.mmap(-1, _SIZE.size)  # what both processes see: the bytes of the files read
+    shared = mmap.mmap(-1, _SHARED.size)
     child = os.fork()
     if child == 0:
-        sizes: dict[str, int] = {}
+        global _shared
+        _shared, sizes = shared, dict[str, int]()
 
         def listen(path: str, found: int) -> None:
             sizes[path] = found
-            _SIZE.pack_into(size, 0, sum(sizes.values()))
+            _SHARED.pack_into(shared, 0, sum(sizes.values()), False)
 
         budgets.listener = listen
         return
     message, interrupted = "", False
     try:
-        message = _wait(child, size)
+        message = _wait(child, shared)
     except KeyboardInterrupt:  # the child has got it, too
         interrupted = True
     finally:
@@ -145,7 +154,7 @@ def _go_on_in_a_child(named: str) -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _wait(child: int, size: mmap.mmap) -> str:
+def _wait(child: int, shared: mmap.mmap) -> str:
     """Wait for the end of a process, and bring it about if it takes too much; say of what."""
     for number in _FORWARDED:
         if number != signal.SIGINT:
@@ -153,7 +162,9 @@ def _wait(child: int, size: mmap.mmap) -> str:
     start = time.monotonic()
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(INTERVAL)
-        (read,) = _SIZE.unpack_from(size)
+        read, settled = _SHARED.unpack_from(shared)
+        if settled:
+            continue
         memory = budgets.allowed_memory(read, budgets.PROCESS)
         seconds = budgets.allowed_seconds(read)
         elapsed = time.monotonic() - start

@@ -95,6 +95,38 @@ def test_a_crash_is_one_line(tmp_path: Path) -> None:
     )
 
 
+LATE = """
+import sys, time
+from fastbn import budgets
+from fastbn.cli import watch
+budgets.allowed_seconds = lambda read: 0.2
+watch._go_on_in_a_child("a file")
+if "settled" in sys.argv:
+    watch.settle()
+print("said", file=sys.stderr, flush=True)
+while time.process_time() < 1.0:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "errors"),
+    [
+        ("settled", 0, "said\n"),
+        (
+            "working",
+            2,
+            "said\nfastbn: error: a file: takes more than 0.2 seconds; "
+            "raise that with --max-seconds if you trust the file\n",
+        ),
+    ],
+)
+def test_who_has_said_the_last_line_is_not_stopped(state: str, code: int, errors: str) -> None:
+    program = [sys.executable, "-c", LATE, state]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, errors)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     arguments = hostile.FILES["loop_whose_condition_is_computed"](tmp_path)

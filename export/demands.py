@@ -110,12 +110,13 @@ def _inlined(nodes: Sequence[onnx.NodeProto], counts: dict[_Key, int]) -> int:
 
 def _executed(graph: onnx.GraphProto, outer: dict[str, float]) -> float:
     """Nodes that one run executes; `outer` are the scalar constants that the graph can see."""
-    known = outer | dict(_scalars(graph))
-    total = 0.0
-    for node in graph.node:
+    total = float(len(graph.node))
+    nested = [node for node in graph.node if any(True for _ in subgraphs(node))]
+    known = outer | dict(_scalars(graph)) if nested else {}
+    for node in nested:
         inside = sum(_executed(g, known) for g in subgraphs(node))
         turns = _turns(node, known) if node.op_type == "Loop" else 1.0
-        total += 1.0 + (turns * inside if inside else 0.0)
+        total += turns * inside if inside else 0.0
     return total
 
 

@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
 
+from fastbn import budgets
 from fastbn.export.demands import require_nodes
 from fastbn.export.errors import ModelError, one_line
 from fastbn.export.repair import repaired, typed
@@ -57,6 +58,7 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
         for tensor in all_tensors(model):
             external += _check_tensor(tensor, where, folder)
         require_nodes(model, where)
+        budgets.found(f"the nodes of {where}", budgets.NODE_BYTES * len(model.graph.node))
     except RecursionError:
         raise ModelError(f"{where}: graphs and functions are nested too deeply") from None
     original, model = model, repaired(model)

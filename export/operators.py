@@ -232,6 +232,15 @@ class BatchNormalization(OpRun):
         return (y, *extra)[:wanted]
 
 
+class Relu(OpRun):
+    """The larger of x and 0."""
+
+    op_domain = ""
+
+    def _run(self, x, **_):  # type: ignore[no-untyped-def]
+        return (np.maximum(x, 0),)
+
+
 class Softmax(OpRun):
     """Softmax; before opset 13 over all axes from ``axis`` on, since then over ``axis`` alone."""
 
@@ -404,6 +413,7 @@ OWN_OPERATORS: list[type[OpRun]] = [
     GlobalMaxPool,
     Pad,
     BatchNormalization,
+    Relu,
     Softmax,
     LogSoftmax,
     LRN,

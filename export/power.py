@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from fastbn import budgets
 from fastbn.export.differences import OutputErrors
 from fastbn.export.evaluator import FLOATS, Float64Evaluator, widen
+from fastbn.export.packing import has_many_nodes
 from fastbn.export.report import ValidationReport
 from fastbn.export.runtime import RuntimeRefusalError, Session
 from fastbn.export.samples import Sample
@@ -95,7 +96,12 @@ def _scaled(values: NDArray[np.generic], factor: float) -> NDArray[np.generic]:
 
 
 def _runner(model: onnx.ModelProto, made: Weights) -> Callable[..., Outputs]:
-    """Make a function that runs a model with other weights: they become inputs."""
+    """Make a function that runs a model with other weights: they become inputs.
+
+    onnxruntime takes too long to load a model of very many inputs; it runs in float64 then.
+    """
+    if has_many_nodes(model):
+        return _evaluated(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(with_free_dims(model))
     copy.ir_version = max(copy.ir_version, GIVEN_IR_VERSION)
@@ -108,9 +114,13 @@ def _runner(model: onnx.ModelProto, made: Weights) -> Callable[..., Outputs]:
     try:
         session = Session(copy, "lowest")
     except RuntimeRefusalError:
-        evaluator = Float64Evaluator(model)
-        return lambda sample, weights: evaluator.run({**sample, **weights})
+        return _evaluated(model)
     return lambda sample, weights: session.run({**sample, **weights})
+
+
+def _evaluated(model: onnx.ModelProto) -> Callable[..., Outputs]:
+    evaluator = Float64Evaluator(model)
+    return lambda sample, weights: evaluator.run({**sample, **weights})
 
 
 def _notices(truth: Truth, report: ValidationReport, run: Callable[[Sample], Outputs]) -> bool:

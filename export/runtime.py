@@ -11,6 +11,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from fastbn.export.packing import has_many_nodes, packed
+
 LEVELS = {
     "lowest": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -51,6 +53,9 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL_ONLY
         if isinstance(model, onnx.ModelProto):
+            if has_many_nodes(model) and level == "lowest":
+                model = packed(model)
+                options.enable_mem_pattern = False  # its plan, too, takes quadratic time
             source: str | bytes = model.SerializeToString()
         else:
             source = model if isinstance(model, bytes) else os.fspath(model)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastbn.export.differences import OutputErrors, agreement, cannot_tell
 from fastbn.export.errors import DemandError, ModelError, one_line
 from fastbn.export.io import coarsest_eps, quantises
+from fastbn.export.packing import has_many_nodes
 from fastbn.export.report import OutputReport, ValidationReport
 from fastbn.export.runtime import RuntimeRefusalError
 from fastbn.export.samples import (
@@ -90,6 +91,10 @@ class Truth:
         self._first = load_first(model, path)
         self._run = remembering(self._first.run, {} if memory is None else memory)
         self._groups = self._inputs(data, seeds, batch_sizes)
+        if has_many_nodes(model):
+            for sample in self.samples():
+                self._run(sample)
+            self._first.release()
 
     @property
     def is_narrow(self) -> bool:

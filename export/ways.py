@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastbn.export.demands import require_turns
 from fastbn.export.errors import DemandError, ModelError, one_line
 from fastbn.export.evaluator import Float64Evaluator
+from fastbn.export.packing import has_many_nodes
 from fastbn.export.report import ValidationReport
 from fastbn.export.runtime import RuntimeRefusalError, Session
 from fastbn.export.samples import Sample
@@ -73,7 +74,11 @@ class Loaded:
         # Whether a sample that float64 cannot evaluate is the sample's fault.
         self.strict = False
         require_turns(model)
-        for level in ("lowest", "highest"):
+        levels = ["lowest", "highest"]
+        if has_many_nodes(model):
+            nodes = f"{len(model.graph.node):,} nodes"
+            self.notes.append(f"onnxruntime ({levels.pop()}) is not asked: {nodes} are too many")
+        for level in levels:
             try:
                 self.ways[level] = Session(path or with_free_dims(model), level).run
             except RuntimeRefusalError as error:
@@ -93,6 +98,11 @@ class Loaded:
         except Exception as error:  # the evaluator's operators raise what they like
             self.notes.append(f"no float64 evaluation: {one_line(error)}")
 
+    def release(self) -> None:
+        """Give its memory back, when all that it is ever asked for is remembered."""
+        self.ways = dict.fromkeys(self.ways, _released)
+        self._evaluator = None
+
     def run(self, sample: Sample) -> Results:
         """Return the outputs by every way there is."""
         results = Results()
@@ -110,6 +120,10 @@ class Loaded:
         if self._evaluator is not None and "f64" in results:
             results.empty = len(self._evaluator.empty)
         return results
+
+
+def _released(_: Sample) -> Outputs:
+    raise RuntimeError("the model was released")
 
 
 def with_free_dims(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastbn.export.fold.collector import collector_paused
 from fastbn.export.fold.engine import STEPS, Boldness, fold_in_place
 from fastbn.export.fold.report import FoldReport
 from fastbn.export.fold.shapes import infer_shapes
+from fastbn.export.packing import has_many_nodes
 from fastbn.export.power import show_power
 from fastbn.export.truth import Truth
 from fastbn.export.validate import require_agreement
@@ -109,7 +111,11 @@ class Foldable:
     def message(self, boldness: Boldness = STEPS[0]) -> Folded:
         """Fold into a message."""
         model, report = self.fold(boldness)
-        return Folded(written(model), report)
+        folded = Folded(written(model), report)
+        if has_many_nodes(self._message):  # the proof needs the memory that circles still hold
+            del model
+            gc.collect()
+        return folded
 
 
 @collector_paused()

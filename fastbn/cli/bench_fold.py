@@ -30,6 +30,10 @@ def fold_table(
     ] = True,
     rounds: Annotated[int, typer.Option(help="Rounds of timing; 0 for none.", min=0)] = 15,
     threads: Annotated[int, typer.Option(help="Number of onnxruntime's threads.", min=1)] = 1,
+    nodes: Annotated[
+        int | None,
+        typer.Option(help="Only time a chain of N and of 2N nodes, without and with proof.", min=3),
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="Also show nodes, error and time of every tool.")
     ] = False,
@@ -39,11 +43,16 @@ def fold_table(
     from rich.console import Console
 
     from fastbn.bench import fold as folding
-    from fastbn.bench import fold_real
+    from fastbn.bench import fold_nodes, fold_real
 
     console = Console(stderr=True)
     if rounds:
         warn_if_busy(console)
+    if nodes is not None:
+        print(fold_nodes.HEADER)
+        for row in fold_nodes.bench_nodes(nodes):
+            print(row, flush=True)
+        return 0
     chosen = None if models is None else names(models)
     wanted = None if tools == "all" else names(tools)
     if real:

@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from fastbn.bench.fold import FoldRow, FoldTable, bench_fold, summary, verdict, write_table
+from fastbn.bench.fold_nodes import bench_nodes
 from fastbn.bench.light import LIGHT, light_model
 from fastbn.export import fold_batch_norm
 from fastbn.export.fold.api import fold_once
@@ -107,3 +108,10 @@ def test_light_model_stays_the_same_function():
     _, report = fold_batch_norm(light_model("shufflenet"))
     assert report.verification.agree
     assert report.bn_left == 0
+
+
+def test_a_chain_of_many_nodes_is_proven():
+    rows = list(bench_nodes(30))
+    assert [row.nodes for row in rows] == [30, 60]
+    assert all(row.unproven > 0 and row.proven > 0 for row in rows)
+    assert str(rows[1]).startswith("60 ")

@@ -16,9 +16,17 @@ import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused, fits, largest
 from fastbn.export.fold.elementwise import ranked
-from fastbn.export.fold.moves import backward_rule, forward_rule, only_input, push_back, push_on
+from fastbn.export.fold.moves import (
+    backward_rule,
+    forward_rule,
+    hands_on,
+    only_input,
+    push_back,
+    push_on,
+)
 from fastbn.export.fold.plan import Bounds, Plan, aligned, label, widened
 
+hands_on("Relu", "Clip", "Max", "Min", "LeakyRelu", "PRelu", "Abs")
 # Max and Min broadcast from this opset on, and know bfloat16 from the other.
 BROADCAST_OPSET = 8
 BFLOAT16_OPSET = 13

@@ -20,9 +20,8 @@ def commit(plan: Plan) -> None:
     plan.context.read.clear()
     for node, operator in plan.operators.items():
         node.op_type = operator
-    for node, changes in plan.attributes.items():
-        for name, value in changes.items():
-            node.attributes.add(ir.convenience.convert_attribute(name, value))
+    for (node, name), value in plan.attributes.items():
+        node.attributes.add(ir.convenience.convert_attribute(name, value))
     for (node, index), values in plan.inputs.items():
         set_input(plan, node, index, values)
     for (node, index), whole in plan.integers.items():

@@ -34,6 +34,8 @@ class Context:
     # Names of nodes and values, so that new ones differ.
     names: set[str] = field(default_factory=set)
     serial: int = 0
+    # Nodes that plans have looked at.
+    looked_at: int = 0
     # Scale and shift of BatchNorms as the graph has them, until a plan is committed.
     read: dict[ir.Node, tuple[Array, Array]] = field(default_factory=dict)
 

@@ -42,7 +42,7 @@ from fastbn.export.fold.constants import Constants
 from fastbn.export.fold.context import Context
 from fastbn.export.fold.cost import require_cheap_maps, require_no_cost
 from fastbn.export.fold.counting import copied_weights, count_affine, count_nodes
-from fastbn.export.fold.moves import push_back, push_forward
+from fastbn.export.fold.moves import is_far, push_back, push_forward
 from fastbn.export.fold.normalization import is_batch_norm, store_affine
 from fastbn.export.fold.plan import Plan
 from fastbn.export.fold.reparameterise import merge_convolutions
@@ -244,11 +244,16 @@ def _attempts(
         # Undoing an affine behind a Relu would cost what it spares elsewhere.
         bounded = boldness.bounds and (context.allow_slower or not changes)
         for chain in chains:
-            for bounds in (False, True)[: 1 + bounded]:
-                for way in shares(chain.affine):
-                    if boldness.forwards or way.forth.is_identity:
-                        plan = Plan(context, allow_bounds=bounds, allow_changes=changes)
-                        yield plan, chain, way
+            ways = [
+                (bounds, way)
+                for bounds in (False, True)[: 1 + bounded]
+                for way in shares(chain.affine)
+                if boldness.forwards or way.forth.is_identity
+            ]
+            if is_far(chain.source):  # the next one may be close; in a long row all would go far
+                ways.sort(key=lambda pair: pair[1].name != "forwards")
+            for bounds, way in ways:
+                yield Plan(context, allow_bounds=bounds, allow_changes=changes), chain, way
     if boldness.forwards:
         for chain in chains:
             for way in shares(chain.affine):

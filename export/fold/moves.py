@@ -16,6 +16,10 @@ ForwardRule = Callable[[Plan, ir.Node, Sequence[int], Affine], None]
 
 BACKWARD: dict[str, BackwardRule] = {}
 FORWARD: dict[str, ForwardRule] = {}
+# Operators that take nothing in, but hand all on to or from their first input.
+HANDS_ON: set[str] = set()
+# Of these in a row, a way through is far.
+FAR = 16
 
 
 def backward_rule(*operators: str) -> Callable[[BackwardRule], BackwardRule]:
@@ -36,6 +40,21 @@ def forward_rule(*operators: str) -> Callable[[ForwardRule], ForwardRule]:
         return rule
 
     return register
+
+
+def hands_on(*operators: str) -> None:
+    """Register that operators take nothing of an affine in."""
+    HANDS_ON.update(operators)
+
+
+def is_far(value: ir.Value | None) -> bool:
+    """Whether an affine that goes back from a value passes many nodes before it gets anywhere."""
+    for _ in range(FAR):
+        producer = None if value is None else value.producer()
+        if producer is None or producer.op_type not in HANDS_ON:
+            return False
+        value = producer.inputs[0]
+    return True
 
 
 class _SharedError(Refused):
@@ -96,6 +115,7 @@ def _others(plan: Plan, value: ir.Value, asking: tuple[ir.Node, int]) -> dict[ir
 
     A change of variable: v becomes s·v + t, and whoever else reads it takes (v − t)/s in.
     """
+    plan.look_at(len(value.uses()))
     others = _consumers(value)
     if asking[0] in others:
         others[asking[0]].remove(asking[1])
@@ -132,6 +152,7 @@ def push_forward(plan: Plan, value: ir.Value, affine: Affine) -> None:
     plan.step()
     if value.is_graph_output():
         raise Refused(f"{value.name!r} is a graph output")
+    plan.look_at(len(value.uses()))
     with plan.rewriting(value):
         for node, indices in _consumers(value).items():
             _into_consumer(plan, value, node, indices, affine)

@@ -14,7 +14,14 @@ import onnx_ir as ir
 
 from fastbn.export.fold.affine import Affine, Array, Refused
 from fastbn.export.fold.context import Dims
-from fastbn.export.fold.moves import backward_rule, forward_rule, only_input, push_back, push_on
+from fastbn.export.fold.moves import (
+    backward_rule,
+    forward_rule,
+    hands_on,
+    only_input,
+    push_back,
+    push_on,
+)
 from fastbn.export.fold.plan import Plan, label
 
 # How an affine at one end of a node looks at its other end.
@@ -26,6 +33,8 @@ def transparent(*operators: str, inverse: Through | None = None) -> Callable[[Th
 
     def register(forth: Through) -> Through:
         back = inverse or forth
+
+        hands_on(*operators)
 
         @backward_rule(*operators)
         def _back(plan: Plan, node: ir.Node, affine: Affine, _: int) -> None:
@@ -44,7 +53,7 @@ def transparent(*operators: str, inverse: Through | None = None) -> Callable[[Th
 @transparent("Identity")
 def identity(plan: Plan, node: ir.Node, affine: Affine) -> Affine:
     """Identity changes nothing."""
-    plan.idle.append(node)
+    plan.idle[node] = None
     return affine
 
 
@@ -55,7 +64,7 @@ def dropout(plan: Plan, node: ir.Node, affine: Affine) -> Affine:
         training = plan.context.constants.get(node.inputs[2])
         if training is None or training.any():
             raise Refused(f"{label(node)} may be in training mode")
-    plan.idle.append(node)
+    plan.idle[node] = None
     return affine
 
 

@@ -7,6 +7,7 @@ rule that cannot do its part raises :class:`Refused`, and the plan is dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from fastbn.export.fold.context import Context
 
 # More rule calls than this in one plan mean a graph that fans out without end.
 STEP_LIMIT = 4000
+# When plans have looked at so many nodes, none may look at more than a few: that keeps folding in
+# proportion to the number of nodes, whatever the graph is.
+PATIENCE, FEW = 200_000, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,21 @@ class Bounds:
 
     low: Array
     high: Array
+
+
+_ABSENT: Any = object()
+_Trail = list[tuple["_Logged", Any, Any]]
+
+
+class _Logged(dict[Any, Any]):
+    """A dict that notes in a trail what it held before, so that a plan can go back."""
+
+    def __init__(self, trail: _Trail) -> None:
+        self._trail = trail
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._trail.append((self, key, self.get(key, _ABSENT)))
+        super().__setitem__(key, value)
 
 
 class Plan:
@@ -46,8 +65,10 @@ class Plan:
         Convolution -> map (1, O, *size) to add to its result.
     norms : dict
         BatchNormalization -> its new (scale, shift) vectors.
-    operators, attributes : dict
-        Node -> new operator, new attributes.
+    operators : dict
+        Node -> new operator.
+    attributes : dict
+        (node, name) -> new value of that attribute.
     allow_bounds : bool
         Whether a Relu may become Max or Min.
     allow_changes : bool
@@ -56,9 +77,9 @@ class Plan:
         Whether a map that no consumer takes in may be added behind a convolution.
     open : set of Node and Value
         What a rewriting that has not ended yet is about; see :meth:`rewriting`.
-    idle : list of Node
+    idle : dict of Node
         Identity and Dropout nodes on the way, which do nothing and can go.
-    into : list of str
+    into : dict of str
         Names of the nodes that take the affine in.
     """
 
@@ -74,22 +95,34 @@ class Plan:
         self.allow_bounds = allow_bounds
         self.allow_changes = allow_changes
         self.allow_maps = allow_maps
-        self.inputs: dict[tuple[ir.Node, int], Array] = {}
-        self.integers: dict[tuple[ir.Node, int], NDArray[Any]] = {}
-        self.bounds: dict[ir.Node, Bounds] = {}
-        self.maps: dict[ir.Node, Array] = {}
-        self.norms: dict[ir.Node, tuple[Array, Array]] = {}
-        self.operators: dict[ir.Node, str] = {}
-        self.attributes: dict[ir.Node, dict[str, Any]] = {}
+        trail: _Trail = []
+        self.inputs: dict[tuple[ir.Node, int], Array] = _Logged(trail)
+        self.integers: dict[tuple[ir.Node, int], NDArray[Any]] = _Logged(trail)
+        self.bounds: dict[ir.Node, Bounds] = _Logged(trail)
+        self.maps: dict[ir.Node, Array] = _Logged(trail)
+        self.norms: dict[ir.Node, tuple[Array, Array]] = _Logged(trail)
+        self.operators: dict[ir.Node, str] = _Logged(trail)
+        self.attributes: dict[tuple[ir.Node, str], Any] = _Logged(trail)
+        self.idle: dict[ir.Node, None] = _Logged(trail)
+        self.into: dict[str, None] = _Logged(trail)
         self.open: set[ir.Node | ir.Value] = set()
-        self.idle: list[ir.Node] = []
-        self.into: list[str] = []
+        self._trail = trail
         self._steps = 0
+        self._most = math.inf if context.looked_at < PATIENCE else FEW
+        self._looked_at = 0
 
     def step(self) -> None:
         """Count a rule call."""
         self._steps += 1
+        self.look_at(1)
         if self._steps > STEP_LIMIT:
+            raise Refused("too many nodes would have to change")
+
+    def look_at(self, nodes: int) -> None:
+        """Count nodes that a rule is going to look at."""
+        self._looked_at += nodes
+        self.context.looked_at += nodes
+        if self._looked_at > self._most:
             raise Refused("too many nodes would have to change")
 
     @contextmanager
@@ -119,9 +152,7 @@ class Plan:
 
     def taken(self, node: ir.Node) -> None:
         """Note that a node takes in part of the affine."""
-        label = node.name or (node.outputs[0].name or node.op_type)
-        if label not in self.into:
-            self.into.append(label)
+        self.into[node.name or (node.outputs[0].name or node.op_type)] = None
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
         """Floating-point constant at a node's input, as the plan has it so far."""
@@ -175,43 +206,27 @@ class Plan:
 
     def attribute(self, node: ir.Node, name: str, default: Any) -> Any:
         """Attribute of a node, as the plan has it so far."""
-        changed = self.attributes.get(node, {})
-        if name in changed:
-            return changed[name]
+        if (node, name) in self.attributes:
+            return self.attributes[node, name]
         return attribute(node, name, default)
 
     def set_attribute(self, node: ir.Node, name: str, value: Any) -> None:
         """Change an attribute."""
-        self.attributes.setdefault(node, {})[name] = value
+        self.attributes[node, name] = value
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Undo what the block planned if it ends in a refusal."""
-        kept = (
-            dict(self.inputs),
-            dict(self.integers),
-            dict(self.bounds),
-            dict(self.maps),
-            dict(self.norms),
-            dict(self.operators),
-            {node: dict(changes) for node, changes in self.attributes.items()},
-            list(self.idle),
-            list(self.into),
-        )
+        start = len(self._trail)
         try:
             yield
         except Refused:
-            (
-                self.inputs,
-                self.integers,
-                self.bounds,
-                self.maps,
-                self.norms,
-                self.operators,
-                self.attributes,
-                self.idle,
-                self.into,
-            ) = kept
+            while len(self._trail) > start:
+                changed, key, old = self._trail.pop()
+                if old is _ABSENT:
+                    dict.__delitem__(changed, key)
+                else:
+                    dict.__setitem__(changed, key, old)
             raise
 
     def first_of(self, *alternatives: Callable[[], None]) -> None:

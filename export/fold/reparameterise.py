@@ -7,8 +7,8 @@ for a 1×1 kernel W₂.
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +58,7 @@ def merge_convolutions(context: Context, model: ir.Model) -> list[tuple[ir.Node,
                 if node.op_type == "Conv":
                     merged += filter(None, [_merge_row(context, node)])
                 elif node.op_type in ("Add", "Sum"):
-                    while node.graph is not None and (found := _merge_sum(context, node)):
-                        merged.append(found)
+                    merged += _merge_sum(context, node)
             except (Refused, *MALFORMED):
                 continue
     return merged
@@ -92,47 +91,79 @@ def convolution(plan: Plan, node: ir.Node) -> Branch | None:
 # --- side by side -----------------------------------------------------------------------------
 
 
-def _merge_sum(context: Context, node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
-    """Merge two operands of a sum, if both are convolutions of the same value, or can be."""
-    for first, second in itertools.permutations(node.inputs, 2):
-        if first is None or second is None or first is second:
-            continue
-        plan, maker = Plan(context), _maker(first)
-        found = None if maker is None else convolution(plan, maker)
-        if found is None or maker is None:
-            continue
-        source = maker.inputs[0]
-        other = _beside(plan, second, found, source)
-        large, small = found, other
-        if small is None:
-            continue
-        if small.node is not None and math.prod(small.kernel) > math.prod(large.kernel):
-            large, small = small, large
-        weight = _surrounded(large, small)
-        if weight is None or large.node is None:
-            continue
-        plan.set_constant(large.node, 1, large.weight + weight)
-        bias = large.bias + small.bias
-        if bias.any() or plan.has_input(large.node, 2):
-            plan.set_constant(large.node, 2, bias)
-        commit(plan)
-        kept, gone = (first, second) if large is found else (second, first)
-        _take_out(node, kept, gone)
-        producer = None if gone is source else gone.producer()
-        return producer or node, large.node
-    return None
-
-
-def _take_out(node: ir.Node, kept: ir.Value, gone: ir.Value) -> None:
-    """Leave an operand out of a sum, and the sum itself where one is left."""
-    rest = list(node.inputs)
-    rest.remove(gone)
+def _merge_sum(context: Context, node: ir.Node) -> list[tuple[ir.Node, ir.Node]]:
+    """Merge operands of a sum that are convolutions of the same value, or can be."""
+    rest = [value for value in node.inputs if value is not None]
+    alike: dict[ir.Value, list[ir.Value]] = {}
+    for value in rest:
+        maker = _maker(value)
+        sources = [value, *(maker.inputs[:1] if maker is not None else ())]
+        for source in sources:
+            if source is not None:
+                alike.setdefault(source, []).append(value)
+    merged: list[tuple[ir.Node, ir.Node]] = []
+    for source, operands in alike.items():
+        for kept, gone in _merge_alike(context, source, operands):
+            rest.remove(gone)
+            into = kept.producer()
+            assert into is not None
+            merged.append(((None if gone is source else gone.producer()) or node, into))
+    if not merged:
+        return []
     if len(rest) == 1:
-        bypass(node, kept)
-        return
+        bypass(node, rest[0])
+        return merged
     for index, value in enumerate(rest):
         node.replace_input_with(index, value)
     node.resize_inputs(len(rest))
+    return merged
+
+
+def _merge_alike(
+    context: Context, source: ir.Value, operands: list[ir.Value]
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Merge operands that read one source, or are it; yield what stays beside what goes."""
+    left, done = list(operands), set[ir.Value]()
+    for operand in operands:
+        kept, maker = operand, _maker(operand)
+        found = operand not in done and maker is not None and maker.op_type == "Conv"
+        while found and len(left) > 1:
+            found = False
+            for other in [value for value in left if value is not kept]:
+                try:
+                    pair = _merge_pair(context, source, kept, other)
+                except (Refused, *MALFORMED):
+                    continue
+                if pair is not None:
+                    found, (kept, gone) = True, pair
+                    left.remove(gone)
+                    done.update(pair)
+                    yield kept, gone
+
+
+def _merge_pair(
+    context: Context, source: ir.Value, first: ir.Value, second: ir.Value
+) -> tuple[ir.Value, ir.Value] | None:
+    """Merge two operands, the first a convolution; return the one that stays, and the other."""
+    plan, maker = Plan(context), _maker(first)
+    found = None if maker is None else convolution(plan, maker)
+    if found is None or maker is None or maker.inputs[0] is not source:
+        return None
+    other = _beside(plan, second, found, source)
+    large, small = found, other
+    if small is None:
+        return None
+    if small.node is not None and math.prod(small.kernel) > math.prod(large.kernel):
+        large, small = small, large
+    weight = _surrounded(large, small)
+    if weight is None or large.node is None:
+        return None
+    plan.set_constant(large.node, 1, large.weight + weight)
+    bias = large.bias + small.bias
+    if bias.any() or plan.has_input(large.node, 2):
+        plan.set_constant(large.node, 2, bias)
+    commit(plan)
+    return (first, second) if large is found else (second, first)
 
 
 def _maker(value: ir.Value) -> ir.Node | None:

@@ -70,7 +70,7 @@ def _fold(context: Context, node: ir.Node) -> list[str]:
         node.resize_inputs(BIAS)
     for member, value in zip(reversed(behind), reversed(values[:-1]), strict=True):
         bypass(member, value)
-    return plan.into
+    return list(plan.into)
 
 
 def _own_affine(plan: Plan, node: ir.Node) -> Affine:

@@ -53,16 +53,17 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
         model = _parse(path)
     if not model.HasField("graph"):
         raise ModelError(f"{where}: holds no graph; is it an ONNX model?")
-    external = 0
+    external, is_external = 0, False
     try:
         for tensor in all_tensors(model):
             external += _check_tensor(tensor, where, folder)
+            is_external = is_external or external_data_helper.uses_external_data(tensor)
         require_nodes(model, where)
         budgets.found(f"the nodes of {where}", budgets.NODE_BYTES * len(model.graph.node))
     except RecursionError:
         raise ModelError(f"{where}: graphs and functions are nested too deeply") from None
     original, model = model, repaired(model)
-    _check_valid(model, where, None if folder is None else Path(where))
+    _check_valid(model, where, Path(where) if folder is not None and is_external else None)
     model = typed(model, original)
     if external and folder is not None and load_external_data:
         if external + model.ByteSize() > PROTOBUF_LIMIT:
@@ -89,9 +90,8 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 def _check_valid(model: onnx.ModelProto, where: str, path: Path | None) -> None:
     """Run onnx.checker; for a model with external data it needs the path."""
-    uses_path = path is not None and has_external_data(model)
     try:
-        onnx.checker.check_model(str(path) if uses_path else model)
+        onnx.checker.check_model(model if path is None else str(path))
     except (onnx.checker.ValidationError, ValueError, RecursionError) as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
     if any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
@@ -146,7 +146,7 @@ for _name in ("INT2", "UINT2"):
 def _check_tensor(tensor: onnx.TensorProto, where: str, folder: Path | None) -> int:
     """Compare a tensor's data with its shape; return the bytes it keeps in another file."""
     name = f"{where}: tensor {tensor.name!r}"
-    if any(d < 0 for d in tensor.dims):
+    if min(tensor.dims, default=0) < 0:
         raise ModelError(f"{name} has a negative dimension {list(tensor.dims)}")
     count = math.prod(tensor.dims)
     if tensor.data_type not in _TYPES or tensor.data_type == 0:
@@ -213,13 +213,10 @@ def is_too_large(source: Source) -> bool:
         return False
     folder = Path(source).parent
     model = _parse(Path(source))
+    if b"location" not in Path(source).read_bytes():
+        return False  # every tensor in another file says where that is
     external = sum(_check_tensor(t, str(source), folder) for t in all_tensors(model))
     return external + model.ByteSize() > PROTOBUF_LIMIT and external > 0
-
-
-def has_external_data(model: onnx.ModelProto) -> bool:
-    """Whether some tensor's data lies in another file."""
-    return any(external_data_helper.uses_external_data(t) for t in all_tensors(model))
 
 
 def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:

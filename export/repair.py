@@ -66,12 +66,13 @@ def _in_order(graph: onnx.GraphProto) -> list[int] | None:
     Nodes keep their order where they can; those that wait for one another are left to the checker.
     """
     makers = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
+    nodes = enumerate(graph.node)
+    if not any(makers.get(name, -1) > k for k, node in nodes for name in _read(node)):
+        return None
     needed = [
         {makers[name] for name in _read(node) if name in makers} - {k}
         for k, node in enumerate(graph.node)
     ]
-    if all(max(before, default=-1) < k for k, before in enumerate(needed)):
-        return None
     order: dict[int, None] = {}
     for start in range(len(needed)):
         stack = [(start, iter(sorted(needed[start])))]

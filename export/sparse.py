@@ -11,6 +11,7 @@ import onnx
 from onnx import external_data_helper, numpy_helper
 
 from fastbn.budgets import BudgetError, require_memory
+from fastbn.export.demands import subgraphs
 from fastbn.export.errors import DemandError, ModelError
 
 
@@ -56,19 +57,14 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionP
         graph = pending.pop()
         yield graph
         for node in graph.node:
-            for attribute in node.attribute:
-                pending += [attribute.g] if attribute.HasField("g") else []
-                pending += attribute.graphs
+            pending += subgraphs(node)
 
 
 def _is_sparse(graph: onnx.GraphProto | onnx.FunctionProto) -> bool:
     if isinstance(graph, onnx.GraphProto) and graph.sparse_initializer:
         return True
-    return any(
-        attribute.type == onnx.AttributeProto.SPARSE_TENSOR
-        for node in graph.node
-        for attribute in node.attribute
-    )
+    sparse = onnx.AttributeProto.SPARSE_TENSOR
+    return any(attribute.type == sparse for node in graph.node for attribute in node.attribute)
 
 
 def _require_dense_fits(model: onnx.ModelProto) -> None:

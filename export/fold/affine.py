@@ -68,9 +68,12 @@ class Affine:
         )
 
     @staticmethod
+    @cache
     def identity(rank: int) -> Affine:
         """Make the affine that does nothing: scale 1, shift 0."""
-        return Affine(np.ones((1,) * rank), np.zeros((1,) * rank))
+        one, zero = np.ones((1,) * rank), np.zeros((1,) * rank)
+        one.flags.writeable = zero.flags.writeable = False
+        return Affine(one, zero)
 
     @property
     def rank(self) -> int:
@@ -175,14 +178,17 @@ def from_batch_norm(
         If a parameter is not finite, σ² + ε ≤ 0, or the result overflows.
     """
     gamma, beta, mu, variance = (np.asarray(p, np.float64) for p in (scale, bias, mean, var))
+    with np.errstate(all="ignore"):
+        spread = variance + epsilon
+        s = gamma / np.sqrt(spread)
+        t = beta - mu * s
+    if np.isfinite(s + t).all() and ((spread > 0) & (spread < np.inf)).all():
+        return s, t
     for name, values in (("scale", gamma), ("bias", beta), ("mean", mu), ("var", variance)):
         if not np.isfinite(values).all():
             raise Refused(f"its {name} is not finite")
-    if not (variance + epsilon > 0).all():
+    if not (spread > 0).all():
         raise Refused("var + epsilon is not positive")
-    with np.errstate(over="ignore", invalid="ignore"):
-        s = gamma / np.sqrt(variance + epsilon)
-        t = beta - mu * s
     if not (np.isfinite(s).all() and np.isfinite(t).all()):
         raise Refused("scale / sqrt(var + epsilon) overflows")
     return s, t

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from fastbn.export.fold.affine import MALFORMED, Refused
-from fastbn.export.fold.chains import constant_affine
+from fastbn.export.fold.chains import CONSTANT_AFFINES, constant_affine
 from fastbn.export.fold.cleanup import bypass, graphs_of
 from fastbn.export.fold.commit import commit
 from fastbn.export.fold.context import Context
@@ -26,6 +26,8 @@ def fold_alone(context: Context, model: ir.Model, *, products: bool = False) -> 
     folded = 0
     for graph in graphs_of(model):
         for node in list(graph):
+            if node.op_type not in CONSTANT_AFFINES:
+                continue
             plan = Plan(context)
             try:
                 chain = constant_affine(plan, node)

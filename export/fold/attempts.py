@@ -82,6 +82,7 @@ class Foldable:
         self.allow_negative_scales = allow_negative_scales
         self._fresh: ir.Model | None = self._annotated()
 
+    @collector_paused()
     def _annotated(self) -> ir.Model:
         """Read the model, with the shapes that can be inferred."""
         model = read(self._message)
@@ -111,11 +112,7 @@ class Foldable:
     def message(self, boldness: Boldness = STEPS[0]) -> Folded:
         """Fold into a message."""
         model, report = self.fold(boldness)
-        folded = Folded(written(model), report)
-        if has_many_nodes(self._message):  # the proof needs the memory that circles still hold
-            del model
-            gc.collect()
-        return folded
+        return Folded(written(model), report)
 
 
 @collector_paused()
@@ -186,6 +183,8 @@ def boldest_proven(
         if not report.changed:
             report.nodes_after = report.nodes_before
             return Folded(original, report, folded.path)
+        if has_many_nodes(original):  # the proof needs the memory that circles still hold
+            gc.collect()
         truth = truth or load()
         if folded.path is None:
             require_valid(truth.model, folded.model)

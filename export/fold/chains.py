@@ -51,7 +51,8 @@ def longest(plan: Plan, node: ir.Node) -> Chain:
     chain = single(plan, node)
     rank = chain.affine.rank
     behind, more = affines_behind(plan, node, rank)
-    nodes, affine, entry = [node, *behind], chain.affine.then(more), 0
+    affine = chain.affine.then(more) if behind else chain.affine
+    nodes, entry = [node, *behind], 0
     most = len(nodes) + REACH
     while len(nodes) < most and (before := _before(plan, nodes[0], entry, rank)) is not None:
         nodes.insert(0, before[0])
@@ -106,6 +107,8 @@ def _before(plan: Plan, node: ir.Node, entry: int, rank: int) -> tuple[ir.Node, 
     if value is None or producer is None or producer.graph is not node.graph:
         return None
     if only_consumer(value) is None or value.index() != 0:
+        return None
+    if producer.op_type not in CONSTANT_AFFINES and not is_batch_norm(producer):
         return None
     for index in range(min(len(producer.inputs), 2)):
         if plan.constant(producer, index) is not None:

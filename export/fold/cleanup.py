@@ -10,6 +10,8 @@ import onnx_ir as ir
 from fastbn.export.fold.affine import store
 from fastbn.export.fold.context import Context
 
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """Yield the main graph and every subgraph; functions are left out."""
@@ -26,11 +28,12 @@ def subgraphs_of(node: ir.Node) -> list[ir.Graph]:
     """Graphs in the attributes of a node (If, Loop, Scan)."""
     found: list[ir.Graph] = []
     for attribute in node.attributes.data.values():
-        if attribute.is_ref():
+        kind = attribute.type
+        if kind not in _GRAPHS or attribute.is_ref():
             continue
-        if attribute.type == ir.AttributeType.GRAPH:
+        if kind == ir.AttributeType.GRAPH:
             found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
+        else:
             found.extend(attribute.as_graphs())
     return found
 

@@ -85,9 +85,9 @@ class Constants:
 
     def get(self, value: ir.Value | None) -> NDArray[Any] | None:
         """Value of a constant, in its own type; None if it is not known before the run."""
-        if value is None:
-            return None
-        pending = [] if value in self._known else [value]
+        if value is None or value in self._known:
+            return None if value is None else self._known[value]
+        pending = [value]
         entered: set[ir.Value] = set()
         while pending:  # not a recursion: chains may be long
             last = pending[-1]

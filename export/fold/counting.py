@@ -46,9 +46,9 @@ def _is_affine(node: ir.Node, context: Context, least: int) -> bool:
         found = [v for v in operands if v is not None]
         return len(found) == 1 and found[0].size >= least
     if node.op_type == "Conv":
-        weight = context.constants.get(node.inputs[1])
         groups = int(attribute(node, "group", 1))
-        if weight is None or groups == 1:
+        weight = None if groups == 1 else context.constants.get(node.inputs[1])
+        if weight is None:
             return False
         return weight.shape[0] == groups and all(n == 1 for n in weight.shape[1:])
     return False

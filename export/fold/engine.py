@@ -8,7 +8,7 @@ nothing changes: a fold can make room for another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -244,14 +244,14 @@ def _attempts(
         # Undoing an affine behind a Relu would cost what it spares elsewhere.
         bounded = boldness.bounds and (context.allow_slower or not changes)
         for chain in chains:
-            ways = [
+            ways: Iterable[tuple[bool, Shares]] = (
                 (bounds, way)
                 for bounds in (False, True)[: 1 + bounded]
                 for way in shares(chain.affine)
                 if boldness.forwards or way.forth.is_identity
-            ]
+            )
             if is_far(chain.source):  # the next one may be close; in a long row all would go far
-                ways.sort(key=lambda pair: pair[1].name != "forwards")
+                ways = sorted(ways, key=lambda pair: pair[1].name != "forwards")
             for bounds, way in ways:
                 yield Plan(context, allow_bounds=bounds, allow_changes=changes), chain, way
     if boldness.forwards:

@@ -45,7 +45,7 @@ def _infer(model: ir.Model, message: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(light, data_prop=_is_short(model))
     except Exception:  # it raises several classes, some of C++
         return
-    known: dict[tuple[int | str | None, ...], ir.Shape] = {}
+    known: dict[bytes, tuple[ir.Shape | None, ir.DataType | None]] = {}
     for graph, described in _pairs(model, inferred):
         values = graph.inputs, *(node.outputs for node in graph)
         by_name = {value.name: value for row in values for value in row}
@@ -107,24 +107,29 @@ def _annotate_constants(graph: ir.Graph, described: onnx.GraphProto, constants: 
 def _annotate(
     value: ir.Value,
     found: onnx.TypeProto.Tensor,
-    known: dict[tuple[int | str | None, ...], ir.Shape],
+    known: dict[bytes, tuple[ir.Shape | None, ir.DataType | None]],
 ) -> None:
     """Give a value the type and shape that were found; equal shapes are one object."""
-    if found.HasField("shape"):
-        sizes = tuple(
+    key = found.SerializeToString()
+    if key not in known:
+        sizes = (
             d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in found.shape.dim
         )
-        if sizes not in known:
-            known[sizes] = ir.Shape(sizes, frozen=True)
-        value.shape = known[sizes]
-    if found.elem_type:
-        dtype = ir.DataType(found.elem_type)
-        if value.dtype != dtype:
-            value.dtype = dtype
+        known[key] = (
+            ir.Shape(sizes, frozen=True) if found.HasField("shape") else None,
+            ir.DataType(found.elem_type) if found.elem_type else None,
+        )
+    shape, dtype = known[key]
+    if shape is not None:
+        value.shape = shape
+    if dtype is not None and value.dtype != dtype:
+        value.dtype = dtype
 
 
 def _is_short(model: ir.Model) -> bool:
     """Whether the shapes that ONNX propagates stay short: Concat of one with itself doubles it."""
+    if not any(node.op_type == "Concat" for graph in graphs_of(model) for node in graph):
+        return True
     lengths: dict[ir.Value | None, int] = {}
     for graph in graphs_of(model):
         for node in graph:

@@ -182,7 +182,8 @@ def from_batch_norm(
         spread = variance + epsilon
         s = gamma / np.sqrt(spread)
         t = beta - mu * s
-    if np.isfinite(s + t).all() and ((spread > 0) & (spread < np.inf)).all():
+        is_usable = np.isfinite(s + t) & (spread > 0) & (spread < np.inf)
+    if is_usable.all():
         return s, t
     for name, values in (("scale", gamma), ("bias", beta), ("mean", mu), ("var", variance)):
         if not np.isfinite(values).all():

@@ -91,10 +91,6 @@ class Truth:
         self._first = load_first(model, path)
         self._run = remembering(self._first.run, {} if memory is None else memory)
         self._groups = self._inputs(data, seeds, batch_sizes)
-        if has_many_nodes(model):
-            for sample in self.samples():
-                self._run(sample)
-            self._first.release()
 
     @property
     def is_narrow(self) -> bool:
@@ -126,6 +122,10 @@ class Truth:
         run = self._run
         if second is not None:
             _require_same_interface(self.model, second, self.specs)
+            if has_many_nodes(self.model):  # two at once would take much memory
+                for sample in self.samples():
+                    self._run(sample)
+                self._first.release()
             run = load_second(second, path, self._first, report)
         self.hold(run, report, alone=second is None)
         report.against = self._first.against

@@ -99,7 +99,7 @@ class Loaded:
             self.notes.append(f"no float64 evaluation: {one_line(error)}")
 
     def release(self) -> None:
-        """Give its memory back, when all that it is ever asked for is remembered."""
+        """Give its memory back, when all that it is going to be asked for is remembered."""
         self.ways = dict.fromkeys(self.ways, _released)
         self._evaluator = None
 

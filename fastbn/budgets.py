@@ -29,7 +29,7 @@ RATIO = 32
 SECONDS = 7.5
 BYTES_A_SECOND = 100_000
 # A node of a graph counts as this many bytes more: whatever holds it takes kilobytes.
-NODE_BYTES = 256
+NODE_BYTES = 400
 
 # n nodes may become, with functions inlined, NODES + RATIO * n, and one run may execute EXECUTED
 # nodes, those in loops once a turn.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 SHARE = 0.005  # of the time, for looks and copies
+REMEDY = ". A smaller learning rate or clip_norm=1.0 may help"
 TOGETHER = 50  # steps from copy to copy of several ranks, which must agree on them
 
 
@@ -152,7 +153,9 @@ class NaNGuard(Callback):
         with np.errstate(all="ignore"), suppress(ValueError):  # of a source that is used up
             for group in plan.groups_from(position, last - steps):
                 before = Snapshot(trainer.net, trainer.optimizer)
-                found = _wrong(plan, group)
+                found, remedy = _wrong_data(plan, group), ""
+                if found is None:
+                    found, remedy = _wrong(plan, group), REMEDY
                 trainer.net.discard()
                 if found is None:
                     position.advance(*plan.step_function()(group))
@@ -166,7 +169,7 @@ class NaNGuard(Callback):
                 what, place = found
                 raise NotFiniteError(
                     f"training stopped at step {steps + 1}: {what}; the weights are those of "
-                    "before. A smaller learning rate or clip_norm=1.0 may help",
+                    f"before{remedy}",
                     steps + 1,
                     place,
                 )
@@ -221,9 +224,8 @@ def _bad_state(net: Module) -> str | None:
     return None
 
 
-def _wrong(plan: Fit, group: Any) -> tuple[str, str] | None:
-    """Return what of a step is not finite, and where; nothing is changed."""
-    net = plan.trainer.net
+def _wrong_data(plan: Fit, group: Any) -> tuple[str, str] | None:
+    """Return what of a step's data is not finite, and where."""
     for x, y, *_ in group if isinstance(group, list) else [group]:
         rows = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
         if rows.size:
@@ -232,6 +234,12 @@ def _wrong(plan: Fit, group: Any) -> tuple[str, str] | None:
         targets = np.asarray(y)
         if targets.dtype.kind == "f" and not np.isfinite(targets).all():
             return "the targets are not finite", "targets"
+    return None
+
+
+def _wrong(plan: Fit, group: Any) -> tuple[str, str] | None:
+    """Return what a step makes of finite data that is not finite, and where; nothing is changed."""
+    net = plan.trainer.net
     before = Snapshot(net)
     _, value, _ = plan.step_function(update=False)(group)
     grads = [(name, p.grad) for name, p in net.named_parameters() if p.grad is not None]

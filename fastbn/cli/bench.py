@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,6 @@ from fastbn.cli.measuring import (
     warn_of,
 )
 from fastbn.cli.watch import takes_memory
-
-if TYPE_CHECKING:
-    pass
 
 bench_app = typer.Typer(help="Measure against the machine's limits, PyTorch, TensorFlow and JAX.")
 

@@ -211,10 +211,10 @@ def is_too_large(source: Source) -> bool:
     """Whether a file's external weights are more than one protobuf message can hold."""
     if isinstance(source, onnx.ModelProto) or not Path(source).is_file():
         return False
-    folder = Path(source).parent
-    model = _parse(Path(source))
     if b"location" not in Path(source).read_bytes():
         return False  # every tensor in another file says where that is
+    folder = Path(source).parent
+    model = _parse(Path(source))
     external = sum(_check_tensor(t, str(source), folder) for t in all_tensors(model))
     return external + model.ByteSize() > PROTOBUF_LIMIT and external > 0
 

@@ -104,8 +104,7 @@ def conv2d_algorithm(
         "Winograd" is Winograd's F(4×4, 3×3), with 36 multiplications for 16 outputs instead of
         144, or F(2×2, 3×3), with 16 for four instead of 36, where images are so small or so few
         that this is faster (Lavin & Gray 2016): 3×3 filters of stride 1 between 16 channels or
-        more. Rounding errors are about those of a direct sum; tests hold them below 2e-6 of the
-        largest result in float32.
+        more. Tests hold rounding errors below 2e-6 of the largest result in float32.
 
     Examples
     --------

@@ -23,8 +23,8 @@
  *            0  ppqq     0  -pp-qq   0  1     G: (1 x xx) / F at a point x, (0 0 1) at infinity;
  *                                             F = ppqq, 2 pp (pp - qq), 2 qq (qq - pp)
  *
- * p = 11/16 and q = 47/32: all but 1 / F is exact in float32, and the largest errors are a quarter
- * of those with the usual 1 and 2, about as large as those of a direct sum.
+ * p = 11/16 and q = 47/32: all but 1 / F is exact in float32, and rounding errors are multiplied
+ * far less than with the usual 1 and 2.
  *
  * Rows of x and -x share their even and their odd part. So they are made in pairs: pair 0 is
  * the first and the last, pair k the rows 2 k - 1 and 2 k.

@@ -43,7 +43,7 @@ WORKING = 0.9
 PATIENCE = 10.0
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else []))
-# What both processes see: the bytes of the files read, and whether all but the last line is done.
+# What both processes see: the bytes of the files read, and whether only the last line is to come.
 _SHARED = struct.Struct("q?")
 
 # Whether this is the process of a command line, and not of a caller of `main`, who may have
@@ -53,7 +53,7 @@ _shared: mmap.mmap | None = None  # in the child
 
 
 def settle() -> None:
-    """Stop no more, for what the command says now is its end."""
+    """Tell the process that waits to stop this one no more: it is about to say its last line."""
     if _shared is not None:
         _SHARED.pack_into(_shared, 0, _SHARED.unpack_from(_shared)[0], True)
 

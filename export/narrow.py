@@ -115,6 +115,19 @@ def _batches(specs: list[InputSpec], data: Mapping[str, NDArray[Any]]) -> Iterat
         yield check_data(specs, part)
 
 
+def image_shape(model: onnx.ModelProto) -> tuple[int, int, int] | None:
+    """Return (H, W, C) of the images that a model takes, None if it takes others or any size."""
+    specs = input_specs(model)
+    dims = specs[0].dims if len(specs) == 1 else ()
+    if len(dims) != 4:
+        return None
+    forms = ((dims[2], dims[3], dims[1]), (dims[1], dims[2], dims[3]))  # NCHW, NHWC
+    for height, width, channels in forms:
+        if channels in (1, 3) and isinstance(height, int) and isinstance(width, int):
+            return height, width, channels
+    return None
+
+
 def as_inputs(model: onnx.ModelProto, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Images (N, H, W, C) as the one input of a model takes them: NCHW, NHWC or rows.
 

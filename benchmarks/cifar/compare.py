@@ -145,6 +145,20 @@ class PeerTime:
     accuracy: float | None = None
 
 
+def choose_variants(part: str) -> list[str]:
+    """Return PyTorch's variants that have `part` in their name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = [variant for variant in VARIANTS if part in variant]
+    if not found:
+        raise ValueError(f"variants: {part!r} is no part of {', '.join(VARIANTS)}")
+    return found
+
+
 def time_peer(
     root: str | None,
     recipe: Recipe,
@@ -152,7 +166,7 @@ def time_peer(
     threads: int,
     *,
     images: int | None = None,
-    variants: Sequence[str] = VARIANTS[:2],
+    variants: Sequence[str],
     full: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[PeerTime]:

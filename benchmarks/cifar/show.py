@@ -79,8 +79,8 @@ def comparison_lines(found: Comparison) -> list[str]:
     ]
 
 
-def plot(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
-    """Draw the accuracy over the minutes, a line for each seed.
+def plot(runs: Sequence[Run], peers: Sequence[PeerTime], path: str | os.PathLike[str]) -> None:
+    """Draw the accuracy over the minutes, a line for each seed, and where the fastest peer ends.
 
     Raises
     ------
@@ -101,8 +101,14 @@ def plot(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
     ends = [(run.seconds / 60, run.accuracy_views) for run in runs]
     axes.plot(*zip(*ends, strict=True), "k*", label="at the end, six views of an image")
     axes.axhline(GOAL, color="gray", linestyle="--", linewidth=1, label=f"{GOAL:.0%}")
+    if peers:
+        best = min(peers, key=lambda peer: peer.whole)
+        axes.axvline(
+            best.whole / 60, color="tab:red", linestyle=":", label=f"PyTorch ends, {best.variant}"
+        )
+    first = runs[0]
     axes.set(
-        title=f"CIFAR-10 on {runs[0].threads} threads, {len(runs)} seeds",
+        title=f"CIFAR-10 on {first.threads} threads, {first.epochs:g} epochs, {len(runs)} seeds",
         xlabel="minutes of training",
         ylabel="accuracy on the test images",
     )

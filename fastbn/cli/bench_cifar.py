@@ -22,6 +22,10 @@ def cifar(
     ] = None,
     activation: Annotated[str, typer.Option(help="gelu, or relu.")] = "gelu",
     peers: Annotated[str, typer.Option(help="none, or torch: time an epoch of it, too.")] = "none",
+    variants: Annotated[
+        str,
+        typer.Option(help="Only PyTorch's variants with this in their name, eager or compile."),
+    ] = "eager",
     full_peer: Annotated[
         bool, typer.Option("--full-peer", help="Let PyTorch train to the end.")
     ] = False,
@@ -41,12 +45,16 @@ def cifar(
     from fastbn.bench.cifar import compare, run, show
     from fastbn.bench.cifar.recipe import Recipe, images_of
     from fastbn.bench.peers import choose
+    from fastbn.train import plot
 
     console = Console(stderr=True)
     warn_if_busy(console)
-    threads, rivals = fastbn.get_num_threads(), choose(names(peers))
+    rivals = choose(["torch"] if quick or full_peer else names(peers))
+    if rivals and "torch" not in rivals:
+        raise typer.BadParameter(f"--peers: only torch has the recipe, not {', '.join(rivals)}")
+    wanted = compare.choose_variants(variants) if rivals else []
+    threads = fastbn.get_num_threads()
     if quick:
-        choose(["torch"])
         with console.status("") as status:
             found = compare.quick(data, threads, status.update)
         for line in show.comparison_lines(found):
@@ -77,12 +85,21 @@ def cifar(
     printer().print(show.table(runs))
     for line in show.lines(runs):
         print(line)
-    if "torch" in rivals or full_peer:
+    times = []
+    if wanted:
         with console.status("") as status:
             times = compare.time_peer(
-                data, recipe, 0, threads, images=images, full=full_peer, tell=status.update
+                data,
+                recipe,
+                0,
+                threads,
+                images=images,
+                variants=wanted,
+                full=full_peer,
+                tell=status.update,
             )
-        for line in show.peer_lines(runs, times):
-            print(line)
-    show.plot(runs, output / "accuracy.png")
+    for line in show.peer_lines(runs, times):
+        print(line)
+    if plot.available():
+        show.plot(runs, times, output / "accuracy.png")
     return 0

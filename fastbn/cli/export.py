@@ -104,7 +104,7 @@ def export(
     if precision is Precision.INT8 and calibration is None:
         raise typer.BadParameter("--precision int8 needs --calibration data")
     net, metadata = network(weights, model)
-    samples, test = _calibration(calibration)
+    samples, test = _calibration(calibration, metadata.input_shape)
     inside = _normalization(mean, std, metadata if normalize else None)
     shape, classes = metadata.input_shape or (), metadata.classes or ()
     # Pixels are in [0, 1], and rows those of the table, unless the network was trained on others
@@ -181,7 +181,9 @@ def numbers(option: str, text: str) -> list[float]:
         ) from None
 
 
-def _calibration(source: str | None) -> tuple[NDArray[np.float32] | None, Labelled | None]:
+def _calibration(
+    source: str | None, shape: tuple[int, ...] | None
+) -> tuple[NDArray[np.float32] | None, Labelled | None]:
     """Read samples to calibrate on, and those to measure accuracy on, as `to_onnx` takes them.
 
     Of a data set, training images set the ranges and test images judge. A file's samples do both.
@@ -198,9 +200,9 @@ def _calibration(source: str | None) -> tuple[NDArray[np.float32] | None, Labell
         return x, (x, arrays["y"]) if "y" in arrays else None
     import numpy as np
 
-    from fastbn import data
+    from fastbn.data.sources import load_for
 
-    images = data.load(source)
+    images = load_for(source, shape)
     x_train, x_test = (np.asarray(x, np.float32) for x in (images.x_train, images.x_test))
     return spread(x_train, CALIBRATION_SAMPLES), (x_test, images.y_test)
 

@@ -35,7 +35,7 @@ def fold(
         bool,
         typer.Option(
             "--duplicate-shared",
-            help="Copy weights that several nodes share, so that each can be folded.",
+            help="Copy weights of over 64 KB that several nodes share, so that each can be folded.",
         ),
     ] = False,
     allow_slower: Annotated[
@@ -165,7 +165,8 @@ def validate(
         typer.Option(help="Share of samples that need the same class.", min=0, max=1),
     ] = None,
     factory: Annotated[
-        str | None, typer.Option(help="package.module:factory of your own network.")
+        str | None,
+        typer.Option("--model", "--factory", help="package.module:factory of your own network."),
     ] = None,
 ) -> int:
     """Compare a model in onnxruntime with float64, another model or weights; 1 if they differ."""
@@ -209,11 +210,13 @@ def inputs_for(model: Path, source: str) -> dict[str, NDArray[Any]]:
         return read_npz(source)
     import numpy as np
 
-    from fastbn import data
+    from fastbn.data.sources import load_for
     from fastbn.export.io import read_model
-    from fastbn.export.narrow import as_inputs
+    from fastbn.export.narrow import as_inputs, image_shape
 
-    return as_inputs(read_model(model), np.asarray(data.load(source).x_test[:TEST_SAMPLES]))
+    proto = read_model(model)
+    samples = load_for(source, image_shape(proto)).x_test[:TEST_SAMPLES]
+    return as_inputs(proto, np.asarray(samples))
 
 
 def compare_with_weights(
@@ -248,7 +251,7 @@ def compare_with_weights(
 
     import numpy as np
 
-    from fastbn import data as datasets
+    from fastbn.data.sources import load_for
     from fastbn.export import compare_predictions
     from fastbn.export.io import read_model
     from fastbn.train.factory import network
@@ -256,7 +259,7 @@ def compare_with_weights(
     net, metadata = network(weights, model)
     proto = read_model(onnx_file)
     said = {item.key: item.value for item in proto.metadata_props}
-    x = np.asarray(datasets.load(data).x_test, np.float32)
+    x = np.asarray(load_for(data, metadata.input_shape).x_test, np.float32)
     inside = json.loads(said.get("normalization", "{}"))
     if metadata.input_normalization and not inside:
         # The file takes what the network takes, and the network was trained on this.

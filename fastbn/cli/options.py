@@ -78,7 +78,7 @@ ValSplit = Annotated[
     ),
 ]
 Augment = Annotated[
-    str | None, typer.Option(help="Of flip, shift, crop, cutout, brightness: flip,crop.")
+    str | None, typer.Option(help="Comma-separated, of flip, shift, crop, cutout, brightness.")
 ]
 Epochs = Annotated[int | None, typer.Option(help="Epochs. Default: 3.", min=1)]
 BatchSize = Annotated[int | None, typer.Option(help="Batch size. Default: 64.", min=1)]
@@ -88,7 +88,11 @@ LearningRate = Annotated[
     typer.Option(help="Learning rate. Default: 0.001; 0.05 for sgd, which has momentum 0.9."),
 ]
 FinalRate = Annotated[
-    float | None, typer.Option(help="Learning rate of the last epoch. Default: the same.")
+    float | None,
+    typer.Option(
+        help="Learning rate of the last epoch, for the schedules exponential (then the default) "
+        "and cosine."
+    ),
 ]
 ScheduleName = Annotated[
     Schedule | None, typer.Option(help="How the learning rate moves. Default: constant.")
@@ -104,7 +108,7 @@ Balanced = Annotated[
 ]
 Stopping = Annotated[
     int | None,
-    typer.Option(help="Stop after so many epochs without a better validation loss.", min=1),
+    typer.Option(help="Stop after this many epochs without a better validation loss.", min=1),
 ]
 MaxSeconds = Annotated[float | None, typer.Option(help="Stop after this many seconds.")]
 SaveEvery = Annotated[
@@ -168,5 +172,5 @@ def refuse_besides(
     named = [name for name, value in given.items() if value is not None]
     if model is not None or set_ or overwrite or named:
         raise typer.BadParameter(
-            f"--resume goes on with the arguments of {resume / CONFIG}; give no others"
+            f"--resume continues with the arguments of {resume / CONFIG}; give no others"
         )

@@ -115,7 +115,7 @@ def load(
         return _read_folder(locate(name, root), name)
     path = Path(name).expanduser()
     if path.is_dir():
-        if _kind(path) is None and is_image_folder(path):
+        if _has_image_files(path):
             _allow(name, given, "size", "channels", "split")
             return read_image_folder(
                 path,
@@ -137,6 +137,19 @@ def load(
         "with a subfolder of images for each class, with idx files or with CIFAR-10 .bin files, "
         f"or a table ({', '.join(SUFFIXES)})"
     )
+
+
+def load_for(name_or_path: str | os.PathLike[str], shape: Sequence[int] | None) -> Dataset:
+    """Read a data set for a network: image files are brought to its input shape ``(H, W, C)``."""
+    path = Path(name_or_path).expanduser()
+    if shape is None or len(shape) != 3 or not _has_image_files(path):
+        return load(name_or_path)
+    height, width, channels = shape
+    return load(path, size=(height, width), channels=channels if channels in (1, 3) else None)
+
+
+def _has_image_files(path: Path) -> bool:
+    return path.is_dir() and _kind(path) is None and is_image_folder(path)
 
 
 def _allow(name: str, given: Sequence[str], *allowed: str) -> None:

@@ -207,12 +207,14 @@ def from_values(values: Mapping[str, Any], where: str) -> Config:
 
 
 def rooted(config: Config) -> Config:
-    """Return the arguments with whole paths of data and weights: a run goes on from any folder."""
+    """Return the arguments with whole paths of what is read: a run continues from any folder."""
+    names = {"data": config.data, "weights": config.weights}
+    if config.model.endswith((".onnx", ".safetensors")):
+        names["model"] = config.model
     whole: dict[str, Any] = {
-        name: str(Path(value).expanduser().absolute())
-        for name in ("data", "weights")
-        if (value := getattr(config, name)) not in (None, *NAMED)
-        and Path(value).expanduser().exists()
+        name: str(path.absolute())
+        for name, value in names.items()
+        if value and value not in NAMED and (path := Path(value).expanduser()).exists()
     }
     return replace(config, **whole)
 

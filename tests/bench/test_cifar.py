@@ -16,6 +16,7 @@ from fastbn.bench.cifar.recipe import Recipe
 from fastbn.bench.peers.client import Worker
 from fastbn.bench.profile import Profile
 from fastbn.cli import app
+from fastbn.train import plot
 
 TINY = Recipe(epochs=2.5, batch=8)
 
@@ -105,7 +106,35 @@ def test_command(root: Path, tmp_path: Path) -> None:
         assert "accuracy, six views: mean" in done.output
     assert "is there" in done.output
     names = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert names == {"accuracy.png", "gelu-1-100-seed0.json", "gelu-1-100-seed0.safetensors"}
+    assert names - {"accuracy.png"} == {"gelu-1-100-seed0.json", "gelu-1-100-seed0.safetensors"}
+    assert ("accuracy.png" in names) == plot.available()
+
+
+def test_plot_of_runs_and_a_peer(images: datasets.Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    one, _ = run.train_once(images, TINY, 0)
+    peer = compare.PeerTime("eager", 4, 20.0, 3 * one.seconds)
+    show.plot([one], [], tmp_path / "alone.png")
+    show.plot([one], [peer], tmp_path / "beside.png")
+    assert (tmp_path / "alone.png").read_bytes() != (tmp_path / "beside.png").read_bytes()
+
+
+def test_variants_are_chosen_by_a_part_of_their_name() -> None:
+    assert compare.choose_variants("eager") == ["eager", "eager channels_last"]
+    assert compare.choose_variants("compile") == ["compile channels_last"]
+    assert compare.choose_variants("") == list(compare.VARIANTS)
+    with pytest.raises(ValueError, match="variants: 'onnx' is no part of eager, "):
+        compare.choose_variants("onnx")
+
+
+@pytest.mark.usefixtures("torch")
+def test_command_beside_pytorch(root: Path, tmp_path: Path) -> None:
+    command = ["bench", "cifar", "--data", str(root), "--epochs", "1", "--batch", "50"]
+    command += ["--seeds", "1", "-o", str(tmp_path)]
+    wanted = ["--peers", "torch", "--variants", "eager channels_last"]
+    done = CliRunner().invoke(app, [*command, *wanted])
+    assert done.exit_code == 0, done.output
+    assert "PyTorch eager channels_last: " in done.output
 
 
 @pytest.mark.usefixtures("torch")

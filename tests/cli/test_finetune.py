@@ -132,6 +132,19 @@ def test_onnx_in_and_out(run: Run, pretrained: Path) -> None:
     assert told("run")["test_accuracy"] == report["test_accuracy"]
 
 
+def test_a_run_is_repeated_from_another_folder(
+    run: Run, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("net.onnx").write_bytes((pretrained / "net.onnx").read_bytes())
+    assert run("finetune", "net.onnx", "--data", "digits", "--epochs", "1", "-o", "run", "-q") == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    config = Path("..") / "run" / "config.toml"
+    assert run("finetune", config, "-o", "again", "-q") == 0
+    ours, theirs = state("again"), state("../run")
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
 def test_a_model_and_its_published_weights(run: Run, images: Path) -> None:
     other = models.mobilenet_v2((64, 64, 3), 30, width=0.25, rng=1)
     other(np.random.default_rng(0).standard_normal((4, 64, 64, 3)).astype(np.float32))

@@ -279,6 +279,30 @@ def test_export_int8(run: Run, trained: Path, capsys: Capture) -> None:
     assert "has no array 'x'" in capsys.readouterr().err
 
 
+def test_images_of_a_folder_are_brought_to_the_size_of_the_network(
+    run: Run, tmp_path: Path, capsys: Capture
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 100)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(8):
+            sides = (20 + number, 24)
+            pixels = rng.integers(low, low + 100, (*sides, 3)).astype(np.uint8)
+            image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    training = ("--size", "16", "--epochs", "1", "-o", "run", "-q")
+    assert run("train", "convnet", "--data", "images", *training) == 0
+    weights = Path("run") / WEIGHTS
+    int8 = ("--precision", "int8", "--calibration", "images")
+    assert run("export", weights, "-o", "small.onnx", *int8) == 0
+    assert run("export", weights, "-o", "m.onnx") == 0
+    assert run("validate", "m.onnx", "--weights", weights, "--data", "images") == 0
+    assert run("validate", "m.onnx", "--data", "images") == 0
+    assert run("export", weights, "-o", "nhwc.onnx", "--layout", "NHWC") == 0
+    assert run("validate", "nhwc.onnx", "--data", "images") == 0
+    assert "same function" in capsys.readouterr().out
+
+
 def test_export_never_over_the_weights(run: Run, trained: Path, capsys: Capture) -> None:
     weights = trained / WEIGHTS
     before = weights.read_bytes()

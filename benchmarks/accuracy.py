@@ -73,7 +73,7 @@ def _error(found: Array, truth: Array) -> float:
 
 
 def _arguments(op: str, x: Array, weight: Array, bias: Array, axis: int) -> tuple[Any, Any]:
-    """Positional arguments behind x, and the others."""
+    """Positional arguments after x, and the others."""
     if op in ("layer_norm", "rms_norm"):
         parameters = (weight, bias) if op == "layer_norm" else (weight,)
         return parameters, {"normalized_shape": x.shape[-1:], "eps": EPS}

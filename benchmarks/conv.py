@@ -1,4 +1,4 @@
-"""Convolutions alone, and with batch normalisation behind them, against PyTorch's."""
+"""Convolutions alone, and with batch normalisation after them, against PyTorch's."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Every tool folds every file in a process of its own, which tells its time and its most memory.
 Counted are all BatchNorms and affines per channel, those included that the file had, and
-biases that are an Add behind a MatMul.
+biases that are an Add after a MatMul.
 """
 
 from __future__ import annotations

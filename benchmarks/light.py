@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-# The last one is DenseNet-121 as PyTorch writes it, without the Mul and Add behind every BatchNorm
+# The last one is DenseNet-121 as PyTorch writes it, without the Mul and Add after every BatchNorm
 # that the shipped file has.
 LIGHT = ("resnet50", "shufflenet", "inception_v2", "densenet121", "densenet121_plain")
 PLAIN = "_plain"
@@ -35,7 +35,7 @@ def light_model(name: str, seed: int = 0) -> onnx.ModelProto:
 
 
 def without_scale_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Leave out the Mul and Add behind every BatchNormalization, which has γ and β of its own."""
+    """Leave out the Mul and Add after every BatchNormalization, which has γ and β of its own."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph

@@ -63,7 +63,7 @@ def mlp() -> nn.Module:
 
 
 def convnet4() -> nn.Module:
-    """Four 3×3 convolutions with batch normalisation, a pool behind each two, one Linear."""
+    """Four 3×3 convolutions with batch normalisation, a pool after each two, one Linear."""
     rng = np.random.default_rng(0)
     layers: list[nn.Module] = []
     seen = 1

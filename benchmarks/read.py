@@ -63,7 +63,7 @@ class ReadRow(Report):
     proven : float
         Difference of the written file from float64, relative.
     restored : float or None
-        Change of the outputs by BatchNorms that were put behind convolutions, where the file had
+        Change of the outputs by BatchNorms that were put after convolutions, where the file had
         none; relative.
     seconds : float
     failure : str

@@ -21,7 +21,7 @@ SAMPLE_SECONDS = 2e-3  # a sample is at least as long: clock and loop then cost 
 ROUNDS = 7
 
 # Threads of an OpenMP team look for more work for some milliseconds before they go to sleep: the
-# other side has the cores to itself only behind that.
+# other side has the cores to itself only after that.
 SETTLE_SECONDS = 0.03
 
 

@@ -25,7 +25,7 @@ for epoch in range(1, epochs + 1):
         net.backward(dlogits)
         optimizer.step()
         ema.update()
-    with ema.applied():  # the weights of training come back behind the block
+    with ema.applied():  # the weights of training come back after the block
         averaged = accuracy()
     print(f"epoch {epoch}: accuracy {accuracy():.3f}, of the averages {averaged:.3f}")
 

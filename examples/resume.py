@@ -1,4 +1,4 @@
-"""Resume: a run that is interrupted goes on, and ends with the very weights it would have had."""
+"""Resume: an interrupted run continues, and ends with the very weights it would have had."""
 
 import sys
 from pathlib import Path

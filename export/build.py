@@ -17,7 +17,7 @@ from fastbn.export.lower import Lowering
 from fastbn.nn.onnx import Flow
 from fastbn.nn.state import shapes_of
 
-INPUT, OUTPUT = "input", "output"  # with numbers behind where there are several
+INPUT, OUTPUT = "input", "output"  # with numbers appended where there are several
 LAYOUTS = ("NCHW", "NHWC")
 OLDEST_OPSET = 7
 OLDEST_IR = 8
@@ -45,7 +45,7 @@ class Wrapping:
     def net_outputs(
         self, net: nn.Module, xs: Sequence[NDArray[Any]], batch_size: int = 256
     ) -> list[NDArray[Any]]:
-        """Predict raw samples as the file should: normalised before, with softmax behind."""
+        """Predict raw samples as the file should: normalised before, with softmax after."""
         if self.normalization is not None:
             mean, std = (np.asarray(part, dtype=np.float32) for part in self.normalization)
             xs = [(x - mean) / std for x in xs]

@@ -79,7 +79,7 @@ def _key_of_call(node: onnx.NodeProto) -> _Key:
 
 
 def _callees_first(functions: dict[_Key, onnx.FunctionProto], where: str) -> list[_Key]:
-    """Order functions so that each stands behind those it calls; without recursion of our own."""
+    """Order functions so that each stands after those it calls; without recursion of our own."""
     callees = {
         key: {_key_of_call(n) for n in every_node(f.node)} & functions.keys()
         for key, f in functions.items()

@@ -120,7 +120,7 @@ def transposed_geometry(
         if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             length = output_shape[i - rank] if output_shape else spatial[i] * strides[i]
             total = max(full - length, 0)
-            # Only SAME_UPPER puts the odd element behind; all else puts it in front.
+            # Only SAME_UPPER puts the odd element at the end; all else puts it in front.
             front = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
         else:
             before, after = (pads[i], pads[i + rank]) if pads else (0, 0)
@@ -276,7 +276,7 @@ class LRN(OpRun):
     op_domain = ""
 
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):  # type: ignore[no-untyped-def]
-        # Of an even size, ONNX has the one more channel behind, ours in front.
+        # Of an even size, ONNX has the extra channel after, ours before.
         turned = np.ascontiguousarray(np.moveaxis(x, 1, -1)[..., ::-1])
         y, _ = F.local_response_norm(turned, size, alpha, beta, bias)
         return (np.moveaxis(y[..., ::-1], -1, 1),)

@@ -69,7 +69,7 @@ def input_specs(model: onnx.ModelProto) -> list[InputSpec]:
     return specs
 
 
-# Operators behind which an integer still chooses what it chose.
+# Operators after which an integer still chooses what it chose.
 _CARRIES = ("Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose",
             "Unsqueeze")  # fmt: skip
 

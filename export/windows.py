@@ -26,7 +26,7 @@ class Windows:
     kernel, strides, dilations : tuple of int
         One entry per spatial axis.
     begin, end : tuple of int
-        Padding in front of and behind every axis.
+        Padding in front of and after every axis.
     size : tuple of int
         Number of windows along every axis.
     """
@@ -101,7 +101,7 @@ def windows(
 
 
 def pad(x: Array, w: Windows, fill: float) -> Array:
-    """Put ``fill`` around x, and behind it as far as the last window of ceil mode reaches."""
+    """Put ``fill`` around x, and after it as far as the last window of ceil mode reaches."""
     behind = [
         max(reach - n - b, 0) for reach, n, b in zip(w.extent(), x.shape[2:], w.begin, strict=True)
     ]

@@ -133,7 +133,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_folder(parent: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a hidden folder in `parent` that is gone behind the block, or behind the next run.
+    """Give a hidden folder in `parent` that is gone after the block, or after the next run.
 
     Raises
     ------

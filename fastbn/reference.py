@@ -64,7 +64,7 @@ def _activated(z: Array, name: str | None, negative_slope: float) -> tuple[Array
 
 
 def _gradient_of_activated(dy: Array, name: str | None, saved: Saved) -> Array:
-    """Return dz, the gradient by what is activated."""
+    """Return dz, the gradient of the activation's input."""
     if name in (None, "relu", "leaky_relu"):
         return leaky_relu_backward(dy, saved)
     return _sloped_backward(dy, saved)
@@ -250,7 +250,7 @@ def _standardise(x: Array, over: tuple[int, ...], eps: float) -> tuple[Array, Ar
 
 
 def _gradient_of_standardised(g: Array, xhat: Array, invstd: Array, over: tuple[int, ...]) -> Array:
-    """Return dx from g, the gradient by xhat: invstd * (g - mean(g) - xhat * mean(g * xhat))."""
+    """Return dx from g, the gradient of xhat: invstd * (g - mean(g) - xhat * mean(g * xhat))."""
     mean_g = g.mean(axis=over, keepdims=True)
     dx: Array = invstd * (g - mean_g - xhat * (g * xhat).mean(axis=over, keepdims=True))
     return dx
@@ -441,7 +441,7 @@ def conv2d(
     """Cross-correlate x (N, H, W, C) with weight (O, C/groups, kh, kw): y (N, OH, OW, O).
 
     Dumoulin & Visin, "A guide to convolution arithmetic" (2016), relationship 6, and with
-    dilation section 5.1. ``"same"`` pads dilation * (k - 1) in all, the odd one behind, as
+    dilation section 5.1. ``"same"`` pads dilation * (k - 1) in all, the odd one at the end, as
     PyTorch does.
     """
     x, w = _f64(x), _f64(weight)
@@ -561,7 +561,7 @@ def _crop(padded: Array, pads: list[tuple[int, int]]) -> Array:
 def _windows(
     size: int, kernel: int, stride: int, padding: int, *, dilation: int, ceil_mode: bool
 ) -> tuple[int, int]:
-    """Return the number of windows along an axis and the padding they need behind it."""
+    """Return the number of windows along an axis and the padding they need after it."""
     reach = dilation * (kernel - 1) + 1
     room = size + 2 * padding - reach
     count = (-(-room // stride) if ceil_mode else room // stride) + 1
@@ -626,7 +626,7 @@ def avg_pool2d(
 ) -> tuple[Array, Saved]:
     """Return the mean of every window: x (N, H, W, C), y (N, OH, OW, C).
 
-    Padding counts as zeros unless ``count_include_pad=False``; what ``ceil_mode`` adds behind
+    Padding counts as zeros unless ``count_include_pad=False``; what ``ceil_mode`` adds after
     the padding never counts.
     """
     x = _f64(x)

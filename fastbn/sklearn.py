@@ -47,7 +47,7 @@ WORTH_THREADS = 1 << 21
 
 
 class _OneThread:
-    """One thread for small networks; what was set before is set again behind the last of them.
+    """One thread for small networks; what was set before is set again after the last of them.
 
     Estimators may be trained by several threads at once, as joblib's threading backend does.
     """
@@ -205,7 +205,7 @@ class FastBNClassifier(ClassifierMixin, _Perceptron):  # type: ignore[misc]
     weight_decay : float, default 1e-2
         Of AdamW.
     patience : int, optional
-        Stop when the loss of held-out samples has not improved for so many epochs, and take the
+        Stop when the loss of held-out samples has not improved for this many epochs, and take the
         weights that were best. By default nothing is held out.
     validation_fraction : float, default 0.1
         Share of the samples that is held out where `patience` is given.

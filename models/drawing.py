@@ -85,7 +85,7 @@ class Drawing:
         return self.named(name, nn.Linear(x.shape[-1], count, **self.options), x)
 
     def dropout(self, x: Symbol, p: float) -> Symbol:
-        """Return x with a Dropout behind it, if p is not 0."""
+        """Return x with a Dropout after it, if p is not 0."""
         y: Symbol = nn.Dropout(p, rng=self.options["rng"])(x) if p else x
         return y
 

@@ -27,7 +27,7 @@ BYTES = ((127.0 / 255.0,) * 3, (128.0 / 255.0,) * 3)  # (byte - 127) / 128, of p
 def _same(
     draw: Drawing, x: Symbol, count: int, size: int, name: str, stride: int, groups: int = 1
 ) -> Symbol:
-    """Return a convolution padded as TensorFlow pads: an odd row or column goes behind."""
+    """Return a convolution padded as TensorFlow pads: an odd row or column goes at the end."""
     if stride == 1:
         return draw.conv(x, count, size, name, groups=groups)
     totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in x.shape[:2]]

@@ -16,7 +16,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 @dataclass(frozen=True)
 class Kind:
-    """What stands behind every convolution, and where weights come from."""
+    """What stands after every convolution, and where weights come from."""
 
     norm: bool
     activation: str
@@ -42,7 +42,7 @@ class Kind:
 def block(seen: int, width: int, pool: nn.Module, kind: Kind) -> nn.Concat:
     """Return the branches 1×1, 3×3, double 3×3 and pool, of `width` channels and 2·width.
 
-    The figure of the paper: a 1×1 convolution in front of every 3×3 one, and behind the pool.
+    The figure of the paper: a 1×1 convolution in front of every 3×3 one, and after the pool.
     """
     conv = kind.convolved
     return nn.Concat(
@@ -99,11 +99,11 @@ def inception(
     stages : int
         Number of stages.
     norm : bool
-        Whether there is a BatchNorm behind every convolution; else that has a bias.
+        Whether there is a BatchNorm after every convolution; else that has a bias.
     activation : {"relu", "sigmoid"}
-        Behind it.
+        What comes after each of them.
     local_response : bool
-        Whether there is a LocalResponseNorm behind the stem and behind the first stage.
+        Whether there is a LocalResponseNorm after the stem and after the first stage.
     dropout : float
         Share of the features in front of the last layer that training drops.
     dtype : data-type

@@ -60,7 +60,7 @@ def vgg11_bn(
     hidden : int
         Size of the two Linear layers in front of the last.
     dropout : float
-        Behind each of them.
+        After each of them.
     dtype : data-type
         float32 or float64.
     rng : numpy.random.Generator or int, optional

@@ -170,7 +170,7 @@ def time_peer(
     full: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[PeerTime]:
-    """Time PyTorch's variants: an epoch each behind one step to warm up, or all steps."""
+    """Time PyTorch's variants: an epoch each, after a step to warm up, or all steps."""
     found = []
     for variant in variants:
         with Worker("torch", "cifar", threads) as worker:

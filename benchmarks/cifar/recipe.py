@@ -26,7 +26,7 @@ WHITENED = 5000  # images whose patches are looked at
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done, for so many epochs.
+    """What is done, and for how many epochs.
 
     The source adds the losses of a batch up; here they are averaged. A rate of r for sums over B
     rows is one of B·r for means, and a decay of d one of d / B.
@@ -52,7 +52,7 @@ class Recipe:
     shift: int = 2
 
     def steps(self, images: int) -> int:
-        """Return the number of steps with so many images."""
+        """Return the number of steps with this many images."""
         return ceil(self.epochs * (images // self.batch))
 
     def learning_rate(self, steps: int, last: int | None = None) -> schedules.piecewise:
@@ -147,8 +147,8 @@ def jolt(net: nn.Module) -> None:
 def flop(net: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Return the arithmetic of a training step for one image: two for a product and its sum.
 
-    Convolutions and linear layers, which are nearly all: forward, the gradient by the weight where
-    it is trained, and that by the input behind the first layer.
+    Convolutions and linear layers, which are nearly all: forward, the gradient of the weight where
+    it is trained, and that of the input, after the first layer.
     """
     total, first = 0, True
     for layer, shape, _ in net.trace(input_shape):

@@ -37,7 +37,7 @@ class Run:
     accuracy, accuracy_views : float
         On the test images, of one look at each and of six; see `fastbn.train.predict_views`.
     curve : list of (float, float)
-        Seconds and accuracy behind every epoch and at the end.
+        Seconds and accuracy after every epoch and at the end.
     augmenting : float
         Share of the time that went into making batches.
     watt_hours : float or None
@@ -61,7 +61,7 @@ class Run:
 
 
 class Clock(Callback):
-    """Measure time and accuracy behind every epoch, and keep the loss of every step.
+    """Measure time and accuracy after every epoch, and keep the loss of every step.
 
     The time that measuring takes is no part of the seconds.
     """
@@ -142,7 +142,7 @@ def train_once(
         Of initial weights, order and augmentation.
     activation : {"gelu", "relu"}
     tell : callable, optional
-        Gets a line behind every step.
+        Gets a line after every step.
     """
     images = len(data.x_train)
     if images < recipe.batch:

@@ -1,4 +1,4 @@
-"""BatchNorm in front of a linear operator, with nothing behind it that could take it in."""
+"""BatchNorm in front of a linear operator, with nothing after it that could take it in."""
 
 from __future__ import annotations
 

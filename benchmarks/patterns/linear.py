@@ -1,4 +1,4 @@
-"""BatchNorm directly behind a linear operator, in every form of one."""
+"""BatchNorm directly after a linear operator, in every form of one."""
 
 from __future__ import annotations
 

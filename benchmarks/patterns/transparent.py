@@ -1,4 +1,4 @@
-"""BatchNorm behind nodes that move, join, average or bend what a linear operator made."""
+"""BatchNorm after nodes that move, join, average or bend what a linear operator made."""
 
 from __future__ import annotations
 

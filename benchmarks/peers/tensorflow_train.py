@@ -48,7 +48,7 @@ class Suite(Training):
             layer.set_weights([stored(value) for value in values])
         initial = [np.array(variable) for variable in model.variables]
         if recipe.optimizer == "adam":
-            # Keras adds epsilon before it corrects the second moment, others behind: theirs is
+            # Keras adds epsilon before it corrects the second moment, others after: theirs is
             # 1e-8, which is 1e-8 * sqrt(1 - 0.999**t) here, about 5e-10 in the steps compared
             optimizer = keras.optimizers.Adam(recipe.lr, epsilon=5e-10)
         else:

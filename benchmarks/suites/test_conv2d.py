@@ -1,4 +1,4 @@
-"""Convolutions alone, all three directions, and with BatchNorm and ReLU behind them.
+"""Convolutions alone, all three directions, and with BatchNorm and ReLU after them.
 
 ``fastbn bench conv`` compares them with PyTorch's.
 """

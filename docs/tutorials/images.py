@@ -26,7 +26,7 @@ from fastbn.bench.load import busy_cores
 PROGRAM = "from fastbn.cli import main; main()"
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONSAFEPATH": "1"}
 NEW = 3  # images to predict
-LINES = 2  # of epochs, behind which a run is killed: then there is a checkpoint
+LINES = 2  # of epochs, after which a run is killed: then there is a checkpoint
 
 PAGE = """\
 # Train on your images
@@ -37,14 +37,14 @@ Train on a folder of images, interrupt the run, resume it, predict. This page is
 ## The images
 
 {images:,} images of {name} as PNG files, in one folder for each class; the folder's name is that
-of the class. {new} test images lie elsewhere, for the end.
+of the class. {new} test images are kept aside for the end.
 
 {folders}
 
 ## Train, and be killed
 
-A fifth of the files becomes the test set, a tenth of the rest the validation set; both are drawn
-by the seed, the same share of every class. Training stops after three epochs without a better
+A fifth of the files becomes the test set, a tenth of the rest the validation set; the seed chooses
+both, with the same share of every class. Training stops after three epochs without a better
 validation loss, but here `kill -9` ends it sooner.
 
 {train}
@@ -87,7 +87,7 @@ class Shell:
         self.environment = {**os.environ, **ENVIRONMENT, "FASTBN_CACHE": str(folder / ".cache")}
 
     def fastbn(self, line: str, *, kill: signal.Signals | None = None, code: int = 0) -> str:
-        """Run ``fastbn`` with these arguments; kill it behind some lines of epochs, if asked."""
+        """Run ``fastbn`` with these arguments; kill it after some lines of epochs, if asked."""
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *shlex.split(line)],
             stdout=subprocess.PIPE,
@@ -168,7 +168,7 @@ def transcript(folder: Path, count: int, epochs: int) -> str:
     }
     blocks = {name: f"```console\n{text}\n```" for name, text in parts.items()}
     busy = busy_cores() or 0.0
-    note = f" Other programs\nkept {busy:.1f} cores busy meanwhile: times mean little."
+    note = f" Other\nprograms kept {busy:.1f} cores busy, so the times mean little."
     label = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}[images.name]
     return PAGE.format(
         images=count, name=label, new=len(new), busy=note if busy > 0.1 else "", **blocks

@@ -2,7 +2,7 @@
 
 An inference BatchNorm is one of these. Scale and shift have the rank of the tensor they act on;
 along every axis they have either its full length or 1. A BatchNorm of (N, C, H, W) starts as
-(1, C, 1, 1); behind a Flatten it is (1, C·H·W), between a Reshape and a Transpose it may vary along
+(1, C, 1, 1); after a Flatten it is (1, C·H·W), between a Reshape and a Transpose it may vary along
 two axes.
 """
 

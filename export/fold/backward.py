@@ -1,4 +1,4 @@
-"""Backwards: the affine behind a linear operator goes into its weights and bias.
+"""Backwards: the affine after a linear operator goes into its weights and bias.
 
 s·(W x + b) + t = (s·W) x + (s·b + t)
 """

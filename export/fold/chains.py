@@ -74,7 +74,7 @@ def constant_affine(plan: Plan, node: ir.Node) -> Chain | None:
 
 
 def affines_behind(plan: Plan, node: ir.Node, rank: int) -> tuple[list[ir.Node], Affine]:
-    """Affine neighbours behind a node, each the only consumer of the one before, and their product.
+    """Affine neighbours after a node, each the only consumer of the one before, and their product.
 
     `rank` is that of the node's result.
     """

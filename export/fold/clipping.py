@@ -125,7 +125,7 @@ def _open_ends(low: Array, high: Array, swapped: np.ndarray) -> tuple[Array, Arr
 
 @forward_rule("Relu", "Clip", "Max", "Min")
 def bounds_forth(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affine) -> None:
-    """Move the affine behind the clip; the bounds are seen through it."""
+    """Move the affine after the clip; the bounds are seen through it."""
     if node.op_type in ("Max", "Min"):
         rank = len(plan.context.need_dims(node.outputs[0]))
         affine = widened(affine, rank)

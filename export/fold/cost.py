@@ -2,7 +2,7 @@
 
 Folding into weights is free. Turning a Relu into Max or Min is not always. onnxruntime's CPU
 provider fuses a Relu into the convolution or product in front of it, and keeps images in a layout
-of blocked channels, in which a BatchNorm with the Relu behind it is one pass; Max and Min do not
+of blocked channels, in which a BatchNorm with the Relu after it is one pass; Max and Min do not
 know that layout, so that the image is rearranged for them. The times below are estimates for one
 thread, fitted to graphs of 256 to 200,000 numbers; only their ratios matter.
 """
@@ -19,7 +19,7 @@ from fastbn.export.fold.chains import Chain
 from fastbn.export.fold.context import Context
 from fastbn.export.fold.plan import Bounds, Plan
 
-# The runtime runs these together with a Relu or Clip right behind them.
+# The runtime runs these together with a Relu or Clip right after them.
 _FUSES = ("Conv", "Gemm", "ConvTranspose")
 # These stay in the layout of blocked channels if all they read is in it.
 _KEEPS_BLOCKS = (
@@ -80,13 +80,13 @@ def _chain_time(plan: Plan, chain: Chain) -> float:
         norm = node.op_type == "BatchNormalization"
         total += _time(context, "BatchNormalization" if norm else "Max", value)
     if _is_one_pass(context, chain):
-        # The Relu behind it was done in the same pass, and takes one of its own if it stays.
+        # The Relu after it was done in the same pass, and takes one of its own if it stays.
         total -= _time(context, "Relu", value)
     return total
 
 
 def _is_one_pass(context: Context, chain: Chain) -> bool:
-    """Whether the chain is a BatchNorm that the runtime does together with the Relu behind it."""
+    """Whether the chain is a BatchNorm that the runtime does together with the Relu after it."""
     readers = [use.node.op_type for use in chain.result.uses()]
     with_relu = len(readers) == 1 and readers[0] in ("Relu", "Clip")
     return len(chain.nodes) == 1 and with_relu and is_blocked(context, chain.source)

@@ -241,7 +241,7 @@ def _attempts(
 ) -> Iterator[tuple[Plan, Chain, Shares]]:
     """Everything that may be tried, what changes least first."""
     for changes in (False, True)[: 1 + boldness.changes]:
-        # Undoing an affine behind a Relu would cost what it spares elsewhere.
+        # Undoing an affine after a Relu would cost what it spares elsewhere.
         bounded = boldness.bounds and (context.allow_slower or not changes)
         for chain in chains:
             ways: Iterable[tuple[bool, Shares]] = (

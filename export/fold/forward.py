@@ -39,7 +39,7 @@ def out_of_conv(plan: Plan, node: ir.Node, indices: Sequence[int], affine: Affin
     """Conv: weight (O, I/groups, *kernel), s along groups × I/groups.
 
     Without padding the shift is a bias. With padding it is missing at the border: it becomes a
-    map (1, O, *size) behind the node, which some consumer has to take in.
+    map (1, O, *size) after the node, which some consumer has to take in.
     """
     only_input(node, indices)
     weight = plan.constant(node, 1)
@@ -89,7 +89,7 @@ def _border_map(plan: Plan, node: ir.Node, weight: Array, shift: Array, groups: 
 
 
 def _add_map(plan: Plan, node: ir.Node, image: Array) -> None:
-    """Plan an addition behind a convolution: it stands in for a BatchNorm on a larger image."""
+    """Plan an addition after a convolution: it stands in for a BatchNorm on a larger image."""
     if not plan.allow_maps or image.size > ADDED_MAP_LIMIT:
         raise Refused(f"{label(node)} would need a bias map")
     plan.maps[node] = plan.maps.get(node, 0.0) + image

@@ -23,7 +23,7 @@ FAR = 16
 
 
 def backward_rule(*operators: str) -> Callable[[BackwardRule], BackwardRule]:
-    """Register how an affine behind these operators moves in front of or into them."""
+    """Register how an affine after these operators moves in front of or into them."""
 
     def register(rule: BackwardRule) -> BackwardRule:
         BACKWARD.update(dict.fromkeys(operators, rule))
@@ -33,7 +33,7 @@ def backward_rule(*operators: str) -> Callable[[BackwardRule], BackwardRule]:
 
 
 def forward_rule(*operators: str) -> Callable[[ForwardRule], ForwardRule]:
-    """Register how an affine in front of these operators moves behind or into them."""
+    """Register how an affine in front of these operators moves after or into them."""
 
     def register(rule: ForwardRule) -> ForwardRule:
         FORWARD.update(dict.fromkeys(operators, rule))

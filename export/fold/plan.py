@@ -74,7 +74,7 @@ class Plan:
     allow_changes : bool
         Whether a value with several consumers may carry an affine that all but one undo.
     allow_maps : bool
-        Whether a map that no consumer takes in may be added behind a convolution.
+        Whether a map that no consumer takes in may be added after a convolution.
     open : set of Node and Value
         What a rewriting that has not ended yet is about; see :meth:`rewriting`.
     idle : dict of Node

@@ -219,7 +219,7 @@ def _surrounded(large: Branch, small: Branch) -> Array | None:
     return weight
 
 
-# --- one behind the other ---------------------------------------------------------------------
+# --- one after the other ---------------------------------------------------------------------
 
 
 def _merge_row(context: Context, node: ir.Node) -> tuple[ir.Node, ir.Node] | None:

@@ -1,10 +1,10 @@
-"""Norms of single samples: their weight and bias go into what is linear behind them.
+"""Norms of single samples: their weight and bias go into what is linear after them.
 
     W (γ·x̂ + β) + b = (W·γ) x̂ + (b + W β)
 
 What cannot take the whole of it (a padded convolution a β, an addition of something else) refuses,
 and the norm stays as it is. GroupNormalization of older opsets is an InstanceNormalization of the
-groups between two Reshapes, and γ and β are a Mul and an Add behind: these are removed.
+groups between two Reshapes, and γ and β are a Mul and an Add after it: these are removed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _fold(context: Context, node: ir.Node) -> list[str]:
 
 def _own_affine(plan: Plan, node: ir.Node) -> Affine:
     """Weight and bias of a norm, at its rank."""
-    dims = plan.context.need_dims(node.inputs[0])  # ONNX infers no shape behind GroupNormalization
+    dims = plan.context.need_dims(node.inputs[0])  # ONNX infers no shape after a GroupNormalization
     weight = plan.constant(node, WEIGHT)
     if weight is None:
         raise Refused(f"the weight of {label(node)} is not constant")
@@ -91,7 +91,7 @@ def _own_affine(plan: Plan, node: ir.Node) -> Affine:
 
 
 def _ungrouped(node: ir.Node) -> ir.Node:
-    """Return the Reshape behind an InstanceNormalization of groups, else the node itself."""
+    """Return the Reshape after an InstanceNormalization of groups, else the node itself."""
     use = only_consumer(node.outputs[0])
     if node.op_type != "InstanceNormalization" or use is None or use[0].op_type != "Reshape":
         return node

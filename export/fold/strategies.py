@@ -1,4 +1,4 @@
-"""Ways to share an affine between what is behind and what is in front of it."""
+"""Ways to share an affine between what comes before it and what comes after."""
 
 from __future__ import annotations
 

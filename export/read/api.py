@@ -63,7 +63,7 @@ def from_onnx(
     input_shape : sequence of int, optional
         Shape of one sample as the network takes it, for a file that leaves sizes open; a sequence
         of shapes where there are several inputs. By default the first of some usual sizes that
-        fits. Convolutions and pools take other sizes, too; layers behind a Flatten do not.
+        fits. Convolutions and pools take other sizes, too; layers after a Flatten do not.
 
     Returns
     -------

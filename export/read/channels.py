@@ -78,7 +78,7 @@ def _taken(indices: Sequence[int], size: int) -> nn.Module:
 
 @reads("Split")
 def split(node: Node) -> list[Value]:
-    """Read parts one behind another, of given sizes or all alike."""
+    """Read parts one after another, of given sizes or all alike."""
     x = node.value()
     axis = x.axis(node.whole("axis"))
     size, count = x.shape[axis], len(node.node.outputs)

@@ -38,7 +38,7 @@ def reshape(node: Node) -> Value:
 
 @reads("Flatten")
 def flatten(node: Node) -> Value:
-    """Read a matrix of what lies before an axis, and what lies behind."""
+    """Read a matrix of what lies before an axis, and what lies after."""
     x = node.value()
     axis = node.whole("axis", 1)
     axis += x.rank if axis < 0 else 0

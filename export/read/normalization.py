@@ -81,7 +81,7 @@ def _is_plain(node: Node) -> bool:
 
 
 def _filled(node: Node, x: Value, layer: Any, scale: Array, bias: Array | None) -> Value:
-    """Put a norm of channels behind a value."""
+    """Put a norm of channels after a value."""
     node.name(layer, 1)
     layer.weight.data = scale
     if bias is not None:

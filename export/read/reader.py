@@ -173,7 +173,7 @@ class Reader:
         return found
 
     def _read(self, node: ir.Node) -> None:
-        """Read one node; what cannot be read is noted, and so is that nothing behind it can be."""
+        """Read one node; what cannot be read is noted, and so is that nothing after it can be."""
         computed = [value for value in node.inputs if value in self.values]
         if not computed and self._is_constant(node):
             return

@@ -73,7 +73,7 @@ class Value:
     # --- bringing axes into an order ------------------------------------------------------------
 
     def laid(self, groups: Sequence[tuple[int, ...]]) -> nn.Symbol:
-        """Return a symbol whose axes behind the batch are groups of this one's."""
+        """Return a symbol whose axes after the batch are groups of this one's."""
         sizes = (0, *self.symbol.shape)
         shape = tuple(math.prod(sizes[axis] for axis in group) for group in groups)
         wanted = [axis for group in groups for axis in group]
@@ -164,7 +164,7 @@ class Value:
 
 
 def reshaped(symbol: nn.Symbol, shape: tuple[int, ...]) -> nn.Symbol:
-    """Return a symbol in another shape; Reshapes behind one another become one, or none."""
+    """Return a symbol in another shape; Reshapes in a row become one, or none."""
     while symbol.shape != shape and type(symbol.layer) is nn.Reshape:
         [symbol] = symbol.inputs
     if symbol.shape == shape:

@@ -18,7 +18,7 @@ class Window:
     Attributes
     ----------
     kernel, stride, dilation, begin, end : tuple of int
-        The last two are the padding in front and behind.
+        The last two are the padding in front and after.
     """
 
     kernel: tuple[int, ...]

@@ -63,7 +63,7 @@ def kernels(
         str,
         typer.Option(help="resnet50, small, norms, or a file of shapes such as 64@56 or 256x1024."),
     ] = "resnet50",
-    layouts: Annotated[str, typer.Option(help="List out of nchw,nhwc,nc.")] = "nchw,nhwc,nc",
+    layouts: Annotated[str, typer.Option(help="Comma-separated, of nchw,nhwc,nc.")] = "nchw,nhwc,nc",
     ops: Annotated[
         str | None,
         typer.Option(
@@ -206,7 +206,7 @@ def train(
     trainer: Annotated[
         bool,
         typer.Option(
-            "--trainer", help="Show what a Trainer's step costs over a bare loop's, and no more."
+            "--trainer", help="Show only what a Trainer's step costs beyond a bare loop's."
         ),
     ] = False,
     json_file: JsonFile = None,

@@ -94,8 +94,8 @@ def finetune(
 ) -> int:
     """Give a trained network a new head, train it on your data, export it, prove the file.
 
-    What is frozen is computed once. The folder holds what that of ``fastbn train`` does, and
-    model.onnx, with BatchNorm folded away and compared with float64.
+    Frozen layers are computed once. The folder holds the same files as that of ``fastbn train``,
+    and model.onnx, with BatchNorm folded away and compared with float64.
     """
     if (mean is None) != (std is None):
         raise typer.BadParameter("give both --mean and --std")

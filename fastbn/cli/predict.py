@@ -64,7 +64,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> int:
-    """Tell the most probable classes of images or of rows of tables, or the predicted numbers."""
+    """Print the most probable classes of images or table rows, or the predicted numbers."""
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     predictor = of_onnx(model) if model.suffix == ".onnx" else of_weights(model, factory)

@@ -38,12 +38,12 @@ KNOWN_CODES = (0, 1, 2, 3, LOST, INTERRUPTED, TERMINATED)
 TURN = 1.0  # seconds that a rank leaves to rank 0, which may have the same to say
 UNREAD, ON_THE_WAY = 1.0, 0.1  # seconds, at most and always, for what was said to be shown
 AT_THE_END = 3600.0  # seconds for what rank 0 does alone
-GOES_ON = "the same command goes on from the last checkpoint"
+GOES_ON = "the same command continues from the last checkpoint"
 PR_SET_PDEATHSIG = 1
 
 
 def start(processes: int) -> int:
-    """Run this very command line by so many processes; return its exit code."""
+    """Run this very command line in this many processes; return its exit code."""
     from fastbn.distributed import library
 
     command = [str(library.mpiexec()), "-n", str(processes), *PROGRAM, *sys.argv[1:]]
@@ -124,7 +124,7 @@ def in_ranks(timeout: float, go: Callable[[MPICommunicator], int]) -> int:
     Parameters
     ----------
     timeout : float
-        Seconds behind which a rank that is waited for counts as lost.
+        Seconds after which a rank that is waited for counts as lost.
     go : callable
         Returns the exit code, the same on all ranks.
     """

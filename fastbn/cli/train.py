@@ -102,8 +102,8 @@ def train(
     bn: Annotated[
         BatchNormMode | None,
         typer.Option(
-            help="With several processes, whose rows BatchNorm normalises by: of all (sync), its "
-            "own (local), its own with running statistics of all (ghost). Default: sync."
+            help="With several processes, the rows that BatchNorm normalises by: all (sync), its own "
+            "(local), its own, with running statistics of all (ghost). Default: sync."
         ),
     ] = None,
     timeout: Timeout = 60.0,
@@ -115,7 +115,7 @@ def train(
     """Train a network into a folder: weights, checkpoint, history, report.html.
 
     The folder holds config.toml, with which ``fastbn train config.toml`` does the same again;
-    model.safetensors (the best weights), last.safetensors (what --resume goes on from),
+    model.safetensors (the best weights), last.safetensors (what --resume continues from),
     history.csv, report.json, training.png and report.html.
     """
     given = {

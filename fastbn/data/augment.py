@@ -87,7 +87,7 @@ def shift(pixels: int | None = None, *, border: str = "reflect") -> Augment:
     Parameters
     ----------
     pixels : int, optional
-        At most so many; by default a sixteenth of the shorter side, at least 1.
+        At most this many; by default a sixteenth of the shorter side, at least 1.
     border : {"reflect", "edge", "zero"}
         What comes in: the image mirrored at its border pixels, the border pixels, or zeros.
 

@@ -19,7 +19,7 @@ from fastbn.data.rows import Rows, Samples, read
 from fastbn.data.shards import shard_of
 
 Batch = tuple[NDArray[Any], ...]
-Augment = Callable[..., NDArray[Any]]  # (images, rng), and a `Where` behind if it is `located`
+Augment = Callable[..., NDArray[Any]]  # (images, rng), and a `Where` as well if it is `located`
 Rng = np.random.Generator | int | None
 
 
@@ -90,7 +90,7 @@ class Batches:
         order of all is that of one process. See `fastbn.distributed`.
     seed : int
         Together with the numbers of epoch and step it is the whole state: a checkpoint keeps the
-        three, and of batches with that `seed`, ``epoch(number, start=step)`` goes on.
+        three, and of batches with that `seed`, ``epoch(number, start=step)`` continues.
 
     Raises
     ------

@@ -34,8 +34,8 @@ class Gradients:
 
     Backward writes into one buffer, in the order in which it finishes the parameters: it is cut
     into buckets, each of which is sent as soon as the gradients in it are there. The first backward
-    finds the order, and is sent behind its end: the cuts, on which the order of sums may depend,
-    are the same from the first step on, also of a run that goes on from a checkpoint.
+    finds the order, and is sent after its end: the cuts, on which the order of sums may depend,
+    are the same from the first step on, also of a run that continues from a checkpoint.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class Gradients:
     def finish(self) -> None:
         """Send what was not sent yet, and wait for all: every gradient is the sum over the ranks.
 
-        Without `begin`, as behind several backwards whose gradients were added, all are sent here.
+        Without `begin`, as after several backwards whose gradients were added, all are sent here.
         """
         if not self._listening:
             self._started = 0

@@ -38,7 +38,7 @@ class MPICommunicator:
     comm : mpi4py.MPI.Comm, optional
         By default all processes of the job. It is duplicated, so that others' messages are theirs.
     timeout : float, default 60
-        Seconds behind which a rank that is waited for counts as lost. It has to be longer than
+        Seconds after which a rank that is waited for counts as lost. It has to be longer than
         anything that one rank does by itself, such as to write a checkpoint.
 
     Attributes

@@ -1,4 +1,4 @@
-"""BN before the activation, or behind it.
+"""BN before the activation, or after it.
 
 An MLP of four hidden layers of 100 units, with ReLU, tanh or sigmoid, on the first data set, and
 the CNN of five layers with ReLU on the last; SGD with momentum 0.9, batches of 60. The paper puts

@@ -1,7 +1,7 @@
-"""Is it internal covariate shift? Noise behind BN, and the loss along the gradient.
+"""Is it internal covariate shift? Noise after BN, and the loss along the gradient.
 
 Santurkar et al. (2018) on a smaller network: six 3×3 convolutions of 16, 16, 32, 32, 32 and 32
-channels with ReLU, pools behind each second one, an average and a Linear; 10,000 of CIFAR-10's
+channels with ReLU, pools after each second one, an average and a Linear; 10,000 of CIFAR-10's
 images at half their size, SGD at 0.05 in batches of 64. "BN + noise" undoes what BN does: after
 every BN, each channel of each sample is scaled and shifted at random, around a scale and a shift
 that are drawn anew for every channel and step, with the paper's sizes (0.5, 1.25, 0.1, 0.1).

@@ -34,7 +34,7 @@ def load(name: str, train: int | None = None, test: int | None = None, seed: int
 
 
 class Watch(Callback):
-    """Look at the trainer before the first step, and behind certain steps.
+    """Look at the trainer before the first step, and after certain steps.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def fit(
 
 
 class Stop(Callback):
-    """Stop behind a step."""
+    """Stop after a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step

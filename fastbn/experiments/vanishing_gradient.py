@@ -1,7 +1,7 @@
 """Gradients in twenty layers, sigmoid and ReLU, for small and large initial weights.
 
 Fully connected layers, weights from N(0, 1/inputs) times a factor, no biases, in float64. Before
-training, one batch goes forward and back. Shown is the norm of the loss's gradient by the output of
+training, one batch goes forward and back. Shown is the norm of the loss's gradient at the output of
 every hidden layer, root mean square over the samples. The growth per layer is the mean factor from
 one layer to the one below. Then the network trains for some steps of Adam at 0.001.
 """
@@ -64,7 +64,7 @@ def networks(settings: Settings) -> dict[str, tuple[str, bool, float]]:
 
 
 def build(settings: Settings, network: str, inputs: int, seed: int) -> nn.Sequential:
-    """Return a network, with a tap behind each of its hidden layers."""
+    """Return a network, with a tap after each of its hidden layers."""
     activation, bn, factor = networks(settings)[network]
     rng = np.random.default_rng(seed)
     width, layers = settings.width, list[nn.Module]([nn.Flatten()])

@@ -171,9 +171,9 @@ def batch_norm_backward(
 ) -> tuple[Array | None, ...]:
     r"""Gradients of :func:`batch_norm`.
 
-    With :math:`d` the gradient by what is activated (dy times the activation's derivative, which is
-    recomputed from x, not stored), m values a channel and :math:`\hat x` the normalised x (2015
-    paper, section 3):
+    With :math:`d` the gradient of the activation's input (dy times the activation's derivative,
+    which is recomputed from x, not stored), m values a channel and :math:`\hat x` the normalised x
+    (2015 paper, section 3):
 
     .. math::
         d\gamma = \sum d\,\hat x, \quad d\beta = \sum d, \quad

@@ -44,9 +44,9 @@ def conv2d(
         Of rows and columns.
     padding : int, pair of int, "same" or "valid"
         Rows and columns of zeros on each side; "same" keeps H and W (stride 1; the odd one of an
-        even filter goes behind).
+        even filter goes at the end).
     groups : int
-        Channels are split into so many groups that do not see each other.
+        Channels are split into this many groups, which do not see each other.
     moments : bool
         Take the moments of y's channels while they are written: ``saved.moments`` is what
         :func:`batch_norm` takes as `moments`.

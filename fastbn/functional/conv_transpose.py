@@ -39,10 +39,10 @@ def conv_transpose2d(
     padding : int or pair of int
         Rows and columns that are left out of y on each side.
     output_padding : int or pair of int
-        Rows and columns more behind, less than stride or dilation: which of the sizes that
+        Extra rows and columns at the end, fewer than stride or dilation: which of the sizes that
         :func:`conv2d` maps to x's is meant.
     groups : int
-        Channels are split into so many groups that do not see each other.
+        Channels are split into this many groups, which do not see each other.
     out : array or None
         Where y goes.
 

@@ -83,8 +83,8 @@ def group_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     r"""Gradients of :func:`group_norm`, and of :func:`instance_norm`.
 
-    With :math:`d` the gradient by what is activated, :math:`g = \gamma\,d`, and means over a group
-    of a sample:
+    With :math:`d` the gradient of the activation's input, :math:`g = \gamma\,d`, and means over a
+    group of a sample:
 
     .. math::
         dx = \frac{g - \overline{g} - \hat x\,\overline{g\,\hat x}}{\sqrt{\sigma^2 + \epsilon}},

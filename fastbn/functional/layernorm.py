@@ -31,8 +31,8 @@ def layer_norm(
               \quad h = x + r
 
     with the mean and the biased variance of the sample itself (Ba, Kiros & Hinton 2016,
-    equation 4): training and inference are the same. A Transformer's block takes the sum h with
-    the residual r, if there is one, further, too: it is `total`.
+    equation 4): training and inference are the same. With a residual r the sum h is kept as
+    `total`, for the rest of a Transformer block.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def layer_norm_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     r"""Gradients of :func:`layer_norm`.
 
-    With :math:`d` the gradient by what is activated, :math:`g = \gamma\,d`, and means over a
+    With :math:`d` the gradient of the activation's input, :math:`g = \gamma\,d`, and means over a
     sample's last axes:
 
     .. math::

@@ -24,8 +24,8 @@ def local_response_norm(
     """Divide by a power of the mean square of neighbouring channels.
 
     y = x / (k + alpha m) ** beta, where m is the sum of x² over `size` channels around each one,
-    over `size`; channels that there are not count as zeros. Of an even size, the one more lies in
-    front. Krizhevsky et al. (2012), section 3.3; alpha / size, as in PyTorch, is their alpha.
+    over `size`; missing channels count as zeros. With an even size, the extra channel lies
+    before. Krizhevsky et al. (2012), section 3.3; alpha / size, as in PyTorch, is their alpha.
 
     Parameters
     ----------

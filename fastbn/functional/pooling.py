@@ -107,7 +107,7 @@ def avg_pool2d(
     kernel_size, stride, padding : int or pair of int
         As in :func:`max_pool2d`.
     ceil_mode : bool
-        As in :func:`max_pool2d`; what it adds behind the padding never counts.
+        As in :func:`max_pool2d`; what it adds after the padding never counts.
     count_include_pad : bool
         Padding counts as zeros, else not at all.
     out : array or None

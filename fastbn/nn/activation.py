@@ -16,7 +16,7 @@ Array = NDArray[Any]
 class ReLU(Elementwise):
     """Return max(x, 0), for x of any shape.
 
-    Behind a BatchNorm, `Sequential` and `Residual` run both as one operation.
+    After a BatchNorm, `Sequential` and `Residual` run both as one operation.
 
     Examples
     --------

@@ -50,18 +50,18 @@ class BatchNorm(Module):
     momentum : float, callable or None, default 0.1
         ``running = (1 - momentum) * running + momentum * batch``; None averages all batches. A
         function of the step, such as one of `fastbn.optim.schedules`, gets `num_batches_tracked`,
-        the number of batches before, and so goes on from a checkpoint where it was.
+        the number of batches before, and so continues from a checkpoint where it was.
     affine : bool, default True
         Whether there are weight and bias.
     track_running_stats : bool, default True
         Without running statistics inference uses the batch's, too.
     ghost_size : int, optional
-        Normalise parts of so many rows, each by its own statistics (Hoffer, Hubara & Soudry 2017).
-        A last part of one row joins the one before. The running statistics follow those of all
-        rows, once a step.
+        Normalise parts of this many rows, each by its own statistics (Hoffer, Hubara & Soudry
+        2017). A last part of one row joins the one before. The running statistics follow those of
+        all rows, once a step.
     renorm : (r_max, d_max), optional
-        Batch renormalisation (Ioffe 2017): what the batch's statistics differ from the running ones
-        is corrected up to a factor r_max and an offset d_max, numbers or functions of the step.
+        Batch renormalisation (Ioffe 2017): the difference between batch and running statistics is
+        corrected, up to a factor r_max and an offset d_max, numbers or functions of the step.
     dtype : data-type, default float32
         float32 or float64.
 

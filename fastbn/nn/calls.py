@@ -37,7 +37,7 @@ Pending = tuple[Any, Key, int, int]
 
 
 def as_called(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``backward(dy, saved, need_dx)`` be called as ``backward(dy)``, too, behind a call.
+    """Let ``backward(dy, saved, need_dx)`` be called as ``backward(dy)``, too, after a call.
 
     Done to every layer's by itself; as a decorator it also tells type checkers.
     """
@@ -216,7 +216,7 @@ class Called(Node):
     def backward(self, dy: Any, saved: Any, need_dx: Any = True) -> Any:
         """Write the gradients of the parameters and return that of the input, if needed.
 
-        A layer writes ``backward(dy, saved, need_dx)``; behind a call in training mode, it is
+        A layer writes ``backward(dy, saved, need_dx)``; after a call in training mode, it is
         called as ``backward(dy, need_dx=..., accumulate=...)`` and takes what that call has saved.
 
         Parameters
@@ -226,7 +226,7 @@ class Called(Node):
         saved
             What `forward` returned; by default that of the last call.
         need_dx : bool
-            Whether the gradient by the input is wanted; a tuple of bool where there are several
+            Whether the gradient of the input is wanted; a tuple of bool where there are several
             inputs. A layer returns it by default; an outermost container only when asked, for
             nobody trains the data.
         accumulate : bool, default False
@@ -357,7 +357,7 @@ class Called(Node):
             for layer, input_shape, _ in self.trace(*shapes):
                 layer.check_batch((*rows, *input_shape))
         except NotImplementedError:
-            pass  # behind a layer without output_shape the operations check for themselves
+            pass  # after a layer without output_shape the operations check for themselves
         self.input_shape = shapes[0] if len(shapes) == 1 else tuple(shapes)
         _, *self._below = self.modules()  # without itself: a cycle would keep the net alive
         self._checked[here.run.inference] = key

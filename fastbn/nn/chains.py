@@ -1,8 +1,8 @@
 """What a graph runs: its chains between forks as plans, its joins with what is fused to them.
 
-A chain goes on as long as a value has one use and the layer behind takes nothing else. A sum takes
+A chain continues as long as a value has one use and the next layer takes nothing else. A sum takes
 along the last step of a chain in front, if that is a BatchNorm without an activation, and with it
-the activation behind; without a BatchNorm a ReLU or LeakyReLU behind.
+the activation after it; without a BatchNorm a ReLU or LeakyReLU after it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Op:
 
 
 class Chain:
-    """Layers one behind another; the first of them may join several values."""
+    """Layers one after another; the first of them may join several values."""
 
     def __init__(self, inputs: tuple[int, ...]) -> None:
         self.inputs = inputs

@@ -179,7 +179,7 @@ class Sequential(Module):
             self.invalidate_upwards()
 
     def append(self, layer: Module) -> Sequential:
-        """Add a layer behind the last one, and return this object."""
+        """Add a layer after the last one, and return this object."""
         self._refuse_slice()
         self.adopt(str(len(self.layers)), layer)
         self.layers.append(layer)
@@ -189,7 +189,7 @@ class Sequential(Module):
     def insert(self, index: int, layer: Module) -> Sequential:
         """Add a layer in front of the one at `index`, and return this object.
 
-        Those behind it are named by their new places.
+        Those after it are named by their new places.
         """
         self._refuse_slice()
         index = range(len(self.layers) + 1)[index]

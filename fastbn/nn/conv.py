@@ -156,7 +156,7 @@ class Conv2d(Convolution):
         return F.conv2d_algorithm((BATCH, *input_shape), self.weight.shape, **self.arguments)
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add Conv; "same" puts an odd row or column of padding behind."""
+        """Add Conv; "same" puts an odd row or column of padding at the end."""
         if self.padding == "same":
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             pads = [t // 2 for t in total] + [t - t // 2 for t in total]

@@ -127,7 +127,7 @@ class Conv3d(Convolution):
         return dx
 
     def _deep(self, x: Array) -> Array:
-        """Return x with zeros in front and behind along the depth."""
+        """Return x with zeros in front and after along the depth."""
         front = self.padding[0]
         if not front:
             return x

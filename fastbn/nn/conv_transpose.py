@@ -30,7 +30,7 @@ class ConvTranspose2d(Convolution):
     padding : int or pair of int, default 0
         Pixels left out of the output on both sides.
     output_padding : int or pair of int, default 0
-        Pixels more behind, fewer than stride or dilation.
+        Extra pixels at the end, fewer than stride or dilation.
     groups : int, default 1
         Number of blocks of channels that do not see each other.
     bias : bool, default True

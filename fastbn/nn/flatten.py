@@ -18,7 +18,7 @@ class Flatten(Module):
     """Return x (N, ...) as (N, features), in the order H, W, C for an image.
 
     PyTorch reads C, H, W; ``state_dict(layout="NCHW")`` and the ONNX export permute the columns
-    of the Linear behind.
+    of the Linear that follows.
 
     Examples
     --------

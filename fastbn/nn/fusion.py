@@ -3,13 +3,13 @@
 A plan is a list of steps, made once from a list of layers; nested Sequentials are taken apart, so
 that neighbours are found across their borders. What is fused:
 
-- BatchNorm, GroupNorm, InstanceNorm, LayerNorm or RMSNorm with the activation behind it (ReLU,
+- BatchNorm, GroupNorm, InstanceNorm, LayerNorm or RMSNorm with the activation after it (ReLU,
   LeakyReLU, GELU, SiLU and others without a parameter): one pass over memory less in each
   direction, and one array less that is kept;
-- Linear or Conv2d with the BatchNorm behind it: the bias is not added where the batch's mean
+- Linear or Conv2d with the BatchNorm after it: the bias is not added where the batch's mean
   would take it out again at once, its gradient is exactly zero then; Conv2d takes the batch's
   statistics while it writes;
-- BatchNorm with a sum behind it, and the activation behind that: the end of a Residual.
+- BatchNorm with a sum after it, and the activation after that: the end of a Residual.
 
 Only layers of these very classes are fused: a subclass may do something else. A fused step calls
 the operations of `fastbn.functional` with the parameters of its layers, and what they save is its
@@ -77,7 +77,7 @@ class Normalised:
         self.weighted = weighted
         self.norm = norm
         self.kind, self.slope = kind_of(activation)
-        self.inside: list[Module] = [] if activation is None else [activation]  # what is behind
+        self.inside: list[Module] = [] if activation is None else [activation]  # what comes after
         self.layers: list[Module] = [x for x in (weighted, norm, activation) if x is not None]
         self.parameters = [p for layer in self.layers for p in layer.parameters()]
 
@@ -340,7 +340,7 @@ class Plan:
         return dx if need_dx else None
 
     def first_trained(self) -> int:
-        """Return the index of the first step with something to train, or one behind the last."""
+        """Return the index of the first step with something to train, or one after the last."""
         for index, step in enumerate(self.steps):
             for parameter in step.parameters:
                 if parameter.requires_grad:
@@ -368,7 +368,7 @@ def plan_of(layers: Iterable[Module]) -> Plan:
 def plan_and_sum(
     layers: Iterable[Module], owner: Module, kind: str | None, slope: float
 ) -> tuple[Plan, Normalised | Sum]:
-    """Return the plan of a chain, and the step behind it that adds a residual and activates."""
+    """Return the plan of a chain, and the step after it that adds a residual and activates."""
     steps = steps_of(layers)
     last = steps[-1] if steps else None
     if isinstance(last, Normalised) and last.kind is None:

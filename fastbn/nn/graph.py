@@ -2,7 +2,7 @@
 
 It is drawn by calling layers on symbolic values, and planned once: chains between forks run as the
 steps that a Sequential would run (see `fusion`), a sum takes the BatchNorm in front of it and the
-activation behind it along, and gradients that meet at a fork are added in one sweep. A value goes
+activation after it along, and gradients that meet at a fork are added in one sweep. A value goes
 with its last use, so that its memory serves others.
 """
 
@@ -153,14 +153,14 @@ class Graph(Module):
         return self
 
     def insert_behind(self, layers: Mapping[Module, Module]) -> Graph:
-        """Put layers behind others: what read their outputs reads the new ones'.
+        """Put layers after others: what read their outputs reads the new ones'.
 
-        Names stay; a layer behind ``c`` is called by its class's initials, as in ``c_bn``.
+        Names stay; a layer after ``c`` is called by its class's initials, as in ``c_bn``.
 
         Parameters
         ----------
         layers : mapping of Module to Module
-            By a layer of this graph what is put behind it.
+            By a layer of this graph what is put after it.
 
         Returns
         -------

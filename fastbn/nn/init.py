@@ -37,7 +37,7 @@ def kaiming_uniform(
     shape : tuple of int
         (out, in) or (out, in/groups, kh, kw).
     a : float, default √5
-        Negative slope of the rectifier behind.
+        Negative slope of the rectifier that follows.
     rng : numpy.random.Generator or int, optional
         Source of the values.
 

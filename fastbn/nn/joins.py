@@ -23,7 +23,7 @@ Needs = tuple[bool, ...]
 class Add(Module):
     """Return the sum of two inputs or more of one shape.
 
-    In a `Graph`, a BatchNorm in front and a ReLU or LeakyReLU behind run as one with it.
+    In a `Graph`, a BatchNorm in front and a ReLU or LeakyReLU after run as one with it.
 
     Examples
     --------
@@ -177,7 +177,7 @@ class Concatenate(Module):
         return (*input_shapes[0][:-1], sum(shape[-1] for shape in input_shapes))
 
     def follow_order(self, found: Orders, *orders: Order) -> Order:
-        """Return the orders one behind the other."""
+        """Return the orders one after the other."""
         if all(order is None for order in orders):
             return None
         if any(order is None for order in orders):

@@ -1,4 +1,4 @@
-"""Losses: a number to minimise, and its gradient by the prediction.
+"""Losses: a number to minimise, and its gradient with respect to the prediction.
 
 A loss is called as ``loss(pred, target)`` and returns ``(value, dpred)``; any function that does so
 is one. Those here also take a weight for every row, ``loss(pred, target, sample_weight)``, and have
@@ -211,7 +211,7 @@ class L1Loss(Loss):
 
 
 class HuberLoss(Loss):
-    """Mean over all elements: squared (halved) up to `delta`, linear behind it.
+    """Mean over all elements: squared (halved) up to `delta`, linear beyond it.
 
     Parameters
     ----------

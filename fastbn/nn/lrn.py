@@ -61,7 +61,7 @@ class LocalResponseNorm(Elementwise):
         return None
 
     def onnx(self, build: Builder, flow: Flow) -> Flow:
-        """Add LRN; ONNX has the one more channel of an even size behind, so it must be odd."""
+        """Add LRN; ONNX has the extra channel of an even size after, so it must be odd."""
         if len(flow.shape) != 3:
             raise ValueError(f"{self.where}: ONNX has LRN for images alone")
         if self.size % 2 == 0:

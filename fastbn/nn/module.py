@@ -121,7 +121,7 @@ class Module(Called):
         Yields
         ------
         Traced
-            ``(layer, input_shape, output_shape)``. A Residual comes behind its layers, for its
+            ``(layer, input_shape, output_shape)``. A Residual comes after its layers, for its
             sum; a Sequential computes nothing and is not among them.
 
         Raises
@@ -136,7 +136,7 @@ class Module(Called):
     def own_flops(self, *input_shapes: Shape) -> int | None:
         """Return the floating-point operations of a forward of one sample, without those inside.
 
-        In inference mode. A multiplication with the addition behind it counts as two, a bias as
+        In inference mode. A multiplication with the addition after it counts as two, a bias as
         nothing, an activation of any kind as one for every number.
 
         Returns
@@ -303,7 +303,7 @@ class Module(Called):
         ----------
         layout : {"NHWC", "NCHW"}
             The order in which a Flatten reads an image. "NHWC" is this library's own; "NCHW" is
-            PyTorch's: the columns of a Linear behind a Flatten are permuted, which takes the
+            PyTorch's: the columns of a Linear after a Flatten are permuted, which takes the
             shape of the network's input, from an earlier call or from `build`.
 
         Returns

@@ -1,7 +1,7 @@
 """What a layer's ``onnx(build, flow)`` is given. Nothing here needs the onnx package.
 
 The library computes channels-last, ONNX channels-first. Not the data is permuted but the weights:
-convolutions have PyTorch's shapes anyway, and what stands behind a Flatten is put into the order
+convolutions have PyTorch's shapes anyway, and what stands after a Flatten is put into the order
 C, H, W by `Builder.weight`, as the layers' ``follow_order`` says.
 """
 
@@ -30,7 +30,7 @@ class Flow:
     shape : tuple of int
         What the library has there, without the batch: (*spatial, C), or (features,).
     order : ndarray of int or None
-        For features behind a Flatten: ONNX has at place j what the library has at order[j].
+        For features after a Flatten: ONNX has at place j what the library has at order[j].
     """
 
     value: Any
@@ -55,7 +55,7 @@ class Builder(Protocol):
     def weight(self, name: str, values: ArrayLike, dtype: Any = ...) -> Any:
         """Add an initializer, float32 by default, and return it.
 
-        Give arrays of the layer's state themselves, not copies: those behind a Flatten are
+        Give arrays of the layer's state themselves, not copies: those after a Flatten are
         reordered. The layer's path comes in front of the name.
         """
 

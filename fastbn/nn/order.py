@@ -1,4 +1,4 @@
-"""The order of the features behind a Flatten, H, W, C here and C, H, W in PyTorch and ONNX.
+"""The order of the features after a Flatten, H, W, C here and C, H, W in PyTorch and ONNX.
 
 An `Order` holds, for every feature in their order, its index in ours; None is for images, and for
 features in one and the same order. It starts at a Flatten, goes through layers that work feature by
@@ -87,7 +87,7 @@ def same(orders: tuple[Order, ...]) -> bool:
 
 
 def joined(orders: list[Order]) -> Order:
-    """Return the order of features that are put one behind the other, all of them reordered."""
+    """Return the order of features that are put one after the other, all of them reordered."""
     starts = np.cumsum([0, *(len(order) for order in orders if order is not None)])
     parts: Iterator[Any] = zip(orders, starts, strict=False)
     return np.concatenate([order + start for order, start in parts])

@@ -72,9 +72,9 @@ def head_of(net: Module) -> Linear | Conv2d:
 
 
 def with_new_head(net: Module, classes: int, rng: Rng = None) -> Module:
-    """Give a network a new last layer, with so many outputs; return that layer.
+    """Give a network a new last layer, with this many outputs; return that layer.
 
-    A Softmax behind it, as files for inference have, is taken away from a graph.
+    A Softmax after it, as files for inference have, is taken away from a graph.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def cut(net: Module, fixed: Set[Module]) -> tuple[Module, Module] | None:
         return (net[:count], net[count:]) if 0 < count < len(net) else None
     if not isinstance(net, Graph) or net.input_count > 1 or net.several_outputs:
         return None
-    place = 0  # the value behind which the rest begins
+    place = 0  # the value after which the rest begins
     for slot in range(1, _last(net)):
         if not _is_fixed(net.nodes[slot - 1][0], fixed):
             break

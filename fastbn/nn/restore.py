@@ -1,4 +1,4 @@
-"""restore_batch_norm: BatchNorms behind convolutions that have none, with no change of function."""
+"""restore_batch_norm: BatchNorms after convolutions that have none, with no change of function."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ CONVOLUTIONS = (Conv1d, Conv2d, Conv3d, ConvTranspose2d)
 def restore_batch_norm(
     net: Net, data: Array | Sequence[Array], *, batch_size: int = 256, eps: float = 1e-5
 ) -> Net:
-    """Put a BatchNorm behind every convolution that has none; the network's function stays.
+    """Put a BatchNorm after every convolution that has none; the network's function stays.
 
     For a file whose BatchNorms were folded away: they make fine-tuning work as training did. Mean
     and variance of every channel are taken from data and become the running statistics; weight and
     bias undo what they do, so that in inference the network gives what it gave, up to rounding. In
     training it normalises by the batch.
 
-    It looks into Sequential, Graph, Residual and Concat. Layers keep their names, but those behind
-    a new one in a Sequential, where names are places, and a branch of one convolution, which
+    It looks into Sequential, Graph, Residual and Concat. Layers keep their names, except after a
+    new one in a Sequential, where names are positions, and in a branch of one convolution, which
     becomes a Sequential. In a Graph the BatchNorm of layer ``c`` is called ``c_bn``.
 
     Parameters
@@ -148,7 +148,7 @@ def _undone(conv: Any, moments: Moments, eps: float) -> BatchNorm:
 
 
 def _insert(module: Module, norms: dict[Module, BatchNorm]) -> None:
-    """Put BatchNorms behind the convolutions that are a direct part of a container."""
+    """Put BatchNorms after the convolutions that are a direct part of a container."""
     if isinstance(module, Sequential):
         for place, layer in reversed([*enumerate(module)]):
             if layer in norms:

@@ -26,7 +26,7 @@ class Activation(Elementwise):
     pair: ClassVar[Pair]
 
     def parameter(self) -> tuple[Any, ...]:
-        """Return what forward gets behind x."""
+        """Return what forward gets after x."""
         return ()
 
     def forward(self, x: Array) -> tuple[Array, Any]:
@@ -269,5 +269,5 @@ class Mish(Activation):
 
 
 def _number(build: Builder, operator: str, value: Any, name: str, number: float) -> Any:
-    """Add an operator with a number behind the value."""
+    """Add an operator with a number after the value."""
     return build.node(operator, [value, build.weight(name, number)], name)

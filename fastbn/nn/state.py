@@ -1,6 +1,6 @@
 """Reading and writing the state of a network by PyTorch's names, in either image layout.
 
-Weights have PyTorch's shapes anyway. What the layout changes is the order of the features behind a
+Weights have PyTorch's shapes anyway. What the layout changes is the order of the features after a
 Flatten; see `order`.
 """
 

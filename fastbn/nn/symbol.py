@@ -89,7 +89,7 @@ def listed(values: Symbol | Sequence[Symbol], what: str) -> list[Symbol]:
 
 
 def ordered(sources: list[Symbol], ends: list[Symbol]) -> list[Symbol]:
-    """Return what layers make, each behind what it is made of."""
+    """Return what layers make, each after what it is made of."""
     known = {id(value) for value in sources}
     if len(known) < len(sources):
         raise ValueError("Graph: an input is given twice")

@@ -23,8 +23,8 @@ class Upsample(Module):
     scale_factor : int or pair of int
         How many rows and columns one becomes.
     mode : {"nearest", "bilinear"}, default "nearest"
-        Whether a pixel is repeated, or its distance to the next one is bridged; the corners of
-        corner pixels lie upon another (PyTorch's ``align_corners=False``).
+        Repeat pixels, or interpolate between them; the outer corners of both images coincide
+        (PyTorch's ``align_corners=False``).
 
     Examples
     --------

@@ -60,7 +60,7 @@ class EMA(Following):
         return weights | statistics(self.net)
 
     def update(self) -> None:
-        """Take in the weights as they are now; comes behind every step of the optimizer."""
+        """Take in the weights as they are now; comes after every step of the optimizer."""
         self.follow(1.0 - at_step("decay", self.decay, self.updates, 1.0))
         self.updates += 1
 

@@ -21,8 +21,8 @@ from fastbn.optim.settings import (
 class Lookahead(Following):
     """An optimizer with slow weights (Zhang et al. 2019, Algorithm 1).
 
-    Behind every `k` steps of `optimizer` the slow weights go a part of the way to its weights,
-    ``slow += alpha · (fast - slow)``, and it goes on from there: ``fast = slow``.
+    After every `k` steps of `optimizer` the slow weights go a part of the way to its weights,
+    ``slow += alpha · (fast - slow)``, and it continues from there: ``fast = slow``.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Lookahead(Following):
         return weights if self.net is None else weights | statistics(self.net)
 
     def step(self) -> None:
-        """Do a step of the optimizer inside, and behind every `k`-th one of the slow weights."""
+        """Do a step of the optimizer inside, and after every `k`-th one of the slow weights."""
         self.optimizer.step()
         if self.steps % self.k == 0:
             self.follow(at_step("alpha", self.alpha, self.steps, 1.0))

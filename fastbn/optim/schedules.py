@@ -1,7 +1,7 @@
 """Schedules: what a learning rate, a momentum or a weight decay is at a step.
 
 A schedule is a callable of the step, counted from 0, and so is any function. Those here can also be
-compared, pickled and written as JSON, which is how an optimizer's state keeps them. Behind the
+compared, pickled and written as JSON, which is how an optimizer's state keeps them. After the
 `steps` they were made for they keep their last value.
 
 Examples

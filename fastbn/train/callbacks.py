@@ -23,9 +23,9 @@ GROWING = ("accuracy", "f1", "r2", "top_k", "top", "precision", "recall")
 class Callback:
     """Base class; each method gets the trainer. Those that are not overridden cost nothing.
 
-    A callback may set ``trainer.should_stop`` to end training behind the running step, or
-    `finished` to end it behind the epoch. What it needs to go on after an interruption it returns
-    from `state_dict`.
+    A callback may set ``trainer.should_stop`` to end training after the current step, or
+    `finished` to end it after the epoch. `state_dict` returns what it needs to continue after an
+    interruption.
 
     Examples
     --------
@@ -43,20 +43,20 @@ class Callback:
         """Come before the first step, when all arguments have been checked."""
 
     def on_step(self, trainer: Trainer) -> None:
-        """Come behind every update of the weights; the loss is ``trainer.last_loss``."""
+        """Called after every update of the weights; the loss is ``trainer.last_loss``."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Come behind every epoch and its validation; see ``trainer.history.last``."""
+        """Called after every epoch and its validation; see ``trainer.history.last``."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Come behind the last epoch, or when training was stopped; not behind an error."""
+        """Called after the last epoch, or when training was stopped, but not after an error."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: arrays, and values of JSON's types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; comes behind `on_fit_begin`."""
+        """Take over what `state_dict` returned; called after `on_fit_begin`."""
 
 
 def hooks(callbacks: Iterable[Any], name: str) -> list[Hook]:
@@ -276,16 +276,16 @@ class ReduceOnPlateau(_Watcher):
 
 
 class Checkpoint(_Watcher):
-    """Write checkpoints from which `fastbn.train.Trainer.resume` goes on.
+    """Write checkpoints from which `fastbn.train.Trainer.resume` continues.
 
     Parameters
     ----------
     path : path
         The file; a new checkpoint replaces it in one step.
     every : int, optional
-        Write also behind every so many steps.
+        Write also after every `every` steps.
     best_only : bool, default False
-        Write only behind epochs that are better than all before.
+        Write only after epochs that are better than all before.
     monitor, min_delta, mode
         As of `EarlyStopping`, for `best_only`.
     **described
@@ -353,7 +353,7 @@ class Checkpoint(_Watcher):
 
 
 class CSVLog(Callback):
-    """Write the history as a CSV file behind every epoch, one row for each.
+    """Write the history as a CSV file after every epoch, one row for each.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Checkpoints: one file from which an interrupted run goes on as if nothing had happened.
+"""Checkpoints: one file from which an interrupted run continues as if nothing had happened.
 
 It is a file of weights as `fastbn.train.weights` writes it, with more in it: arrays of the
 optimizer and of callbacks, whose names begin with `EXTRA`, and in the metadata an object

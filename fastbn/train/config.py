@@ -38,7 +38,7 @@ class Config:
         Arguments of the model.
     freeze : str or None
         Makes it a fine-tuning: "backbone" trains the head alone, "none" everything, and a number
-        leaves so many of the first convolutions and Linear layers, with their norms, as they are.
+        leaves this many of the first convolutions and Linear layers, with their norms, as they are.
     weights : str or None
         In fine-tuning, the file with the weights of a model that is named.
     norms : str
@@ -56,7 +56,7 @@ class Config:
         Share of the training part to validate on. By default 0.1 where early stopping needs it,
         and none otherwise.
     augment : list of str
-        Of `AUGMENTATIONS`, one behind the other.
+        Of `AUGMENTATIONS`, one after the other.
     epochs, batch_size : int
     optimizer : str
         Of `OPTIMIZERS`; SGD has a momentum of 0.9.
@@ -81,11 +81,11 @@ class Config:
         Decay of an average of the weights over the steps, in [0, 1). The averages are what the run
         ends with, with batch statistics taken anew.
     early_stopping : int or None
-        Epochs without improvement behind which training stops.
+        Epochs without improvement after which training stops.
     max_seconds : float or None
-        Time behind which training stops.
+        Time after which training stops.
     save_every : int or None
-        Steps between two checkpoints, besides those behind epochs.
+        Steps between two checkpoints, besides those after epochs.
     seed : int
         Of initial weights, order, augmentation and split.
     threads : int or None

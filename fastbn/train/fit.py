@@ -73,7 +73,7 @@ class Fit:
         Parameters
         ----------
         states : list
-            Of the callbacks, where an interrupted fit goes on; else empty.
+            Of the callbacks, where an interrupted fit continues; else empty.
         """
         with self.together():
             self._run(states)

@@ -130,7 +130,7 @@ def require_no_run(folder: Path, overwrite: bool) -> None:
     names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
     if names & set(FILES) and not overwrite:
         raise FileExistsError(
-            f"{folder} holds a run: --resume {folder} goes on with it, --overwrite replaces it, "
+            f"{folder} holds a run: --resume {folder} continues it, --overwrite replaces it, "
             "or name another --output"
         )
     if others := sorted(names - set(FILES)):

@@ -19,7 +19,7 @@ class Epoch:
         Means over the samples seen, each at the weights of its step. `accuracy` is None where the
         loss knows no classes.
     val_loss, val_accuracy : float or None
-        Of the validation set behind the epoch, in inference mode.
+        Of the validation set after the epoch, in inference mode.
     seconds : float
         Time of the training steps, without validation.
     images_per_second : float

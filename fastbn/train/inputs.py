@@ -163,7 +163,7 @@ def _takes_weights(loss: Any) -> bool:
 def check_shape(net: nn.Module, batches: Source) -> None:
     """Raise what the network says of samples of this shape; the message names the layer."""
     if isinstance(batches, Batches):
-        with suppress(NotImplementedError):  # behind a layer without output_shape
+        with suppress(NotImplementedError):  # after a layer without output_shape
             net.output_shape(batches.x.shape[1:])
 
 

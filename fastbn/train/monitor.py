@@ -23,7 +23,7 @@ FLAT = 0.01  # a sigmoid's or tanh's slope, of its largest, under which a value 
 
 
 class Monitor(Callback):
-    """Look at the layers behind every epoch: outputs, running statistics, dead and saturated units.
+    """Look at the layers after every epoch: outputs, running statistics, dead and saturated units.
 
     The first samples of the training set go through the network layer by layer in inference mode;
     weights and statistics are not touched.

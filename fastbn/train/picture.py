@@ -65,7 +65,7 @@ def svg(net: Module) -> str:
 
 
 def boxes_of(net: Module) -> list[Box]:
-    """Return a box for every input and every layer, each behind those it takes."""
+    """Return a box for every input and every layer, each after those it takes."""
     shapes = net.input_shape if isinstance(net.input_shape[0], tuple) else (net.input_shape,)
     boxes = [Box("input", shape) for shape in shapes]
     _add(boxes, "", net, list(range(len(boxes))))

@@ -26,7 +26,7 @@ def base_rate(config: Config) -> float:
 
 
 def learning_rate(config: Config, steps: int) -> float | Callable[[int], float]:
-    """Return the learning rate or its schedule over epochs of so many steps."""
+    """Return the learning rate or its schedule over epochs of this many steps."""
     rate = base_rate(config)
     final, kind = config.final_lr, config.schedule
     if kind is None:
@@ -54,7 +54,7 @@ def learning_rate(config: Config, steps: int) -> float | Callable[[int], float]:
 
 
 def set_rates(optimizer: Any, config: Config, steps: int) -> None:
-    """Give all groups their learning rate or schedule; those behind the first get a share of it."""
+    """Give all groups their learning rate or schedule; those after the first get a share of it."""
     rate = optimizer.lr = learning_rate(config, steps)
     share = config.backbone_lr
     for group in optimizer.param_groups[1:]:

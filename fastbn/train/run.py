@@ -65,7 +65,7 @@ def train(
 ) -> dict[str, Any]:
     """Train as a config says, and write what is known of it into a folder.
 
-    Of several ranks, the first writes the files. A run that they did not bring to its end goes on
+    Of several ranks, the first writes the files. A run that they did not finish continues
     when they are asked for the same again.
 
     Parameters
@@ -74,7 +74,7 @@ def train(
     overwrite : bool
         Whether a run that is in the folder may be replaced.
     resume : bool
-        Whether a run that is in the folder goes on.
+        Whether a run that is in the folder is continued.
     callbacks, progress
         As of `fastbn.train.Trainer.fit`.
     environment : mapping, optional
@@ -130,7 +130,7 @@ def train(
     assert plan is not None
     if (received or stopped) and not plan.over:
         raise InterruptedRun(
-            f"interrupted at step {trainer.steps}: fastbn train --resume {folder} goes on",
+            f"interrupted at step {trainer.steps}: fastbn train --resume {folder} continues it",
             received[0] if received else signal.SIGINT,
         )
     if not first:
@@ -214,7 +214,7 @@ def finish(
 
 @contextmanager
 def interruptible(trainer: Trainer) -> Iterator[list[int]]:
-    """Stop the trainer behind its step when SIGINT or SIGTERM comes; give what has come.
+    """Stop the trainer after its step when SIGINT or SIGTERM comes; give what has come.
 
     A second signal ends the process as it would have without.
     """

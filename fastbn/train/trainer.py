@@ -41,7 +41,7 @@ class Loss(Protocol):
     """
 
     def __call__(self, pred: Array, target: Array) -> tuple[float, Array]:
-        """Return the loss, a mean over the rows, and its gradient by pred."""
+        """Return the loss, a mean over the rows, and its gradient with respect to pred."""
 
 
 class Stepper(Protocol):
@@ -72,7 +72,7 @@ class Trainer:
     bn : {"sync", "local", "ghost"}
         With several processes, whose rows a BatchNorm normalises by. "sync": those of all ranks,
         so that results do not depend on their number; "ghost": a rank's own, while running
-        statistics follow those of all; "local": a rank's own, running statistics are merged behind
+        statistics follow those of all; "local": a rank's own, running statistics are merged after
         every epoch.
     check_every : int, default 100
         With several processes, steps from one comparison of their weights to the next.
@@ -86,7 +86,7 @@ class Trainer:
     last_loss : float
         Loss of the latest step.
     should_stop : bool
-        Set it in a callback, or from a signal handler: training stops behind the running step.
+        Set it in a callback, or from a signal handler: training stops after the current step.
     plan : fastbn.train.fit.Fit or None
         The fit that is running or was last.
 
@@ -157,8 +157,8 @@ class Trainer:
         put into inference mode by themselves stay there. When interrupted, it keeps the weights of
         the last whole step.
 
-        Behind `resume`, the fit that was interrupted goes on with the arguments it was given,
-        which are to be passed again: `epochs` counts from where that fit began.
+        After `resume`, pass the arguments of the interrupted fit again; it continues. `epochs`
+        counts from where that fit began.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Trainer:
             Samples in a batch. What is left at the end of an epoch makes a smaller one; a single
             sample that is left stays out, for it has no batch statistics.
         validation : float, (x, y), or Dataset, optional
-            What to evaluate behind every epoch: a share of the training samples that is held out
+            What to evaluate after every epoch: a share of the training samples that is held out
             by the seed, the same of every class; other samples; of a Dataset the validation part.
         callbacks : iterable of Callback
             Called between the steps; see `fastbn.train.Callback`. A `NaNGuard` is added unless
@@ -188,7 +188,7 @@ class Trainer:
         class_weight : dict, sequence or "balanced", optional
             Weights of the classes in the loss.
         max_seconds : float, optional
-            Stop behind the step in which so much time has passed; the epoch that was running
+            Stop after the step in which this time runs out; the epoch that was running
             counts as one.
         progress : bool, optional
             Whether to show a progress bar; by default if standard error is a terminal.
@@ -409,7 +409,7 @@ class Trainer:
     def resume(self, path: str | os.PathLike[str]) -> Self:
         """Take over a checkpoint: weights, the optimizer's state, random states, history.
 
-        The next `fit`, called as the one that was interrupted, goes on where that was, and ends
+        The next `fit`, called as the interrupted one was, continues where that was, and ends
         with the weights it would have had.
 
         Parameters

@@ -108,7 +108,7 @@ def test_the_config_does_it_again(run: Run, capsys: pytest.CaptureFixture[str]) 
         np.testing.assert_equal(weights("first"), weights("third"))
     capsys.readouterr()
     assert run("train", "first/config.toml") == 2
-    assert "first holds a run: --resume first goes on with it" in capsys.readouterr().err
+    assert "first holds a run: --resume first continues it" in capsys.readouterr().err
     assert run("compare", "first", "third", "--json", "-o", "page.html") == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows["seed"] == {"first": 0, "third": 1}
@@ -280,7 +280,7 @@ def test_a_signal_writes_a_checkpoint(signum: signal.Signals) -> None:
         stopped.send_signal(signum)
         said = stopped.stderr.read()
     assert stopped.returncode == 128 + signum
-    assert "fastbn train --resume run goes on" in said
+    assert "fastbn train --resume run continues it" in said
     with started("train", "--resume", "run") as resumed:
         assert resumed.stderr is not None
         resumed.stderr.read()

@@ -82,7 +82,7 @@ def test_lost_rank(mpiexec: Path, tmp_path: Path, number: signal.Signals, bare: 
     assert code == 4, err
     assert "fastbn: error: rank 1 " in err
     assert err.count("error") == 1
-    assert "the same command goes on" in err
+    assert "the same command continues" in err
     if number == signal.SIGKILL:
         assert time.monotonic() - begin < SECONDS / 2  # nobody waits for the dead
 

@@ -35,7 +35,7 @@ def test_killed_twice(tmp_path: Path) -> None:
     epochs = [int(number) for number in re.findall(r"^epoch (\d+):", text, flags=re.MULTILINE)]
     assert epochs[:2] == [1, 2]
     assert 3 <= epochs[-1] <= 10
-    assert "fastbn train --resume run goes on" in text
+    assert "fastbn train --resume run continues it" in text
     assert "\nthe same\n" in text
     assert len(re.findall(r"^│ new/\S+ +│ \w+ [\d.]+%, ", text, flags=re.MULTILINE)) == 3
     assert "report.html" in text

@@ -133,9 +133,10 @@ class _Perceptron(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no t
     def _train(self, X: Array, target: Array, weight: Array | None, outputs: int) -> None:
         """Train a new network."""
         self._begin(X, outputs)
-        rows = len(X)
         held_out = self.validation_fraction if self.patience is not None else None
-        steps = self.epochs * -(-rows // self.batch_size)
+        rows = len(X) - (0 if held_out is None else round(len(X) * held_out))
+        left = rows % self.batch_size  # a single row is left out
+        steps = self.epochs * (rows // self.batch_size + (left > 1))
         self._trainer: Trainer | None = self._new_trainer(cosine(self.lr, max(1, steps)))
         callbacks = [] if self.patience is None else [EarlyStopping(self.patience)]
         self._fit(X, target, weight, self.epochs, validation=held_out, callbacks=callbacks)

@@ -238,3 +238,16 @@ def test_small_networks_train_on_one_thread(
     both = threading.Barrier(1)
     FastBNClassifier(hidden=(1024, 1024)).fit(X, y)
     assert seen[2:] == [2]
+
+
+@pytest.mark.parametrize(("rows", "patience"), [(33, None), (64, None), (100, 50)])
+def test_the_learning_rate_falls_to_zero(rows: int, patience: int | None) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((rows, 4)), np.arange(rows) % 2
+    network = FastBNClassifier(epochs=5, batch_size=32, patience=patience, validation_fraction=0.36)
+    planned: list[Any] = []
+    begin = network._new_trainer
+    network._new_trainer = lambda lr: planned.append((lr, begin(lr))) or planned[-1][1]
+    network.fit(X, y)
+    [(rate, trainer)] = planned
+    assert rate(trainer.steps) == pytest.approx(0.0, abs=1e-12)

@@ -63,7 +63,7 @@ def kernels(
         str,
         typer.Option(help="resnet50, small, norms, or a file of shapes such as 64@56 or 256x1024."),
     ] = "resnet50",
-    layouts: Annotated[str, typer.Option(help="Comma-separated, of nchw,nhwc,nc.")] = "nchw,nhwc,nc",
+    layouts: Annotated[str, typer.Option(help="Of nchw,nhwc,nc.")] = "nchw,nhwc,nc",
     ops: Annotated[
         str | None,
         typer.Option(

@@ -31,7 +31,7 @@ def cifar(
     ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="2,500 images, one epoch: check the losses against PyTorch's."),
+        typer.Option("--quick", help="2,500 images, one epoch: compare with PyTorch."),
     ] = False,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the runs; those there are kept.")

@@ -102,8 +102,8 @@ def train(
     bn: Annotated[
         BatchNormMode | None,
         typer.Option(
-            help="With several processes, the rows that BatchNorm normalises by: all (sync), its own "
-            "(local), its own, with running statistics of all (ghost). Default: sync."
+            help="With several processes, the rows that BatchNorm normalises by: all (sync), its "
+            "own (local), its own, with running statistics of all (ghost). Default: sync."
         ),
     ] = None,
     timeout: Timeout = 60.0,
@@ -235,6 +235,7 @@ def lr_find(
     as_json: AsJson = False,
 ) -> int:
     """Try learning rates from small to large, one a step, and suggest one."""
+    from fastbn.cli.tuned import parts_of
     from fastbn.train.prepare import prepare
 
     given = {
@@ -250,7 +251,7 @@ def lr_find(
     }
     config = config_of(model, given, set_)
     _use_threads(threads if threads is not None else config.threads)
-    prepared = prepare(config)
+    prepared = prepare(config, source=parts_of(config).get("source"))
     found = prepared.trainer.lr_find(prepared.data, config.batch_size, steps=steps, rng=config.seed)
     if as_json:
         print(json.dumps(found._asdict(), indent=2))

@@ -143,7 +143,7 @@ def _masked(
     **options: Any,
 ) -> tuple[Array, MaskedSaved]:
     """Batch normalisation of the rows that count, put back where they were."""
-    mask = checked_mask(mask, x, axis)
+    mask = checked_mask(mask, x.shape, axis)
     if moments is not None:
         raise ValueError("moments of x are not those of what a mask lets count: give one of them")
     if residual is not None and residual.shape != x.shape:

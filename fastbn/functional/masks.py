@@ -18,10 +18,10 @@ class MaskedSaved(NamedTuple):
     saved: Any
 
 
-def checked_mask(mask: Any, x: Array, axis: int) -> NDArray[np.bool_]:
-    """Return the mask, or raise if it is not one of x's positions."""
-    axis %= x.ndim
-    shape = x.shape[:axis] + x.shape[axis + 1 :]
+def checked_mask(mask: Any, shape: tuple[int, ...], axis: int) -> NDArray[np.bool_]:
+    """Return the mask, or raise if it is not one of the positions of an x of this shape."""
+    axis %= len(shape)
+    shape = shape[:axis] + shape[axis + 1 :]
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != shape:
         got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         raise ValueError(

@@ -186,7 +186,7 @@ class BatchNorm(Module):
             return self.synced(x, out=self._pool.take(x.shape, x.dtype))
         if batch and not self.is_plain:
             if here.run.mask is not None:
-                raise ValueError(f"{self.where}: a mask goes with no ghost_size and no renorm")
+                self.check_mask(here.run.mask, x.shape)
             return self._forward_variant(x)
         return F.batch_norm(
             x,
@@ -223,8 +223,14 @@ class BatchNorm(Module):
 
     def checked_mask(self, x: Array) -> NDArray[np.bool_]:
         """Return the mask of this call; ValueError if its positions are not those of x."""
+        return self.check_mask(here.run.mask, x.shape)
+
+    def check_mask(self, mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return a mask; ValueError if its positions are others, or no mask may be given here."""
+        if self.uses_batch_statistics and not (self.is_plain or self.is_synced):
+            raise ValueError(f"{self.where}: a mask goes with no ghost_size and no renorm")
         try:
-            return masks.checked_mask(here.run.mask, x, -1)
+            return masks.checked_mask(mask, shape, -1)
         except ValueError as error:
             raise ValueError(f"{self.where}: {error}") from None
 

@@ -103,6 +103,16 @@ class Called(Node):
 
     # --- forward ----------------------------------------------------------------------------
 
+    def _check_mask(self, mask: Any, inputs: tuple[Any, ...]) -> None:
+        """Let every BatchNorm check a mask before one of them changes its running statistics."""
+        try:
+            traced = list(cast("Module", self).trace(*(x.shape[1:] for x in inputs)))
+        except NotImplementedError:  # a layer without output_shape: they check when it runs
+            return
+        for layer, shape, _ in traced:
+            if (check := getattr(layer, "check_mask", None)) is not None:
+                check(mask, (len(inputs[0]), *shape))
+
     def __call__(self, *inputs: Any, mask: Any = None) -> Any:
         """Return the output of `forward` after checks; see `fastbn.nn.Module`.
 
@@ -141,6 +151,7 @@ class Called(Node):
             with run.inferring():
                 return self(*inputs, mask=mask)
         if mask is not None:
+            self._check_mask(mask, inputs)
             run.mask = mask
             try:
                 return self(*inputs)

@@ -95,9 +95,9 @@ def windows(
     a last, incomplete window counts if it begins in the input or in the padding in front of it.
     """
     room = size + 2 * padding - dilation * (kernel - 1) - 1
+    if ceil_mode:
+        room += stride - 1
     if room < 0:
         return 0
-    if not ceil_mode:
-        return room // stride + 1
-    count = -(-room // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + padding else count
+    count = room // stride + 1
+    return count - 1 if ceil_mode and (count - 1) * stride >= size + padding else count

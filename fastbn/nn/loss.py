@@ -117,7 +117,7 @@ class CrossEntropyLoss(Loss):
     label_smoothing : float, default 0
         Share of every target, in [0, 1], that is spread over all classes.
     ignore_index : int, default -100
-        Rows of this label count nothing.
+        Rows of this label are ignored.
     reduction : {"mean", "sum"}
 
     Examples
@@ -171,7 +171,15 @@ class CrossEntropyLoss(Loss):
     def correct(self, pred: Array, target: Array) -> int:
         """Return the number of rows whose largest logit is that of the label."""
         labels = target if target.ndim == 1 else target.argmax(axis=1)
-        return int(np.count_nonzero(pred.argmax(axis=1) == labels))
+        found = pred.argmax(axis=1) == labels
+        if target.ndim == 1 and self.ignore_index >= 0:
+            found &= labels != self.ignore_index
+        return int(np.count_nonzero(found))
+
+    def labelled(self, target: Array) -> int:
+        """Return the number of rows that have a label: all but those of `ignore_index`."""
+        ignored = target == self.ignore_index if target.ndim == 1 else 0
+        return len(target) - int(np.count_nonzero(ignored))
 
 
 class MSELoss(Loss):

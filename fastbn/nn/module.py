@@ -246,6 +246,9 @@ class Module(Called):
         inputs = x if type(x) is tuple else (x,)
         inputs = tuple([x if type(x) is np.ndarray else self._array(x) for x in inputs])
         rows = len(inputs[0]) if inputs else 0
+        if any(len(x) != rows for x in inputs):
+            shapes = [x.shape for x in inputs]
+            raise ValueError(f"{self.where}: expected inputs of one N, got {shapes}")
         with here.run.inferring():
             if not rows:
                 shapes = self.output_shape(*(x.shape[1:] for x in inputs))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastbn.files import atomic
 
 if TYPE_CHECKING:
+    from fastbn.nn import Module
     from fastbn.train.trainer import Trainer
 
 Hook = Callable[["Trainer"], None]
@@ -43,20 +44,20 @@ class Callback:
         """Come before the first step, when all arguments have been checked."""
 
     def on_step(self, trainer: Trainer) -> None:
-        """Called after every update of the weights; the loss is ``trainer.last_loss``."""
+        """Act after every update of the weights; the loss is ``trainer.last_loss``."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Called after every epoch and its validation; see ``trainer.history.last``."""
+        """Act after every epoch and its validation; see ``trainer.history.last``."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Called after the last epoch, or when training was stopped, but not after an error."""
+        """Act after the last epoch, or when training was stopped, but not after an error."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: arrays, and values of JSON's types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; called after `on_fit_begin`."""
+        """Take over what `state_dict` returned; is called after `on_fit_begin`."""
 
 
 def hooks(callbacks: Iterable[Any], name: str) -> list[Hook]:
@@ -186,11 +187,18 @@ class EarlyStopping(_Watcher):
     def _reset(self) -> None:
         super()._reset()
         self._weights: dict[str, Any] | None = None
+        self._last: dict[str, Any] | None = None  # of the last epoch, where others were put back
+        self._net: Module | None = None
 
     @property
     def finished(self) -> bool:
         """Whether training has gone on in vain for long enough."""
         return self.waited >= self.patience
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Begin anew; ValueError if nothing is validated and a ``val_`` number is watched."""
+        super().on_fit_begin(trainer)
+        self._net = trainer.net
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         """Keep the weights, or count one more epoch in vain."""
@@ -199,17 +207,21 @@ class EarlyStopping(_Watcher):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """Give the best weights back."""
+        self._net = None
         if self._weights is not None:
+            self._last = trainer.net.state_dict()
             trainer.net.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best weights, too."""
-        return super().state_dict() | {"weights": self._weights}
+        """Return the best weights, too, and those that a resumed fit continues from."""
+        return super().state_dict() | {"weights": self._weights, "last": self._last}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned; the network gets the weights of the last epoch."""
         super().load_state_dict(state)
         self._weights = state["weights"]
+        if self._net is not None and (last := state.get("last")) is not None:
+            self._net.load_state_dict(last)
 
 
 class ReduceOnPlateau(_Watcher):

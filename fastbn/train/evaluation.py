@@ -74,7 +74,8 @@ def evaluate_batches(
     """
     value = getattr(loss, "value", None) or (lambda pred, target: loss(pred, target)[0])
     count_correct = getattr(loss, "correct", None)
-    rows, correct, total, counted = 0, 0, 0.0, 0.0
+    adds = getattr(loss, "reduction", "mean") == "sum"
+    rows, labelled, correct, total, counted = 0, 0, 0, 0.0, 0.0
     kept: list[tuple[Array, Array]] = []
     if shared := communicator is not None and isinstance(batches, Batches):
         own = shard_of(len(batches), communicator.rank, communicator.size)
@@ -84,18 +85,19 @@ def evaluate_batches(
     for x, y, *_ in parts:
         pred = net.predict(x, max(len(x), 1))
         rows += len(x)
+        labelled += rows_labelled(loss, y)
         count = rows_counted(loss, y)
-        total += value(pred, y) * count
+        total += float(value(pred, y)) * (1.0 if adds else count)
         counted += count
         if count_correct is not None:
-            correct += count_correct(pred, y)
+            correct += int(count_correct(pred, y))
         if metrics:
             kept.append((pred, y))
     if shared:
         assert communicator is not None
-        told = communicator.allgather(np.array([rows, correct, total, counted]))
-        rows, correct = (int(sum(each[part] for each in told)) for part in (0, 1))
-        total, counted = (float(sum(each[part] for each in told)) for part in (2, 3))
+        told = communicator.allgather(np.array([rows, labelled, correct, total, counted]))
+        rows, labelled, correct = (int(sum(each[part] for each in told)) for part in (0, 1, 2))
+        total, counted = (float(sum(each[part] for each in told)) for part in (3, 4))
     if not rows:
         raise ValueError("there is nothing to evaluate: 0 samples")
     numbers: dict[str, float] = {}
@@ -108,9 +110,8 @@ def evaluate_batches(
             assert communicator is not None
             pred, target = (gather_rows(communicator, each) for each in (pred, target))
         numbers = {metric_name(metric): float(metric(pred, target)) for metric in metrics}
-    return Evaluation(
-        total / (counted or 1.0), None if count_correct is None else correct / rows, numbers
-    )
+    accuracy = None if count_correct is None else correct / max(labelled, 1)
+    return Evaluation(total / (counted or 1.0), accuracy, numbers)
 
 
 def rows_counted(loss: Any, target: Array, *weight: Array) -> float:
@@ -128,6 +129,12 @@ def rows_counted(loss: Any, target: Array, *weight: Array) -> float:
     if own is not None:
         return float(own(target, *weight))
     return float(weight[0].sum()) if weight else float(len(target))
+
+
+def rows_labelled(loss: Any, target: Array) -> int:
+    """Return how many rows have a label: all, unless the loss says otherwise by ``labelled``."""
+    own = getattr(loss, "labelled", None)
+    return len(target) if own is None else int(own(target))
 
 
 def metric_name(metric: Metric) -> str:

@@ -20,7 +20,7 @@ from fastbn import models
 from fastbn.data import Dataset, Normalization
 from fastbn.data.rows import Samples
 from fastbn.models.torch_weights import shapes_of
-from fastbn.nn import BatchNorm, Conv2d, Linear, Module
+from fastbn.nn import BatchNorm, Conv2d, Conv3d, Linear, Module
 from fastbn.nn.conv1d import Conv1d
 from fastbn.nn.conv_transpose import ConvTranspose2d
 from fastbn.nn.parts import cut, head_of, with_new_head
@@ -36,7 +36,7 @@ Shape = tuple[int, ...]
 
 AT_A_TIME = 256  # samples whose features are computed
 MOST_BYTES = 1 << 31  # of features that are kept; beyond, they are computed at every step
-WEIGHTED = (Conv1d, Conv2d, ConvTranspose2d, Linear)  # what `freeze` counts
+WEIGHTED = (Conv1d, Conv2d, Conv3d, ConvTranspose2d, Linear)  # what `freeze` counts
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,8 @@ class Tuning:
         """Yield all layers but the head; or the first so many, with their norms."""
         left = {"none": 0, "backbone": None}.get(freeze, -1)
         left = int(freeze) if left == -1 else left
+        if left == 0:
+            return
         for layer in self.net.modules():
             if next(layer.own_parameters(), None) or next(layer.own_buffers(), None):
                 if isinstance(layer, WEIGHTED) and left is not None:

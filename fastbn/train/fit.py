@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastbn.optim import clip_grad_norm
 from fastbn.train.callbacks import Callback, Checkpoint, Hook, hooks
-from fastbn.train.evaluation import rows_counted
+from fastbn.train.evaluation import rows_counted, rows_labelled
 from fastbn.train.history import Epoch
 from fastbn.train.inputs import Inputs
-from fastbn.train.position import Position
+from fastbn.train.position import Part, Position
 
 if TYPE_CHECKING:
     from fastbn.train.trainer import Trainer
 
-Step = Callable[[Any], tuple[int, float, int]]
+Step = Callable[[Any], Part]
 
 
 class Fit:
@@ -40,6 +40,8 @@ class Fit:
     ----------
     steps : int or None
         Of an epoch, None where the source of the batches does not tell.
+    begun : bool
+        Whether no callback has refused it, and the first step may be done.
     over : bool
         Whether it came to an end, and was not stopped on the way.
     """
@@ -63,7 +65,7 @@ class Fit:
         self.callbacks = sorted(callbacks, key=lambda c: isinstance(c, Checkpoint))
         batches = self.batches_an_epoch
         self.steps = None if batches is None else -(-batches // position.accumulate)
-        self.over = False
+        self.begun = self.over = False
         self.ranks = trainer.ranks
         self._deadline: float | None = None
 
@@ -88,6 +90,7 @@ class Fit:
         for begin in hooks(self.callbacks, "on_fit_begin"):
             begin(trainer)
         self._load_states(states)
+        self.begun, trainer._resumed = True, None
         trainer.net.discard()  # of a call to have a look, say: no backward will come
         if not trainer.net.training:
             trainer.net.train()
@@ -169,10 +172,10 @@ class Fit:
         begin = time.perf_counter() - position.seconds
         try:
             for group in self._groups(position):
-                rows, loss, correct = step(group)
-                position.advance(rows, loss, correct)
+                part = step(group)
+                position.advance(part)
                 trainer.steps += 1
-                trainer.last_loss = loss
+                trainer.last_loss = part.loss
                 if ranks is not None:
                     ranks.after_step(trainer)
                 if on_step:
@@ -193,7 +196,7 @@ class Fit:
         return not stopped or position.step == self.steps
 
     def step_function(self, update: bool = True) -> Step:
-        """Return what does a step: takes its batches, returns rows, mean loss and correct ones.
+        """Return what does a step: takes its batches, and returns what it has seen.
 
         Without `update` it leaves gradients behind, and moves no weights.
         """
@@ -207,7 +210,7 @@ class Fit:
         adds = getattr(loss, "reduction", "mean") == "sum"
         count_correct = getattr(loss, "correct", None)
 
-        def one(batch: Any) -> tuple[int, float, int]:
+        def one(batch: Any) -> Part:
             x, y, *weight = batch
             pred = net(x)
             value, dpred = loss(pred, y, sample_weight=weight[0]) if weight else loss(pred, y)
@@ -215,24 +218,29 @@ class Fit:
             if clip_norm is not None:
                 clip_grad_norm(parameters, clip_norm)
             move()
-            return len(x), value, 0 if count_correct is None else count_correct(pred, y)
+            value, labelled = float(value), rows_labelled(loss, y)
+            correct = 0 if count_correct is None else int(count_correct(pred, y))
+            return Part(len(x), labelled, value, value if adds else value * labelled, correct)
 
-        def several(batches: list[Any]) -> tuple[int, float, int]:
+        def several(batches: list[Any]) -> Part:
             counts = [rows_counted(loss, y, *weight) for _, y, *weight in batches]
             whole = sum(counts) or 1.0
-            total, correct = 0.0, 0
+            loss_value, rows, labelled, correct = 0.0, 0, 0, 0
             for number, (x, y, *weight) in enumerate(batches):
                 share = 1.0 if adds else counts[number] / whole  # of its mean in that of all rows
                 pred = net(x)
                 value, dpred = loss(pred, y, sample_weight=weight[0]) if weight else loss(pred, y)
                 net.backward(dpred * share, accumulate=number > 0)
-                total += value * share
+                loss_value += float(value) * share
+                rows += len(x)
+                labelled += rows_labelled(loss, y)
                 if count_correct is not None:
-                    correct += count_correct(pred, y)
+                    correct += int(count_correct(pred, y))
             if clip_norm is not None:
                 clip_grad_norm(parameters, clip_norm)
             move()
-            return sum(len(batch[0]) for batch in batches), total, correct
+            total = loss_value if adds else loss_value * labelled
+            return Part(rows, labelled, loss_value, total, correct)
 
         return one if self.position.accumulate == 1 else several
 
@@ -240,7 +248,7 @@ class Fit:
         """Return the numbers of the epoch that ends, validation included."""
         trainer, position = self.trainer, self.position
         has_classes = getattr(trainer.loss, "correct", None) is not None
-        seen = max(position.seen, 1)
+        labelled = max(position.labelled, 1)
         if self.ranks is not None:
             self.ranks.before_validation(trainer)
         loss = accuracy = None
@@ -251,8 +259,8 @@ class Fit:
         return Epoch(
             epoch=len(trainer.history.epochs) + 1,
             steps=position.step,
-            loss=position.total / seen,
-            accuracy=position.correct / seen if has_classes else None,
+            loss=position.total / labelled,
+            accuracy=position.correct / labelled if has_classes else None,
             val_loss=loss,
             val_accuracy=accuracy,
             seconds=position.seconds,

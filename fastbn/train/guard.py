@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastbn.data import Batches
 from fastbn.nn import Module
 from fastbn.nn.layerwise import outputs
+from fastbn.optim import EMA
 from fastbn.train.callbacks import Callback
 from fastbn.train.snapshot import Snapshot
 
@@ -87,6 +88,7 @@ class NaNGuard(Callback):
 
     def _forget(self) -> None:
         self._copy: Snapshot | None = None
+        self._averages: list[tuple[EMA, dict[str, Any], bool]] = []  # state; due for an update
         self._place: Any = None
         self._due = 0.0
 
@@ -96,7 +98,7 @@ class NaNGuard(Callback):
         if self.enabled:
             begin = time.perf_counter()
             _check_weights(trainer.net, trainer.steps)
-            self._take(trainer, begin)
+            self._take(trainer, begin, stepped=False)
 
     def on_step(self, trainer: Trainer) -> None:
         """Look at the loss."""
@@ -127,12 +129,17 @@ class NaNGuard(Callback):
         begin = time.perf_counter()
         if self._is_bad(trainer):
             self._find(trainer)
-        self._take(trainer, begin)
+        self._take(trainer, begin, stepped=True)
 
-    def _take(self, trainer: Trainer, begin: float) -> None:
+    def _take(self, trainer: Trainer, begin: float, *, stepped: bool) -> None:
         """Copy what there is; the look that began then says when the next one is due."""
         assert trainer.plan is not None
         self._copy = Snapshot(trainer.net, trainer.optimizer)
+        self._averages, seen = [], False
+        for callback in trainer.plan.callbacks:
+            seen = seen or callback is self
+            if isinstance(callback, EMA):  # one that is called later has not seen this step yet
+                self._averages.append((callback, callback.state_dict(), stepped and seen))
         self._place = (replace(trainer.plan.position), trainer.steps)
         end = time.perf_counter()
         self._due = end + (end - begin) / SHARE
@@ -147,7 +154,7 @@ class NaNGuard(Callback):
         kept, steps = self._place
         position = replace(kept)
         trainer.net.discard()
-        self._copy.restore()
+        self._restore()
         if trainer.ranks is not None:
             raise self._found_by_ranks(trainer, trainer.ranks)
         with np.errstate(all="ignore"), suppress(ValueError):  # of a source that is used up
@@ -158,9 +165,11 @@ class NaNGuard(Callback):
                     found, remedy = _wrong(plan, group), REMEDY
                 trainer.net.discard()
                 if found is None:
-                    position.advance(*plan.step_function()(group))
+                    position.advance(plan.step_function()(group))
                     steps += 1
                     if (bad := _bad_state(trainer.net)) is None:
+                        for average, *_ in self._averages:
+                            average.update()
                         continue
                     steps -= 1
                     found = f"the update made {bad} not finite", bad
@@ -173,7 +182,7 @@ class NaNGuard(Callback):
                     steps + 1,
                     place,
                 )
-        self._copy.restore()  # the steps were others this time, or cannot be done again
+        self._restore()  # the steps were others this time, or cannot be done again
         position, steps = self._place
         self._stand(trainer, position, steps)
         raise NotFiniteError(
@@ -182,6 +191,15 @@ class NaNGuard(Callback):
             last,
             "loss",
         )
+
+    def _restore(self) -> None:
+        """Go back to the copy, with averages of weights."""
+        assert self._copy is not None
+        self._copy.restore()
+        for average, state, due in self._averages:
+            average.load_state_dict(state)
+            if due:
+                average.update()
 
     def _found_by_ranks(self, trainer: Trainer, ranks: Ranks) -> NotFiniteError:
         """Return what several ranks say, who do not do the steps again."""
@@ -198,13 +216,16 @@ class NaNGuard(Callback):
         )
 
     def _stand(self, trainer: Trainer, position: Any, steps: int) -> None:
-        """Let a checkpoint that is written now go on from these weights."""
+        """Let a checkpoint that is written now continue from these weights."""
         assert trainer.plan is not None
+        later = trainer.plan.position.epoch - position.epoch  # epochs that are done again
+        rows = trainer.history.epochs
+        del rows[len(rows) - later :]
         trainer.plan.position = position
         trainer.steps = steps
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"enabled": self.enabled, "_copy": None, "_place": None, "_due": 0.0}
+        return vars(NaNGuard(self.enabled))
 
 
 def _check_weights(net: Module, steps: int) -> None:
@@ -241,7 +262,7 @@ def _wrong(plan: Fit, group: Any) -> tuple[str, str] | None:
     """Return what a step makes of finite data that is not finite, and where; nothing is changed."""
     net = plan.trainer.net
     before = Snapshot(net)
-    _, value, _ = plan.step_function(update=False)(group)
+    value = plan.step_function(update=False)(group).loss
     grads = [(name, p.grad) for name, p in net.named_parameters() if p.grad is not None]
     bad = next((name for name, grad in reversed(grads) if not np.isfinite(grad).all()), None)
     statistics = _bad_state(net)

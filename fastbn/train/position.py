@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-PLACE = ("seed", "epoch", "step", "seen", "total", "correct", "seconds")
+PLACE = ("seed", "epoch", "step", "seen", "labelled", "total", "correct", "seconds")
+
+
+class Part(NamedTuple):
+    """What one step has seen.
+
+    Attributes
+    ----------
+    rows, labelled : int
+        Samples, and those of them that have a label.
+    loss : float
+        What the loss function said.
+    total : float
+        Sum of the losses of these samples.
+    correct : int
+        How many of them were found.
+    """
+
+    rows: int
+    labelled: int
+    loss: float
+    total: float
+    correct: int
 
 
 @dataclass
@@ -23,8 +46,8 @@ class Position:
         Whole epochs of this fit.
     step : int
         Whole steps of the epoch that is running.
-    seen : int
-        Samples in these steps.
+    seen, labelled : int
+        Samples in these steps, and those of them that have a label.
     total : float
         Sum of their losses.
     correct : int
@@ -41,6 +64,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     seen: int = 0
+    labelled: int = 0
     total: float = 0.0
     correct: int = 0
     seconds: float = 0.0
@@ -69,15 +93,16 @@ class Position:
             )
         return replace(other, **{name: getattr(self, name) for name in PLACE})
 
-    def advance(self, rows: int, loss: float, correct: int) -> None:
+    def advance(self, part: Part) -> None:
         """Count a step."""
         self.step += 1
-        self.seen += rows
-        self.total += loss * rows
-        self.correct += correct
+        self.seen += part.rows
+        self.labelled += part.labelled
+        self.total += part.total
+        self.correct += part.correct
 
     def next_epoch(self) -> None:
         """Stand at the beginning of the next epoch."""
         self.epoch += 1
-        self.step = self.seen = self.correct = 0
+        self.step = self.seen = self.labelled = self.correct = 0
         self.total = self.seconds = 0.0

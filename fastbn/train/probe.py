@@ -56,7 +56,7 @@ def learning_rates(
         for number, (lr, group) in enumerate(zip(rates, groups, strict=True), 1):
             for settings in trainer.optimizer.param_groups:
                 settings["lr"] = float(lr)
-            _, loss, _ = step(group)
+            loss = step(group).loss
             if not math.isfinite(loss):
                 break
             mean = SMOOTHING * mean + (1.0 - SMOOTHING) * loss
@@ -84,7 +84,7 @@ def overfit(trainer: Trainer, data: Any, batch_size: int, steps: int, rng: Rng) 
     [group] = plan.groups_from(plan.position, 1)
     with as_before(trainer), plan.together():
         step = plan.step_function()
-        return [step(group)[1] for _ in range(steps)]
+        return [step(group).loss for _ in range(steps)]
 
 
 @contextmanager

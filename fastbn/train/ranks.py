@@ -22,8 +22,9 @@ from fastbn.distributed.communicator import broadcast_bytes
 from fastbn.nn.across import BN_MODES, across_ranks, average_statistics
 from fastbn.optim import clip_grad_norm
 from fastbn.train.callbacks import Callback
-from fastbn.train.evaluation import rows_counted
+from fastbn.train.evaluation import rows_counted, rows_labelled
 from fastbn.train.inputs import Inputs
+from fastbn.train.position import Part
 from fastbn.train.snapshot import random_states, set_random_states
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Ranks:
         adds = getattr(loss, "reduction", "mean") == "sum"
         count_correct = getattr(loss, "correct", None)
 
-        def step(group: Any) -> tuple[int, float, int]:
+        def step(group: Any) -> Part:
             gradients = self._gradients
             assert gradients is not None
             before = self.communicator.seconds
@@ -168,7 +169,7 @@ class Ranks:
             batches = group if isinstance(group, list) else [group]
             counts = [rows_counted(loss, y, *weight) for _, y, *weight in batches]
             whole = sum(float(told[0]) for told in gather(np.array([sum(counts)]))) or 1.0
-            total, correct, rows = 0.0, 0, 0
+            value_of_all, correct, rows, labelled = 0.0, 0, 0, 0
             for number, ((x, y, *weight), count) in enumerate(zip(batches, counts, strict=True)):
                 share = 1.0 if adds else count / whole  # of this part's mean in the mean of all
                 pred = net(x)
@@ -176,9 +177,10 @@ class Ranks:
                     given: Any = {"sample_weight": weight[0]} if weight else {}
                     value, dpred = loss(pred, y, **given)
                     np.multiply(dpred, dpred.dtype.type(share), out=dpred)
-                    total += value * share
-                    correct += 0 if count_correct is None else count_correct(pred, y)
+                    value_of_all += float(value) * share
+                    correct += 0 if count_correct is None else int(count_correct(pred, y))
                     rows += len(x)
+                    labelled += rows_labelled(loss, y)
                 else:
                     dpred = np.zeros_like(pred)
                 if len(batches) == 1:
@@ -189,18 +191,21 @@ class Ranks:
                 clip_grad_norm(parameters, fit.clip_norm)
             if update:
                 trainer.optimizer.step()
-            told = gather(np.array([total, correct, rows, trainer.should_stop, fit.is_late()]))
+            own = [value_of_all, correct, rows, labelled, trainer.should_stop, fit.is_late()]
+            told = gather(np.array(own))
             self.losses = [float(each[0]) for each in told]
             sums = np.sum(told, axis=0)
             self.rows += rows
             self.waiting += self.communicator.seconds - before
             self._last = time.perf_counter()
             self.seconds += self._last - begin
-            if sums[3]:
+            if sums[4]:
                 trainer.should_stop = True
-            self.late = bool(sums[4])
-            self.over = bool(sums[3]) or self.late
-            return int(sums[2]), float(sums[0]), int(sums[1])
+            self.late = bool(sums[5])
+            self.over = bool(sums[4]) or self.late
+            mean, labelled = float(sums[0]), int(sums[3])
+            total = mean if adds else mean * labelled
+            return Part(int(sums[2]), labelled, mean, total, int(sums[1]))
 
         return step
 

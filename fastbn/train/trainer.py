@@ -150,7 +150,7 @@ class Trainer:
         max_seconds: float | None = None,
         progress: bool | None = None,
     ) -> History:
-        """Train for some epochs; call it again to go on.
+        """Train for some epochs; call it again to continue.
 
         Data, labels and arguments are checked as a whole before the first step. A network in
         inference mode is put into training mode; in one that is in training mode, layers that were
@@ -255,8 +255,9 @@ class Trainer:
         if ranks is not None:
             callbacks.append(RankTimes())
             progress = progress if self.is_first else False
+        before = self.plan
         with bars(progress) as shown:
-            self.plan = Fit(
+            self.plan = plan = Fit(
                 self,
                 given,
                 position,
@@ -264,8 +265,11 @@ class Trainer:
                 clip_norm=clip_norm,
                 max_seconds=max_seconds,
             )
-            self._resumed = None
-            self.plan.run([] if interrupted is None else interrupted.callbacks)
+            try:
+                plan.run([] if interrupted is None else interrupted.callbacks)
+            finally:
+                if not plan.begun:  # a callback has refused it
+                    self.plan = before
         return self.history
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from fastbn.nn.parts import cut
 from fastbn.train import run as runs
 from fastbn.train.callbacks import Callback
 from fastbn.train.config import Config
+from fastbn.train.finetune import Tuning
 from fastbn.train.prepare import prepare
 
 Run = Callable[..., int]
@@ -130,6 +132,16 @@ def test_onnx_in_and_out(run: Run, pretrained: Path) -> None:
     assert validate(Path("run") / "model.onnx", Path("run") / "model.onnx").agree
     assert run("report", "run", "-q") == 0
     assert told("run")["test_accuracy"] == report["test_accuracy"]
+
+
+def test_freeze_none_trains_what_comes_first() -> None:
+    layers = [nn.BatchNorm(3), nn.Conv2d(3, 8, 3, rng=0), nn.GlobalAvgPool2d(), nn.Linear(8, 4)]
+    for freeze, frozen in (("none", []), ("1", [0, 1]), ("backbone", [0, 1])):
+        net = nn.Sequential(*(copy.deepcopy(layer) for layer in layers))
+        config = Config("own", "images", freeze=freeze, norms="train")
+        Tuning(net, 5, config)
+        held = [n for n in (0, 1) if not net[n].weight.requires_grad]
+        assert held == frozen
 
 
 def test_a_run_is_repeated_from_another_folder(

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from fastbn import data, models, nn, optim, train
+from fastbn.export import to_onnx
 
 Run = Callable[..., int]
 
@@ -202,6 +203,15 @@ def test_report_makes_the_page_again(run: Run, capsys: pytest.CaptureFixture[str
     page = (Path("run") / "report.html").read_text(encoding="utf-8")
     assert "Most wrong images" in page
     assert not re.search(r"(?:src|href)\s*=\s*.?(?:https?:)?//|url\(|@import|fetch\(", page)
+
+
+def test_lr_find_of_a_fine_tuning(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    to_onnx(models.mlp((8, 8, 1), 4, rng=0), "net.onnx", allow_untrained=True)
+    tuning = ("--data", "digits", "--freeze", "none", "--epochs", "1", "--schedule", "cosine")
+    assert run("finetune", "net.onnx", *tuning, "-o", "run", "-q") == 0
+    capsys.readouterr()
+    assert run("lr-find", "run/config.toml", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["lr"]) > 10
 
 
 def test_lr_find(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,4 +172,16 @@ def test_a_mask_goes_through_the_network() -> None:
         ValueError, match=r"BatchNorm '1': mask: expected booleans of shape \(3, 4\)"
     ):
         net(x[:, :4], mask=mask)
+    for refuses in (nn.BatchNorm(6, ghost_size=2), nn.BatchNorm(6, renorm=(3.0, 5.0))):
+        several = nn.Sequential(nn.BatchNorm(4), nn.Linear(4, 6, rng=0), refuses)
+        several.astype(np.float64)
+        with pytest.raises(ValueError, match=r"BatchNorm '2': a mask goes with no ghost_size"):
+            several(x, mask=mask)
+        assert several[0].num_batches_tracked == 0
+        assert not several[0].running_mean.any()
+    shrinks = nn.Sequential(nn.BatchNorm(4), nn.Conv1d(4, 6, 3, stride=2, rng=0), nn.BatchNorm(6))
+    shrinks.astype(np.float64)
+    with pytest.raises(ValueError, match=r"BatchNorm '2': mask: expected booleans of shape"):
+        shrinks(x, mask=mask)
+    assert not shrinks[0].running_mean.any()
     net(x)  # no mask is left behind

@@ -6,11 +6,13 @@ import copy
 import gc
 import pickle
 import weakref
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fastbn import functional as F
 from fastbn import nn
 
 
@@ -495,6 +497,30 @@ def test_copies_are_whole_and_independent(copied: Any) -> None:
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):
         np.testing.assert_array_equal(p.grad, q.grad)
         assert p.data.strides == q.data.strides
+
+
+@pytest.mark.parametrize("rows", [(256, 300), (0, 3), (3, 0)])
+def test_predict_refuses_inputs_of_other_lengths(rows: tuple[int, int]) -> None:
+    a, b = nn.Input((2,)), nn.Input((2,))
+    net = nn.Graph([a, b], nn.add(a, b))
+    with pytest.raises(ValueError, match="expected inputs of one N"):
+        net.predict(tuple(np.zeros((n, 2), np.float32) for n in rows))
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d, nn.AvgPool2d])
+def test_pools_take_the_sizes_that_the_operation_takes(layer: Any) -> None:
+    """With ceil mode a last window may be larger than what is left of the image."""
+    operation = F.max_pool2d if layer is nn.MaxPool2d else F.avg_pool2d
+    for size, kernel, stride, ceil_mode in product(range(1, 6), (2, 3), (1, 2, 3), (False, True)):
+        x = np.random.default_rng(0).standard_normal((2, size, size, 1)).astype(np.float32)
+        try:
+            expected, _ = operation(x, kernel, stride, ceil_mode=ceil_mode)
+        except ValueError:
+            with pytest.raises(ValueError, match="too small"):
+                layer(kernel, stride, ceil_mode=ceil_mode)(x)
+            continue
+        y = layer(kernel, stride, ceil_mode=ceil_mode).eval()(x)
+        np.testing.assert_array_equal(y, expected)
 
 
 def test_predict_takes_any_number_of_rows() -> None:

@@ -146,6 +146,27 @@ def test_early_stopping_goes_on_waiting(tmp_path: Path) -> None:
     assert_same(whole, run(resume=True))  # there is nothing left to do
 
 
+def test_saved_when_the_best_weights_were_put_back(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+
+    def run(each: Trainer, epochs: int) -> train.EarlyStopping:
+        stopping = train.EarlyStopping(patience=50)
+        each.optimizer.lr = 0.5  # too large: the last epoch is not the best
+        each.fit(data(), epochs, 13, validation=0.2, rng=3, callbacks=[stopping])
+        return stopping
+
+    whole, half = trainer(), trainer()
+    run(whole, 9)
+    stopping = run(half, 6)
+    assert stopping.best_epoch is not None
+    assert stopping.best_epoch < 6
+    half.save(path)
+    resumed = trainer().resume(path)
+    np.testing.assert_equal(half.net.state_dict(), resumed.net.state_dict())
+    run(resumed, 9)
+    assert_same(whole, resumed)
+
+
 def test_a_checkpoint_is_a_file_of_weights(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     saved = trainer()

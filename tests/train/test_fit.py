@@ -287,3 +287,86 @@ def test_lr_find_restores_everything() -> None:
         results.append((mlp, trainer))
     assert states_equal(dropped, plain)
     assert results[0][1].steps == results[1][1].steps
+
+
+def test_lr_find_restores_a_function_as_learning_rate() -> None:
+    mlp = net()
+    trainer = Trainer(mlp, optimizer=optim.SGD(mlp.parameters(), lr=lambda step: 0.1))
+    before, rate = mlp.state_dict(), trainer.optimizer.param_groups[0]["lr"]
+    trainer.lr_find(blobs(), 32, rng=0)
+    assert trainer.optimizer.param_groups[0]["lr"] is rate
+    np.testing.assert_equal(before, mlp.state_dict())
+
+
+def squares(pred: Any, target: Any) -> tuple[Any, Any]:
+    """A loss as one writes it down: its value is a number of NumPy's."""
+    apart = pred - target
+    return (apart**2).mean(), 2 * apart / apart.size
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_plain_function_as_loss_is_saved(tmp_path: Any, accumulate: int) -> None:
+    path = tmp_path / "last.safetensors"
+    x = blobs()[0]
+    data = (x, x.sum(axis=1, keepdims=True))
+    saved, whole = (Trainer(models.mlp((6,), 1, hidden=(8,), rng=0), squares) for _ in range(2))
+    options: dict[str, Any] = {"validation": data, "accumulate": accumulate, "rng": 0}
+    saved.fit(data, 1, callbacks=[train.Checkpoint(path)], **options)
+    assert type(saved.last_loss) is float
+    assert type(saved.evaluate(data).loss) is float
+    resumed = Trainer(models.mlp((6,), 1, hidden=(8,), rng=5), squares).resume(path)
+    resumed.fit(data, 2, **options)
+    whole.fit(data, 2, **options)
+    assert states_equal(resumed.net, whole.net)
+    assert resumed.history.loss == whole.history.loss
+
+
+def test_a_fit_that_a_callback_refuses_does_not_forget_what_was_resumed(tmp_path: Any) -> None:
+    path = tmp_path / "last.safetensors"
+    whole, saved = Trainer(net()), Trainer(net())
+    whole.fit(blobs(), 3, validation=0.2, rng=0)
+    saved.fit(blobs(), 2, validation=0.2, rng=0)
+    saved.save(path)
+    resumed = Trainer(net()).resume(path)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="nothing is validated"):
+            resumed.fit(blobs(), 3, callbacks=[train.EarlyStopping()])
+        resumed.save(path)
+    resumed.fit(blobs(), 3, validation=0.2)
+    assert states_equal(resumed.net, whole.net)
+    with pytest.raises(ValueError, match="nothing is validated"):
+        whole.fit(blobs(), 9, callbacks=[train.EarlyStopping()])
+    assert whole.plan is not None
+    assert whole.plan.position.whole  # of the fit before
+
+
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_rows_without_a_label_count_nothing(ignored: int) -> None:
+    x, y = blobs()
+    trainer = Trainer(net(), nn.CrossEntropyLoss(ignore_index=ignored))
+    trainer.fit((x, y), 5, rng=0)
+    some = y.copy()
+    some[::3] = ignored
+    labelled = some != ignored
+    seen = trainer.evaluate((x, some), 32)
+    alone = Trainer(trainer.net).evaluate((x[labelled], y[labelled]))
+    assert seen.accuracy == pytest.approx(alone.accuracy)
+    assert seen.loss == pytest.approx(alone.loss, rel=1e-6)
+    before = copy.deepcopy(trainer.net)
+    row = trainer.fit((x, some), 1, len(x), rng=1).last
+    loss, _ = nn.CrossEntropyLoss()(before.train()(x)[labelled], y[labelled])
+    assert row.loss == pytest.approx(loss, rel=1e-5)
+    assert row.accuracy is not None
+    assert row.accuracy <= 1.0
+    assert row.accuracy * labelled.sum() == pytest.approx(round(row.accuracy * labelled.sum()))
+
+
+def test_added_losses_are_told_as_means() -> None:
+    trainer = Trainer(net(), nn.CrossEntropyLoss(reduction="sum"))
+    mean = Trainer(trainer.net).evaluate(blobs()).loss
+    for batch_size in (7, 300):
+        assert trainer.evaluate(blobs(), batch_size).loss == pytest.approx(mean, rel=1e-6)
+    trainer.optimizer.lr = 0.0
+    for accumulate in (1, 3):
+        row = trainer.fit(blobs(), 1, 75, rng=0, accumulate=accumulate).last
+        assert 0.0 < row.loss < 10.0

@@ -183,3 +183,22 @@ def test_a_source_that_cannot_be_walked_again() -> None:
         np.testing.assert_equal(before.state_dict(), spoiled.net.state_dict())
     for array in spoiled.net.state_dict().values():
         assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("step", [2, 10, 14, 20])  # an epoch has ten
+def test_averages_and_history_are_those_of_before(step: int, first: bool, tmp_path: Any) -> None:
+    spoiled, stopped = trainer(Spoils(step, gradient=np.nan)), trainer()
+    ours, theirs = optim.EMA(spoiled.net, 0.9), optim.EMA(stopped.net, 0.9)
+    guarded: list[Any] = [ours, NaNGuard()] if first else [NaNGuard(), ours]
+    with pytest.raises(NotFiniteError, match=f"step {step}: the gradient"):
+        spoiled.fit(data(), 3, 32, callbacks=guarded, rng=0)
+    stopped.fit(data(), 3, 32, callbacks=[theirs, StopsAt(step - 1)], rng=0)
+    np.testing.assert_equal(ours.state_dict(), theirs.state_dict())
+    assert len(spoiled.history.epochs) == (step - 1) // 10
+    spoiled.save(tmp_path / "last.safetensors")
+    resumed, whole = trainer().resume(tmp_path / "last.safetensors"), trainer()
+    resumed.fit(data(), 3, 32, rng=0)
+    whole.fit(data(), 3, 32, rng=0)
+    assert resumed.history.loss == whole.history.loss
+    np.testing.assert_equal(resumed.net.state_dict(), whole.net.state_dict())

@@ -137,7 +137,7 @@ def test_onnx_in_and_out(run: Run, pretrained: Path) -> None:
 def test_freeze_none_trains_what_comes_first() -> None:
     layers = [nn.BatchNorm(3), nn.Conv2d(3, 8, 3, rng=0), nn.GlobalAvgPool2d(), nn.Linear(8, 4)]
     for freeze, frozen in (("none", []), ("1", [0, 1]), ("backbone", [0, 1])):
-        net = nn.Sequential(*(copy.deepcopy(layer) for layer in layers))
+        net = nn.Sequential(*(copy.deepcopy(layer) for layer in layers)).build((8, 8, 3))
         config = Config("own", "images", freeze=freeze, norms="train")
         Tuning(net, 5, config)
         held = [n for n in (0, 1) if not net[n].weight.requires_grad]

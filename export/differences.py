@@ -120,9 +120,9 @@ def _flips(y: Array, truth: Array) -> int:
 def agreement(y: Array, y64: Array) -> float | None:
     """Share of rows whose largest entry is the same; None where there are no classes.
 
-    (N, classes, 1, 1) counts as (N, classes).
+    (N, classes, 1, 1) counts as (N, classes); the first axis is that of the rows.
     """
-    classes = next((d for d in reversed(y64.shape) if d > 1), 1)
+    classes = next((d for d in reversed(y64.shape[1:]) if d > 1), 1)
     if y64.dtype.kind != "f" or classes < 2 or not y64.size or y.shape != y64.shape:
         return None
     rows = [v.reshape(-1, classes).argmax(axis=-1) for v in (y64, widen(y))]

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper
@@ -223,31 +222,3 @@ def write_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     """Write a model atomically; all its data goes into the one file."""
     with atomic(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-
-
-def coarsest_eps(model: onnx.ModelProto) -> float:
-    """Return the rounding unit of the coarsest floating-point type that a model computes with.
-
-    float32 gives 1.2e-7, float16 9.8e-4, bfloat16 7.8e-3.
-    """
-    eps = {
-        onnx.TensorProto.DOUBLE: float(np.finfo(np.float64).eps),
-        onnx.TensorProto.FLOAT: float(np.finfo(np.float32).eps),
-        onnx.TensorProto.FLOAT16: float(np.finfo(np.float16).eps),
-        onnx.TensorProto.BFLOAT16: 2.0**-7,
-    }
-    types = [tensor.data_type for tensor in model.graph.initializer]
-    types += [
-        value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)
-    ]
-    found = [eps[t] for t in types if t in eps]
-    return max(found, default=eps[onnx.TensorProto.FLOAT])
-
-
-def quantises(model: onnx.ModelProto) -> bool:
-    """Whether a model rounds activations to integers."""
-    return any(
-        node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") or "QLinear" in node.op_type
-        for graph in (model.graph, *model.functions)
-        for node in graph.node
-    )

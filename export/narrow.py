@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fastbn.export.differences import agreement
-from fastbn.export.errors import ModelError
+from fastbn.export.differences import agreement, distance
+from fastbn.export.errors import ModelError, one_line
 from fastbn.export.evaluator import widen
-from fastbn.export.io import coarsest_eps, quantises
+from fastbn.export.io import all_tensors
 from fastbn.export.report import OutputReport, ValidationReport
-from fastbn.export.runtime import Session
+from fastbn.export.rounding import coarsest_eps, quantises
+from fastbn.export.runtime import RuntimeRefusalError, Session
 from fastbn.export.samples import InputSpec, Sample, check_data, input_specs
 from fastbn.export.truth import HALF_EPS, Truth
 from fastbn.export.ways import with_free_dims
@@ -32,6 +33,18 @@ BATCH = 64
 def is_narrow(model: onnx.ModelProto) -> bool:
     """Whether a model computes with half types, or with integers in place of numbers."""
     return coarsest_eps(model) >= HALF_EPS or quantises(model)
+
+
+def is_narrower(second: onnx.ModelProto, first: onnx.ModelProto) -> bool:
+    """Whether a model computes with narrower numbers than another, or only stores such weights."""
+    return _narrowness(second) > _narrowness(first)
+
+
+def _narrowness(model: onnx.ModelProto) -> int:
+    if is_narrow(model):
+        return 2
+    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return int(any(tensor.data_type in half for tensor in all_tensors(model)))
 
 
 def compare_narrow(
@@ -57,38 +70,57 @@ def compare_narrow(
     min_agreement : float, optional
         Share of rows that need the same class, 0.99 by default.
     """
-    truth = Truth(first, seeds=seeds)
+    samples = [] if data is None else list(_batches(input_specs(first), data))
+    truth = Truth(first, data=samples[0] if samples else None, seeds=seeds)
     report = ValidationReport(verdict="agree")
     if data is None:
         samples = list(truth.samples())
         report.notes.append("on random inputs; give data that the network is for")
-    else:
-        samples = list(_batches(input_specs(first), data))
-    run = Session(with_free_dims(second), "highest").run
-    signal, noise, size, error = (np.zeros(len(truth.outputs)) for _ in range(4))
+    try:
+        run = Session(with_free_dims(second), "highest").run
+    except RuntimeRefusalError as error:
+        raise ModelError(f"the second model does not load: {one_line(error)}") from error
+    signal, noise, size, worst, finite = (np.zeros(len(truth.outputs)) for _ in range(5))
     shares: list[tuple[float, int]] = []
     for sample in samples:
         report.samples += 1
-        for index, (y64, y) in enumerate(zip(truth.expected(sample), run(sample), strict=True)):
+        try:
+            results = run(sample)
+        except RuntimeRefusalError as refusal:
+            report.fail("differ", f"the second model does not run: {one_line(refusal)}")
+            return report
+        for index, (y64, y) in enumerate(zip(truth.expected(sample), results, strict=True)):
             wide, expected = widen(y).astype(np.float64), widen(y64).astype(np.float64)
             if wide.shape != expected.shape:
                 report.fail("differ", f"output {truth.outputs[index]!r} has another shape")
                 continue
-            gap = wide - expected
-            signal[index] += float(np.sum(expected * expected))
-            noise[index] += float(np.sum(gap * gap))
-            size[index] = max(size[index], float(np.abs(expected).max(initial=0.0)))
-            error[index] = max(error[index], float(np.abs(gap).max(initial=0.0)))
+            held = np.isfinite(expected)
+            far = distance(wide, expected, held, np.isinf(expected))
+            if far == np.inf:
+                name = truth.outputs[index]
+                report.fail("differ", f"output {name!r} is not finite at the same places")
+            gap = wide[held] - expected[held]
+            signal[index] += float(np.sum(expected[held] ** 2))
+            noise[index] += float(np.sum(gap * gap)) if far < np.inf else np.inf
+            size[index] = max(size[index], float(np.abs(expected[held]).max(initial=0.0)))
+            worst[index] = max(worst[index], far)
+            finite[index] += np.count_nonzero(held)
             share = agreement(y, np.asarray(y64))
             shares += [] if share is None else [(share, y.shape[0] if y.ndim else 1)]
     for index, name in enumerate(truth.outputs):
         allowed = np.inf if tolerance is None else tolerance * float(size[index])
         report.outputs.append(
-            OutputReport(name, float(error[index]), 0.0, allowed, allowed, float(size[index]))
+            OutputReport(name, float(worst[index]), 0.0, allowed, allowed, float(size[index]))
         )
+        if not finite[index]:
+            report.unproven.append(f"output {name!r} has no finite number in any sample")
     report.settle()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = 10.0 * np.log10(np.where(noise > 0, signal / noise, np.inf))
+    if not finite.any():
+        report.fail("not proven", "no output could tell a wrong model from a right one")
+    with np.errstate(divide="ignore"):
+        ratios = 10.0 * np.log10(
+            np.divide(signal, noise, out=np.full_like(signal, np.inf), where=noise > 0)
+        )
     report.snr = float(ratios.min(initial=np.inf))
     rows = sum(count for _, count in shares)
     report.argmax_agreement = sum(s * n for s, n in shares) / rows if rows else 1.0

@@ -88,6 +88,8 @@ class OutputReport(Report):
 
     def closeness(self) -> float:
         """Error in units of the tolerance."""
+        if self.error == float("inf"):  # whatever the tolerance
+            return self.error
         if self.tolerance > 0:
             return self.error / self.tolerance
         return float("inf") if self.error > 0 else 0.0
@@ -190,8 +192,8 @@ class ValidationReport(Report):
         self.max_abs_f64, self.original_abs_f64 = worst.error, worst.original
         self.tolerance = worst.tolerance
         self.max_abs_ort, self.rms_ort = worst.between, worst.rms
-        self.max_rel_f64 = _ratio(worst.error, worst.size)
-        self.max_rel_ort = _ratio(worst.between, worst.size)
+        self.max_rel_f64 = ratio(worst.error, worst.size)
+        self.max_rel_ort = ratio(worst.between, worst.size)
         far = [o for o in self.outputs if not o.error <= o.tolerance]
         if broken:
             if any(not o.error <= slack * o.rounding for o in far):
@@ -206,5 +208,6 @@ class ValidationReport(Report):
         return self.agree
 
 
-def _ratio(error: float, size: float) -> float:
+def ratio(error: float, size: float) -> float:
+    """Error relative to a size; infinite where there is none."""
     return error / size if size > 0 else (0.0 if error == 0 else float("inf"))

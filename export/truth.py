@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from fastbn.export.differences import OutputErrors, agreement, cannot_tell
 from fastbn.export.errors import DemandError, ModelError, one_line
-from fastbn.export.io import coarsest_eps, quantises
 from fastbn.export.packing import has_many_nodes
 from fastbn.export.report import OutputReport, ValidationReport
-from fastbn.export.runtime import RuntimeRefusalError
+from fastbn.export.rounding import coarsest_eps, quantises
 from fastbn.export.samples import (
     ADVERSARIAL,
     FREE_SIZES,
@@ -30,7 +29,7 @@ from fastbn.export.samples import (
     random_sample,
     same_sizes,
 )
-from fastbn.export.ways import Memory, Outputs, Run, load_first, load_second, remembering
+from fastbn.export.ways import Memory, Outputs, Results, Run, load_first, load_second, remembering
 
 # Rounding that a sum may always add, in eps of the coarsest type, relative to an output.
 ROUNDING_EPS = 16.0
@@ -103,8 +102,16 @@ class Truth:
 
     def expected(self, sample: Sample) -> Outputs:
         """Return outputs in float64, or of onnxruntime where there is no float64."""
-        found = self._run(sample)
-        return found["f64"] if "f64" in found else found["lowest"]
+        return self._results(sample).truth
+
+    def _results(self, sample: Sample) -> Results:
+        """Run a sample that was found to run, or one of the user's."""
+        try:
+            return self._run(sample)
+        except ModelError:
+            raise
+        except Exception as error:  # the evaluator's operators raise what they like
+            raise ModelError(f"the model does not run on the data: {one_line(error)}") from error
 
     # --- Comparing -------------------------------------------------------------------------------
 
@@ -124,7 +131,7 @@ class Truth:
             _require_same_interface(self.model, second, self.specs)
             if has_many_nodes(self.model):  # two at once would take much memory
                 for sample in self.samples():
-                    self._run(sample)
+                    self._results(sample)
                 self._first.release()
             run = load_second(second, path, self._first, report)
         self.hold(run, report, alone=second is None)
@@ -141,10 +148,12 @@ class Truth:
             groups.append(errors)
             for sample in group:
                 report.samples += 1
-                expected = self._run(sample)
+                expected = self._results(sample)
                 try:
                     results = run(sample)
-                except RuntimeRefusalError as error:
+                except DemandError:
+                    raise
+                except Exception as error:  # as above
                     report.fail("differ", f"the second model does not run: {one_line(error)}")
                     break
                 rows += self._take(errors, expected, results, alone=alone)
@@ -160,13 +169,13 @@ class Truth:
     def _take(
         self,
         errors: list[OutputErrors],
-        first: dict[str, Outputs],
-        second: dict[str, Outputs],
+        first: Results,
+        second: Results,
         *,
         alone: bool,
     ) -> list[float]:
         """Take in one sample; give the share of rows of the same class for every output."""
-        truth = first["f64"] if "f64" in first else first["lowest"]
+        truth = first.truth
         levels: list[str] = [name for name in ("lowest", "highest") if name in first]
         others: list[str] = [name for name in ("lowest", "highest") if name in second] or ["f64"]
         rows = []
@@ -228,13 +237,34 @@ class Truth:
         specs = self.specs
         groups = [[check_data(specs, data)]] if data is not None else []
         sizes = self._sizes(batch_sizes, optional=bool(groups))
+        drawn: list[Sample] = []
+        if sizes:
+            drawn = [random_sample(specs, sizes[s % len(sizes)], s) for s in range(seeds)]
+            if any(spec.is_float for spec in specs):
+                drawn += [adversarial_sample(specs, sizes[-1], kind) for kind in ADVERSARIAL]
+            drawn = self._runnable(drawn)
         self._first.strict = False
-        if not sizes:
-            return groups
-        drawn = [random_sample(specs, sizes[s % len(sizes)], s) for s in range(seeds)]
-        if any(spec.is_float for spec in specs):
-            drawn += [adversarial_sample(specs, sizes[-1], kind) for kind in ADVERSARIAL]
-        return [*groups, drawn]
+        return [*groups, drawn] if drawn else groups
+
+    def _runnable(self, drawn: list[Sample]) -> list[Sample]:
+        """Leave out what the model itself does not run on, such as a TopK of nothing."""
+        kept: list[Sample] = []
+        notes: list[str] = []
+        for sample in drawn:
+            try:
+                self._run(sample)
+            except DemandError:
+                raise
+            except Exception as error:  # as above
+                notes.append(one_line(error))
+            else:
+                kept.append(sample)
+        if notes:
+            self._first.notes.append(
+                f"{len(notes)} of {len(drawn)} inputs are left out: "
+                f"the original does not run on them ({notes[0]})"
+            )
+        return kept
 
     def _sizes(self, batch_sizes: Sequence[int], *, optional: bool) -> list[Sizes]:
         """Search sizes of the free dimensions: two sets, with nothing inside that is empty."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastbn.export.errors import MismatchError
 from fastbn.export.io import Source, read_model
-from fastbn.export.narrow import compare_narrow, is_narrow
+from fastbn.export.narrow import compare_narrow, is_narrow, is_narrower
 from fastbn.export.report import ValidationReport
 from fastbn.export.truth import Truth
 
@@ -76,7 +76,7 @@ def validate(
     """
     first = read_model(a)
     second = first if b is None else read_model(b)
-    if b is not None and is_narrow(second) and not is_narrow(first):
+    if is_narrower(second, first):
         return compare_narrow(
             first, second, data=data, seeds=seeds, tolerance=tolerance, min_agreement=min_agreement
         )

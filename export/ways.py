@@ -33,6 +33,11 @@ class Results(dict[str, Outputs]):
 
     empty = 0
 
+    @property
+    def truth(self) -> Outputs:
+        """Outputs in float64, or of onnxruntime where there is no float64."""
+        return self["f64"] if "f64" in self else self["lowest"]
+
 
 Run = Callable[[Sample], Results]
 # Digest of a sample -> what a model gave for it.

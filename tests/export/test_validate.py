@@ -14,9 +14,10 @@ from onnx import numpy_helper
 
 from fastbn.bench.patterns import PATTERNS
 from fastbn.bench.patterns.sketch import Sketch
-from fastbn.export import ModelError, validate, windows
+from fastbn.export import ModelError, fold_batch_norm, validate, windows
 from fastbn.export.evaluator import Float64Evaluator, to_float64
 from fastbn.export.operators import convolve
+from fastbn.export.rounding import coarsest_eps, quantises
 from fastbn.export.runtime import Session
 from fastbn.export.truth import Truth
 
@@ -336,3 +337,155 @@ def test_constants_are_widened():
     assert y.dtype == np.float64
     assert wide.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
     np.testing.assert_allclose(y, np.float32(0.1), rtol=1e-7)
+
+
+def parsed(body, inputs="float[N, 4] x", outputs="float[N, 3] y", constants="", **weights):
+    """A graph as text, and weights as arrays."""
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 21]>
+    g ({inputs}) => ({outputs}) <{constants}> {{ {body} }}""")
+    model.graph.initializer.extend(numpy_helper.from_array(w, n) for n, w in weights.items())
+    return model
+
+
+def drawn(*shape, dtype=np.float16, seed=0):
+    return np.random.default_rng(seed).uniform(0.5, 1.5, shape).astype(dtype)
+
+
+NORM = "y = BatchNormalization (h, s, b, m, v)"
+WIDE = {name: drawn(3, dtype=np.float32, seed=k) for k, name in enumerate("sbmv")}
+# Weights in float16, all computation in float32: as a file is made smaller.
+COMPRESSED = {
+    "Cast": "w = Cast <to = 1> (k) h = MatMul (x, w)",
+    "CastLike": "w = CastLike (k, x) h = MatMul (x, w)",
+    "moved": "t = Transpose (k) u = Cast <to = 1> (t) h = Gemm <transB = 1> (x, u)",
+    "branch": """zero = Constant <value_float = 0.0> () m0 = ReduceMax <keepdims = 0> (x)
+        c = Greater (m0, zero)
+        h = If (c) <then_branch = a () => (p) { w = Cast <to = 1> (k) p = MatMul (x, w) },
+                    else_branch = e () => (q) { u = Cast <to = 1> (k) q = MatMul (x, u) }>""",
+}
+
+
+@pytest.mark.parametrize("form", COMPRESSED)
+def test_stored_types_set_no_tolerance(form):
+    """float16 weights that are cast are exact: one per cent of them is noticed."""
+    model = parsed(f"{COMPRESSED[form]} {NORM}", k=drawn(4, 3), **WIDE)
+    assert coarsest_eps(model) == np.finfo(np.float32).eps
+    assert validate(model).agree
+    assert validate(model, model).agree
+    assert validate(model, scaled(model, "k", 1.01)).verdict == "differ"
+    _, report = fold_batch_norm(model)
+    if form in ("Cast", "moved"):
+        assert report.bn_left == 0
+        assert report.verification.noticed == 2
+        assert report.verification.unproven == []
+
+
+def test_a_float16_input_is_exact():
+    body = "w = Cast <to = 1> (x) y = MatMul (w, k)"
+    model = parsed(body, "float16[N, 4] x", k=drawn(4, 3, dtype=np.float32))
+    assert coarsest_eps(model) == np.finfo(np.float32).eps
+    assert validate(model, scaled(model, "k", 1.001)).verdict == "differ"
+
+
+def test_smaller_files_beside_their_float_network():
+    """By noise, as float16 files are, though they compute in float32."""
+    weight = drawn(4, 3, dtype=np.float32)
+    wide = parsed("h = Identity (w) y = MatMul (x, h)", w=weight)
+    small = parsed("h = Cast <to = 1> (w) y = MatMul (x, h)", w=weight.astype(np.float16))
+    report = validate(wide, small)
+    assert report.agree
+    assert report.snr > 50
+    assert validate(small, small).snr is None
+
+
+# Stored in float32, computed in float16: as a network trained under autocast is exported.
+HALF = {
+    "casts": """h = Cast <to = 10> (e) k = Cast <to = 10> (w) p = MatMul (h, k)
+        q = Cast <to = 1> (p)""",
+    "branch": """zero = Constant <value_float = 0.0> () top = ReduceMax <keepdims = 0> (x)
+        c = Greater (top, zero)
+        q = If (c) <
+            then_branch = a () => (p) {
+                h = Cast <to = 10> (e) k = Cast <to = 10> (w)
+                g = MatMul (h, k) p = Cast <to = 1> (g)
+            },
+            else_branch = d () => (r) { r = MatMul (e, w) }
+        >""",
+    "rounded": """a = MatMul (e, w) l = Add (a, large) p = Cast <to = 10> (l) r = Cast <to = 1> (p)
+        q = Sub (r, large)""",
+}
+HALF["Constant"] = HALF["casts"]
+
+
+@pytest.mark.parametrize("form", HALF)
+def test_computed_types_set_the_tolerance(form):
+    """What is left of larger numbers in float16 agrees with itself, and can be folded."""
+    weight = 10 + drawn(4, 3, dtype=np.float32)
+    weight[1::2] *= -1  # the four products, of equal entries, nearly cancel
+    body = f"e = Expand (x, four) {HALF[form]} {NORM.replace('(h', '(q')}"
+    model = parsed(
+        body, "float[N, 1] x", "float[N, 3] y", "float large = {20}", four=np.array([1, 4]), **WIDE
+    )
+    if form == "Constant":
+        half = numpy_helper.from_array(weight.astype(np.float16))
+        model.graph.node[2].CopyFrom(onnx.helper.make_node("Constant", [], ["k"], value=half))
+    else:
+        model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    assert coarsest_eps(model) == np.finfo(np.float16).eps
+    report = validate(model, model)
+    if form != "Constant":  # float16 weights are exact, what they are cast from is not
+        assert report.original_abs_f64 > 1e-3 * report.outputs[0].size
+    assert report.agree
+    assert validate(model).verdict == "not compared"
+    folded, _ = fold_batch_norm(model)
+    assert validate(model, folded).agree
+
+
+@pytest.mark.parametrize("operator", ["QuantizeLinear", "DynamicQuantizeLinear"])
+def test_quantised_inside_a_branch(operator):
+    quantise = "q = QuantizeLinear (x, d, z) p = DequantizeLinear (q, d, z)"
+    if operator == "DynamicQuantizeLinear":
+        quantise = "q, e, f = DynamicQuantizeLinear (x) p = DequantizeLinear (q, e, f)"
+    model = parsed(
+        f"y = If (c) <then_branch = a () => (p) {{ {quantise} }}, "
+        "else_branch = e () => (o) { o = Identity (x) }>",
+        "float[N, 3] x, bool c",
+        d=np.asarray(0.02, np.float32),
+        z=np.asarray(0, np.int8),
+    )
+    assert quantises(model)
+    assert validate(model).verdict == "not compared"
+
+
+def chosen(bound):
+    """TopK of the entries above a bound: it stops where there are none."""
+    return parsed(
+        """h = Gemm (x, w) b = BatchNormalization (h, s, t, m, v) keep = Greater (x, bound)
+        flat = Reshape (keep, all) c = Compress (b, flat) y, i = TopK (c, one)""",
+        "float[4, 4] x",
+        "float[1] y",
+        w=drawn(4, 4, dtype=np.float32),
+        bound=np.asarray(bound, np.float32),
+        all=np.asarray([-1]),
+        one=np.asarray([1]),
+        **{name: drawn(4, dtype=np.float32, seed=k) for k, name in enumerate("stmv")},
+    )
+
+
+def test_made_up_inputs_that_the_original_refuses_are_left_out():
+    model = chosen(0.0)
+    folded, report = fold_batch_norm(model)
+    assert report.bn_left == 0
+    assert report.verification.against == "float64"
+    assert report.verification.samples == 7
+    assert "2 of 9 inputs are left out: the original does not run on them" in str(
+        report.verification.notes
+    )
+    assert validate(model, folded).agree
+
+
+def test_data_that_the_original_refuses_is_an_error():
+    x = np.ones((4, 4), np.float32)
+    with pytest.raises(ModelError, match="the model does not run on the data"):
+        validate(chosen(2.0), data={"x": x})
+    assert validate(chosen(0.5), data={"x": x}).samples > 1

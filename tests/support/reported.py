@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from fastbn.export.evaluator import Float64Evaluator
-from fastbn.export.io import coarsest_eps, quantises
+from fastbn.export.rounding import coarsest_eps, quantises
 from fastbn.export.runtime import Session
 from fastbn.export.samples import input_specs, random_sample, same_sizes
 from fastbn.export.sparse import dense

@@ -314,6 +314,8 @@ def test_large_weights_stay_external(large, tmp_path):
     assert report.bn_left == 0
     assert report.verification.agree
     assert report.verification.against == "onnxruntime"
+    assert report.verification.noticed == 0
+    assert "none was changed" in report.verification.unproven[-1]
     model = onnx.load(target, load_external_data=False)
     locations = {e.value for t in model.graph.initializer for e in t.external_data
                  if e.key == "location"}  # fmt: skip

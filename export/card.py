@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from fastbn.export.exporter import ExportReport
+from fastbn.export.precision import PrecisionReport
 from fastbn.files import atomic
 
 WIDEST = 20  # classes of a confusion matrix that is shown
@@ -66,8 +67,10 @@ def _lines(
         yield ""
         more = f", … ({len(classes)} in all)" if len(classes) > LISTED else ""
         yield f"Classes: {', '.join(map(str, classes[:LISTED]))}{more}."
-    yield from _accuracy(told, classes)
+    yield from _accuracy(report, told, classes)
     yield from _proof(report)
+    if report.narrowing is not None:
+        yield from _narrowing(report.narrowing)
     yield from _usage(name, [1, *shape])
 
 
@@ -78,7 +81,9 @@ def _facts(
     told: Mapping[str, Any],
 ) -> Iterator[tuple[str, object]]:
     layout = f"{known['input_layout']}, " if len(shape) == 3 else ""
-    yield "input", f"`(N, {', '.join(map(str, shape))})`, {layout}{known['precision']}"
+    yield "input", f"`(N, {', '.join(map(str, shape))})`, {layout}float32"
+    if report.narrowing is not None:
+        yield "weights and computation", report.narrowing.precision
     if "input_range" in known:
         low, high = json.loads(known["input_range"])
         yield "values", f"{low:g} to {high:g}"
@@ -97,11 +102,14 @@ def _facts(
     yield "made by", f"fastbn {known['fastbn_version']}"
 
 
-def _accuracy(told: Mapping[str, Any], classes: Sequence[str]) -> Iterator[str]:
+def _accuracy(
+    report: ExportReport, told: Mapping[str, Any], classes: Sequence[str]
+) -> Iterator[str]:
     if told.get("test_accuracy") is None:
         return
     yield from ("", "## Accuracy", "")
-    yield f"{told['test_accuracy']:.2%} of the test samples."
+    whose = "" if report.narrowing is None else ", by the float32 network"
+    yield f"{told['test_accuracy']:.2%} of the test samples{whose}."
     rows = told.get("per_class") or []
     if rows:
         yield ""
@@ -127,11 +135,27 @@ def _proof(report: ExportReport) -> Iterator[str]:
     if report.max_rel_f64 is None:
         yield "The file was not compared with float64."
         return
+    narrowing = report.narrowing
+    what = "the file" if narrowing is None else "before it was narrowed the file"
     yield (
-        f"In onnxruntime the file is within {report.max_rel_f64:.1e} of the network evaluated in "
+        f"In onnxruntime {what} is within {report.max_rel_f64:.1e} of the network evaluated in "
         f"float64, in parts of the largest output; both name the same class for "
         f"{report.argmax_agreement:.2%} of the inputs tried."
     )
+
+
+def _narrowing(found: PrecisionReport) -> Iterator[str]:
+    yield ""
+    yield (
+        f"In {found.precision} it differs from float32 by {found.max_rel:.1e} of the largest "
+        f"output on the {found.samples:,} samples tried; both name the same class for "
+        f"{found.argmax_agreement:.2%} of them."
+    )
+    if found.accuracy_before is not None and found.accuracy_after is not None:
+        yield (
+            f"{found.accuracy_after:.2%} of their labels are found, "
+            f"{found.accuracy_before:.2%} in float32."
+        )
 
 
 def _usage(name: str, shape: Sequence[int]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from fastbn.export.errors import MismatchError
-from fastbn.export.report import Report
+from fastbn.export.report import Report, ratio
 from fastbn.export.runtime import Session
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -112,7 +112,7 @@ def compare_precision(
         bytes_after=after.ByteSize(),
         samples=len(inputs),
         max_abs=worst,
-        max_rel=worst / largest if largest > 0 else 0.0,
+        max_rel=ratio(worst, largest),
         argmax_agreement=float(np.mean(rows[0] == rows[1])),
     )
     if labels is not None:
@@ -132,7 +132,7 @@ def require_precision(report: PrecisionReport) -> None:
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store and compute in float16; input and output stay float32.
+    """Store and compute in float16; input and output stay float32, and so do factors of Resize.
 
     Parameters
     ----------
@@ -147,15 +147,17 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     half = onnx.ModelProto()
     half.CopyFrom(model)
     graph = half.graph
+    kept = _float32_only(model)
     for tensor in graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT:
+        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in kept:
             continue
         values = numpy_helper.to_array(tensor)
-        if np.abs(values).max(initial=0.0) > np.finfo(np.float16).max:
+        finite = values[np.isfinite(values)]  # infinity, the bound of a channel without one, fits
+        if np.abs(finite).max(initial=0.0) > np.finfo(np.float16).max:
             raise ValueError(f"weight {tensor.name!r} does not fit into float16")
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), tensor.name))
     for value in graph.value_info:
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name not in kept:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     (source,), (target,) = graph.input, graph.output
     narrow, wide = f"{source.name}_float16", f"{target.name}_float16"
@@ -169,6 +171,19 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     graph.node.append(helper.make_node("Cast", [wide], [target.name], name=wide, to=kinds.FLOAT))
     return half
+
+
+def _float32_only(model: onnx.ModelProto) -> set[str]:
+    """Values that operators do not take in float16."""
+    opset = model.opset_import[0].version
+    return {
+        name
+        for node in model.graph.node
+        for formal, name in zip(
+            onnx.defs.get_schema(node.op_type, opset).inputs, node.input, strict=False
+        )
+        if "tensor(float16)" not in formal.types
+    }
 
 
 def to_int8(model: onnx.ModelProto, calibration: NDArray[np.float32]) -> onnx.ModelProto:

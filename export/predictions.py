@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastbn import nn
 from fastbn.export.build import Normalization, Wrapping
-from fastbn.export.report import Report
+from fastbn.export.report import Report, ratio
 from fastbn.export.runtime import Session
 
 
@@ -125,12 +125,12 @@ def _compare(expected: NDArray[Any], found: Sequence[NDArray[Any]]) -> Predictio
     classes = expected.shape[-1]
     rows = expected.reshape(-1, classes).argmax(axis=1)
     equal = min(int((y.reshape(-1, classes).argmax(axis=1) == rows).sum()) for y in found)
-    worst = max(float(np.abs(d).max(initial=0.0)) for d in differences)
+    worst = max(float(np.nan_to_num(np.abs(d).max(initial=0.0), nan=np.inf)) for d in differences)
     largest = float(np.abs(expected).max(initial=0.0))
     return PredictionReport(
         samples=len(expected),
         max_abs=worst,
-        max_rel=worst / largest if largest > 0 else 0.0,
+        max_rel=ratio(worst, largest),
         rms=max(float(np.sqrt(np.mean(d * d))) if d.size else 0.0 for d in differences),
         argmax_agreement=equal / len(rows) if len(rows) else 1.0,
         argmax_equal=equal,

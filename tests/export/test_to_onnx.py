@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from fastbn import models, nn
 from fastbn.export import (
@@ -493,6 +494,29 @@ def test_float16(tmp_path):
     model = onnx.load(tmp_path / "b.onnx")
     assert {t.data_type for t in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_float16_keeps_what_has_to_be_float32(mode, opset, tmp_path):
+    """Resize takes its factors in float32 alone."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Upsample(2, mode))
+    path = tmp_path / "a.onnx"
+    report = to_onnx(net, path, input_shape=IMAGE, precision="float16", opset=opset)
+    assert 0 < report.narrowing.max_rel < 0.01
+    kinds = {t.name: t.data_type for t in onnx.load(path).graph.initializer}
+    scales = [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT]
+    assert len(scales) == 1
+    assert "scales" in scales[0]
+
+
+def test_float16_takes_infinite_bounds(tmp_path):
+    """Some channels have a lower bound, the others an upper one."""
+    shape, make, _ = NETWORKS["flatten-bn-relu"]
+    report = to_onnx(trained(make(), shape), tmp_path / "a.onnx", precision="float16")
+    assert 0 < report.narrowing.max_rel < 0.01
+    arrays = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "a.onnx").graph.initializer]
+    assert any(np.isinf(a).any() for a in arrays)
 
 
 def test_int8(tmp_path):

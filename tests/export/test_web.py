@@ -186,6 +186,23 @@ def test_a_card_tells_how_to_run_the_file(weights: Path, tmp_path: Path) -> None
     assert re.fullmatch(r"\[\d\]\n", ran.stdout)
 
 
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_a_card_of_a_narrow_file(weights: Path, tmp_path: Path, precision: str) -> None:
+    """The proof in float64 is the float32 file's; what narrowing cost is said beside it."""
+    file = tmp_path / "narrow.onnx"
+    arguments = ["export", str(weights), "-o", str(file), "--precision", precision, "--card"]
+    done = CliRunner().invoke(app, [*arguments, "--calibration", "digits"])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for part in ("`(N, 1, 8, 8)`, NCHW, float32", f"| weights and computation | {precision} |",
+                 "50.00% of the test samples, by the float32 network.",
+                 "In onnxruntime before it was narrowed the file is within",
+                 f"In {precision} it differs from float32 by",
+                 "of their labels are found"):  # fmt: skip
+        assert part in text
+    assert "onnxruntime the file is within" not in text
+
+
 def test_the_cards_javascript_runs(page: tuple[Path, str], browser: Any, weights: Path) -> None:
     folder, address = page
     file = folder / "card.onnx"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from fastbn.bench.patterns import PATTERNS
 from fastbn.bench.patterns.sketch import Sketch
 from fastbn.export import fold_batch_norm, power
 from fastbn.export.power import made_tensors
+from fastbn.export.runtime import RuntimeRefusalError
+from fastbn.export.truth import Truth
 
 
 def test_every_new_tensor_is_changed():
@@ -107,3 +110,18 @@ def test_subgraphs_in_float64(monkeypatch):
     _, report = fold_batch_norm(branches(limit=0))
     assert report.verification.noticed == 4
     assert report.verification.unproven == []
+
+
+@pytest.mark.parametrize("as_it_is", [True, False])
+def test_a_change_that_stops_the_model_is_noticed(as_it_is):
+    """Unless it does not run without the change either."""
+    model = PATTERNS["mlp"].build()
+    truth = Truth(model)
+
+    def run(sample, weights):
+        if weights or not as_it_is:
+            raise RuntimeRefusalError("rows")
+        return truth.expected(sample)
+
+    weights = {"w": np.ones(1, np.float32)}
+    assert power._notices(truth, truth.compare(model), run, weights) is as_it_is

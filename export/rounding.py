@@ -87,7 +87,7 @@ def _type_of(node: onnx.NodeProto) -> int:
     """Type of a Constant, if it is a tensor or floats."""
     for attribute in node.attribute:
         if attribute.name == "value":
-            return attribute.t.data_type
+            return int(attribute.t.data_type)
         if attribute.name in ("value_float", "value_floats"):
             return int(onnx.TensorProto.FLOAT)
     return 0

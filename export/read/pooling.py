@@ -17,34 +17,46 @@ from fastbn.export.read.windows import Window, image_of, image_value, window
 @reads("MaxPool")
 def max_pool(node: Node) -> Value:
     """Read a MaxPool; what a layer cannot pad is padded with -∞ in front."""
-    if len([v for v in node.node.outputs if v.uses()]) > 1:
-        raise UnreadableError("its indices are used")
     x, w, ceil = _window(node)
-    image, pads = w.padded(image_of(x), -math.inf, [k // 2 for k in w.kernel])
+    image = image_of(x)
+    most = _most(w)
+    if ceil and not w.is_even(most):
+        w, ceil = w.closed(image.shape[:2]), False
+    image, pads = w.padded(image, -math.inf, most)
     kernel, stride, dilation = w.pairs
     return image_value(x, nn.MaxPool2d(kernel, stride, pads, dilation, ceil)(image))
 
 
 @reads("AveragePool")
 def average_pool(node: Node) -> Value:
-    """Read an AveragePool; one with odd padding is corrected where windows see less of x."""
+    """Read an AveragePool; one with odd padding is corrected where windows count fewer places."""
     x, w, ceil = _window(node)
     if any(n != 1 for n in w.dilation):
         raise UnreadableError("its windows have holes")
     counts_pad = bool(node.whole("count_include_pad"))
     image = image_of(x)
-    inside, pads = w.padded(image, 0.0, [k // 2 for k in w.kernel])
+    most = _most(w)
     kernel, stride, _ = w.pairs
-    if inside is image:
+    if w.is_even(most):
+        pads = w.begin[0], w.begin[1]
         return image_value(x, nn.AvgPool2d(kernel, stride, pads, ceil, counts_pad)(image))
-    pooled = nn.AvgPool2d(kernel, stride, 0, ceil)(inside)
-    if not counts_pad:
-        share = np.ones(())
-        for axis, size in enumerate(image.shape[:2]):
-            seen = _seen(size, w, axis, pooled.shape[axis])
-            share = np.multiply.outer(share, w.kernel[axis] / seen)
+    full = w.closed(image.shape[:2]) if ceil else w
+    inside, pads = full.padded(image, 0.0, most)
+    pooled = nn.AvgPool2d(kernel, stride, pads)(inside)
+    share = np.ones(())
+    for axis, size in enumerate(image.shape[:2]):
+        low, high = (-w.begin[axis], size + w.end[axis]) if counts_pad else (0, size)
+        first = np.arange(pooled.shape[axis]) * w.stride[axis] - w.begin[axis]
+        counted = np.minimum(first + w.kernel[axis], high) - np.maximum(first, low)
+        share = np.multiply.outer(share, w.kernel[axis] / counted)
+    if (share != 1.0).any():
         pooled = nn.Affine(share[..., None]).requires_grad_(False)(pooled)
     return image_value(x, pooled)
+
+
+def _most(w: Window) -> list[int]:
+    """Return the padding that a pool may have."""
+    return [k // 2 for k in w.kernel]
 
 
 def _window(node: Node) -> tuple[Value, Window, bool]:
@@ -53,13 +65,6 @@ def _window(node: Node) -> tuple[Value, Window, bool]:
     if kernel is None or x.rank not in (3, 4) or len(kernel) != x.rank - 2:
         raise UnreadableError("only images and sequences are read")
     return x, window(node, x, kernel), bool(node.whole("ceil_mode"))
-
-
-def _seen(size: int, w: Window, axis: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Return how much of an axis of x every window sees."""
-    first = np.arange(count) * w.stride[axis] - w.begin[axis]
-    last = np.minimum(first + w.kernel[axis], size)
-    return last - np.maximum(first, 0)
 
 
 @reads("GlobalAveragePool")

@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
+from onnx import helper, numpy_helper
 
 from fastbn import nn
 from fastbn.budgets import require_memory
+from fastbn.export.errors import one_line
 from fastbn.export.read.node import Node, reads
 from fastbn.export.read.value import UnreadableError, Value, permuted
+from fastbn.export.runtime import RuntimeRefusalError, Session
 
 Array = NDArray[Any]
 
@@ -25,7 +27,7 @@ def resize(node: Node) -> Value:
     x = node.value()
     if x.rank != 4:
         raise UnreadableError("only images are read")
-    sizes, scales = _sizes(node, x)
+    sizes, scales, by_size = _sizes(node, x)
     if sizes[:2] != [*x.shape[:2]]:
         raise UnreadableError("it changes the number of samples or channels")
     image = x.channels_last()
@@ -35,12 +37,13 @@ def resize(node: Node) -> Value:
         return x.from_channels_last(layer(image))
     for axis in (2, 3):
         if sizes[axis] != x.shape[axis]:
-            image = _along(image, axis - 1, _matrix(node, x.shape[axis], scales[axis]))
+            by = sizes[axis] if by_size else scales[axis]
+            image = _along(image, axis - 1, _matrix(node, x.shape[axis], sizes[axis], by))
     return x.from_channels_last(image)
 
 
-def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
-    """Return the sizes of the output, and what they are multiples by."""
+def _sizes(node: Node, x: Value) -> tuple[list[int], list[float], bool]:
+    """Return the sizes of the output, what they are multiples by, and whether the file has them."""
     scales: list[float] | None
     if node.operator == "Upsample" and node.opset < 9:
         found = node.node.attributes.get("scales")
@@ -67,7 +70,7 @@ def _sizes(node: Node, x: Value) -> tuple[list[int], list[float]]:
     if min(sizes) < 1:
         raise UnreadableError(f"sizes {sizes}")
     require_memory(4 * math.prod(sizes[2:]) + 4 * sum(sizes), 0, "a resized image")
-    return sizes, factors
+    return sizes, factors, scales is None
 
 
 def _made(size: int, scale: float) -> int:
@@ -95,49 +98,42 @@ def _mode(node: Node, scales: list[float]) -> str | None:
     return None
 
 
-def _matrix(node: Node, size: int, scale: float) -> Array:
-    """Return what resizing does along one axis, as a matrix (out, in): of the identity's rows."""
-    out = _made(size, scale)
-    where = node.text("coordinate_transformation_mode")
-    if where == "tf_crop_and_resize":
+def _matrix(node: Node, size: int, out: int, by: int | float) -> Array:
+    """Return what resizing does along one axis, as a matrix (out, in): of the identity's rows.
+
+    onnxruntime itself makes it, for where a place is rounded depends on how it is worked out.
+    """
+    if node.text("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnreadableError("it crops")
     require_memory(16 * size * (size + out), 0, "resizing as a matrix")
     proto = ir.to_proto(node.node)
-    older = node.operator == "Upsample" or node.opset < 11
-    by_size = where == "align_corners"  # those of the image that is made, not of a broken size
-    given = {
-        "x": np.eye(size, dtype=np.float32),
-        "by": np.array([size, out]) if by_size else np.array([1.0, scale], np.float32),
-    }
-    del proto.input[:]
-    proto.input.extend(["x", "", "", "by"] if by_size else ["x", "", "by"])
-    proto.op_type = "Resize"
-    kept = [a for a in proto.attribute if a.name not in ("axes", "scales")]
+    proto.input[:] = ["x"]
+    proto.output[:] = ["y"]
+    attributes = [a for a in proto.attribute if a.name not in ("axes", "scales")]
     del proto.attribute[:]
-    proto.attribute.extend(kept)
-    if older:
-        for name, text in (
-            ("coordinate_transformation_mode", "asymmetric"),
-            ("nearest_mode", "floor"),
-        ):
-            proto.attribute.append(onnx.helper.make_attribute(name, text))
-    del proto.output[:]
-    proto.output.append("y")
-    graph = onnx.helper.make_graph(
-        [proto],
-        "resize",
-        [
-            onnx.helper.make_tensor_value_info(
-                name, onnx.helper.np_dtype_to_tensor_dtype(values.dtype), None
-            )
-            for name, values in given.items()
-        ],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-    )
-    opset = onnx.helper.make_opsetid("", max(node.opset, 13))
-    model = onnx.helper.make_model(graph, opset_imports=[opset])
-    [result] = ReferenceEvaluator(model).run(None, given)
-    return np.asarray(result).T
+    proto.attribute.extend(attributes)
+    factors = np.array([1, 1, by, 1], np.int64 if isinstance(by, int) else np.float32)
+    if isinstance(by, int):
+        factors[:2] = size, 1
+    weights = []
+    if node.operator == "Upsample" and node.opset < 9:
+        proto.attribute.append(helper.make_attribute("scales", factors.tolist()))
+    else:
+        weights.append(numpy_helper.from_array(factors, "by"))
+        between = 0 if node.opset < 11 else 2 if isinstance(by, int) else 1
+        proto.input.extend([*[""] * between, "by"])
+    rows = np.eye(size, dtype=np.float32).reshape(size, 1, size, 1)
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "y")
+    ]
+    graph = helper.make_graph([proto], "resize", ends[:1], ends[1:], weights)
+    opset = node.opset if node.opset < 11 else max(node.opset, 13)  # which may leave inputs out
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    try:
+        [result] = Session(model).run({"x": rows})
+    except RuntimeRefusalError as error:
+        raise UnreadableError(one_line(error)) from None
+    return np.ascontiguousarray(result.reshape(size, out).T)
 
 
 def _along(image: nn.Symbol, axis: int, matrix: Array) -> nn.Symbol:

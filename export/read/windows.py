@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastbn import nn
+from fastbn.export import windows as wd
 from fastbn.export.read.node import Node
 from fastbn.export.read.value import UnreadableError, Value, reshaped
 
@@ -39,6 +40,24 @@ class Window:
         a, b, c = self.kernel, self.stride, self.dilation
         return (a[0], a[1]), (b[0], b[1]), (c[0], c[1])
 
+    def is_even(self, most: Sequence[int] | None = None) -> bool:
+        """Whether a layer can pad so: as much on both sides, and no more than `most`."""
+        fits = most is None or all(b <= m for b, m in zip(self.begin, most, strict=True))
+        return self.begin == self.end and fits
+
+    def closed(self, sizes: Sequence[int]) -> Window:
+        """Return a window whose padding ends where the last one of ceil mode does."""
+        full = wd.windows(
+            sizes,
+            self.kernel,
+            strides=self.stride,
+            dilations=self.dilation,
+            pads=(*self.begin, *self.end),
+            ceil_mode=True,
+        )
+        places = zip(full.extent(), sizes, self.begin, strict=True)
+        return replace(self, end=tuple(max(reach - n - b, 0) for reach, n, b in places))
+
     def padded(
         self, image: nn.Symbol, value: float, most: Sequence[int] | None = None
     ) -> tuple[nn.Symbol, tuple[int, int]]:
@@ -52,9 +71,7 @@ class Window:
         most : sequence of int, optional
             No more than this is left to the layer.
         """
-        same = self.begin == self.end
-        fits = most is None or all(b <= m for b, m in zip(self.begin, most, strict=True))
-        if same and fits:
+        if self.is_even(most):
             return image, (self.begin[0], self.begin[1])
         (top, left), (bottom, right) = self.begin, self.end
         layer = nn.ZeroPad2d if value == 0.0 else lambda p: nn.ConstantPad2d(p, value)

@@ -21,6 +21,8 @@ from fastbn.export import windows as wd
 
 Array = NDArray[Any]
 
+TIE = 1e-6  # so near to the middle between two pixels, onnxruntime takes a place to lie in it
+
 
 def convolve(x: Array, weight: Array, bias: Array | None, w: wd.Windows, groups: int) -> Array:
     """Convolution: x (N, C, *spatial), weight (O, C/groups, *kernel) -> (N, O, *size).
@@ -312,11 +314,13 @@ class Resize(ReferenceResize):
         y = x
         for axis, length in enumerate(x.shape):
             by_size = sizes is not None and np.size(sizes)
-            out = int(sizes[axis]) if by_size else int(np.floor(length * float(scales[axis])))
+            out = int(sizes[axis] if by_size else np.float32(length) * np.float32(scales[axis]))
             scale = out / length if by_size else float(scales[axis])
             if out == length and scale == 1.0:
                 continue
-            place = _source(np.arange(out), length, out, scale, transform)
+            # Which pixel is the nearest depends on rounding: as in runtimes, that of float32.
+            kind = np.float32 if mode == "nearest" else np.float64
+            place = _source(np.arange(out, dtype=kind), length, out, kind(scale), transform)
             if mode == "nearest":
                 y = y.take(_nearest(place, length, options.get("nearest_mode")), axis=axis)
             else:
@@ -324,7 +328,7 @@ class Resize(ReferenceResize):
         return (y,)
 
 
-def _source(i: Array, length: int, out: int, scale: float, transform: str) -> Array:
+def _source(i: Array, length: int, out: int, scale: Any, transform: str) -> Array:
     """Tell where in the input an output index lies (ONNX Resize)."""
     if transform == "asymmetric":
         return i / scale
@@ -332,22 +336,23 @@ def _source(i: Array, length: int, out: int, scale: float, transform: str) -> Ar
         return i * ((length - 1) / (length * scale - 1)) if out > 1 else np.zeros(out)
     if transform == "pytorch_half_pixel" and out == 1:
         return np.zeros(out)
-    centre: Array = (i + 0.5) / scale - 0.5
+    centre: Array = (i + 0.5) / scale
     if transform == "half_pixel_symmetric":
         adjust = out / (scale * length)
-        centre = centre + length / 2 * (1 - adjust)
-    return centre
+        centre = length / 2 * (1 - adjust) + centre
+    return centre - 0.5
 
 
 def _nearest(place: Array, length: int, mode: str | None) -> NDArray[np.int64]:
+    place = place.astype(np.float64)  # from here on nothing is rounded
     if mode == "floor":
         index = np.floor(place)
     elif mode == "ceil":
         index = np.ceil(place)
     elif mode == "round_prefer_ceil":
-        index = np.floor(place + 0.5)
+        index = np.floor(place + 0.5 + TIE)
     else:
-        index = np.ceil(place - 0.5)
+        index = np.ceil(place - 0.5 - TIE)
     whole: NDArray[np.int64] = np.clip(index, 0, length - 1).astype(np.int64)
     return whole
 

@@ -30,13 +30,15 @@ def resize(node: Node) -> Value:
     sizes, scales, by_size = _sizes(node, x)
     if sizes[:2] != [*x.shape[:2]]:
         raise UnreadableError("it changes the number of samples or channels")
+    if sizes == [*x.shape]:
+        return x
     image = x.channels_last()
     mode = _mode(node, scales[2:])
     if mode is not None:
         layer = nn.Upsample((int(scales[2]), int(scales[3])), mode)
         return x.from_channels_last(layer(image))
     for axis in (2, 3):
-        if sizes[axis] != x.shape[axis]:
+        if scales[axis] != 1.0:
             by = sizes[axis] if by_size else scales[axis]
             image = _along(image, axis - 1, _matrix(node, x.shape[axis], sizes[axis], by))
     return x.from_channels_last(image)
@@ -105,16 +107,15 @@ def _matrix(node: Node, size: int, out: int, by: int | float) -> Array:
     """
     if node.text("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise UnreadableError("it crops")
-    require_memory(16 * size * (size + out), 0, "resizing as a matrix")
+    require_memory(16 * size * (size + 2 * out), 0, "resizing as a matrix")
     proto = ir.to_proto(node.node)
     proto.input[:] = ["x"]
     proto.output[:] = ["y"]
     attributes = [a for a in proto.attribute if a.name not in ("axes", "scales")]
     del proto.attribute[:]
     proto.attribute.extend(attributes)
-    factors = np.array([1, 1, by, 1], np.int64 if isinstance(by, int) else np.float32)
-    if isinstance(by, int):
-        factors[:2] = size, 1
+    # Twice as wide, for what keeps all its sizes is copied, whatever the multiples.
+    factors = np.array([size, 1, by, 2]) if isinstance(by, int) else np.float32([1, 1, by, 2])
     weights = []
     if node.operator == "Upsample" and node.opset < 9:
         proto.attribute.append(helper.make_attribute("scales", factors.tolist()))
@@ -133,7 +134,7 @@ def _matrix(node: Node, size: int, out: int, by: int | float) -> Array:
         [result] = Session(model).run({"x": rows})
     except RuntimeRefusalError as error:
         raise UnreadableError(one_line(error)) from None
-    return np.ascontiguousarray(result.reshape(size, out).T)
+    return np.ascontiguousarray(result[:, 0, :, 0].T)
 
 
 def _along(image: nn.Symbol, axis: int, matrix: Array) -> nn.Symbol:

@@ -90,6 +90,13 @@ def test_a_multiple_is_rounded_as_a_narrow_number() -> None:
     assert agrees(by_scale(10, 1.3, **NEAREST))
 
 
+def test_an_axis_that_keeps_its_size_is_resampled() -> None:
+    """Unless all do."""
+    for width in (1.0, 2.0):
+        scales = [1.0, 1.0, 1.05, width]
+        assert agrees(one("Resize", 10, "", (scales,), mode="linear"))
+
+
 WHERE = (
     "half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric",
 )  # fmt: skip

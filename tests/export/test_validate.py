@@ -284,6 +284,20 @@ def test_own_operators_agree_with_numpy():
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("where", ["half_pixel", "asymmetric", "half_pixel_symmetric"])
+@pytest.mark.parametrize("how", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_the_nearest_pixel_is_that_of_the_runtime(where, how):
+    """Sizes and places that float64 rounds otherwise than float32."""
+    for length, scale in [(10, 1.3), (5, 1.4), (36, 0.3), (26, 1.3), (18, 3.2)]:
+        g = Sketch()
+        scales = g.constant([1.0, 1.0, scale, 1.0])
+        model = g.model(
+            g.op("Resize", [g.input(2, length, 3), "", scales], mode="nearest",
+                 coordinate_transformation_mode=where, nearest_mode=how)
+        )  # fmt: skip
+        assert validate(model, model).agree
+
+
 def test_values_are_freed_and_empty_ones_counted():
     g = Sketch(0)
     x = g.input(5)

@@ -79,7 +79,7 @@ def add_constant(node: Node, x: Value, c: Array) -> Value:
     """Add a constant: as the bias of the layer in front, if it has none and nobody else sees it."""
     layer = x.symbol.layer
     shown = x.beside(c)
-    alone = any(node.input(k) is x and node.is_last_reader(k) for k in range(len(node.inputs)))
+    alone = any(node.input(k) is x and node.is_only_reader(k) for k in range(len(node.inputs)))
     fits = shown is not None and shown.shape == x.symbol.shape[-1:] and shown.size > 1
     if fits and alone and isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv1d):
         assert shown is not None

@@ -17,6 +17,12 @@ Array = NDArray[Any]
 # Element types that layers compute with: float32, float16, float64, bfloat16.
 FLOATS = (1, 10, 11, 16)
 Result = Value | list[Value]
+# What makes a layer that may have a bias, and what hands it on as it is.
+_PRODUCTS = frozenset(["Conv", "Gemm", "MatMul"])
+_VIEWS = frozenset(
+    ["Cast", "CastLike", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose",
+     "Unsqueeze"]
+)  # fmt: skip
 
 
 class Names(Protocol):
@@ -134,10 +140,19 @@ class Node:
         self._named(layer, hint, self.node.name, self.node.outputs[0].name)
         return layer
 
-    def is_last_reader(self, index: int) -> bool:
-        """Whether nobody else reads an input."""
+    def is_only_reader(self, index: int) -> bool:
+        """Whether an input is a product or a convolution that nobody else reads.
+
+        What stands between may only say anew where axes lie, and have no other reader either: all
+        that is the same symbol.
+        """
         value = self.node.inputs[index]
-        return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+        while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
+            maker = value.producer()
+            if maker is None or maker.op_type not in _VIEWS:
+                return maker is not None and maker.op_type in _PRODUCTS
+            value = maker.inputs[0]
+        return False
 
 
 def floats(array: Array) -> Array:

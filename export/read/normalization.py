@@ -107,8 +107,6 @@ def layer_norm(node: Node) -> Value:
     """Read a norm of the last axes."""
     x, scale, bias = node.value(), node.required(1), node.weight(2)
     axis = x.axis(node.whole("axis", -1))
-    if len(node.node.outputs) > 1 and any(v.uses() for v in node.node.outputs[1:]):
-        raise UnreadableError("its statistics are used")
     shape = x.shape[axis:]
     eps = node.number("epsilon", 1e-5)
     if axis == x.rank - 1:

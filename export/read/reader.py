@@ -200,7 +200,11 @@ class Reader:
             self._note(node, f"{type(error).__name__}: {one_line(error)}")
         else:
             results = found if isinstance(found, list) else [found]
-            self.values |= dict(zip(outputs, results, strict=False))
+            known = dict(zip(node.outputs, results, strict=False))
+            self.values |= {value: result for value, result in known.items() if value.name}
+            for value in node.outputs[len(results) :]:
+                if value.uses() or value.is_graph_output():
+                    self._note(node, f"its output {value.name!r} is used")
 
     def _input(self, value: ir.Value | None) -> Value | Array | None:
         if value is None or not value.name:

@@ -306,6 +306,47 @@ def test_networks(name: str, tmp_path: Any) -> None:
     to_onnx(net, tmp_path / "again.onnx", verify=name not in ("numbers", "resized"))
 
 
+VIEWS: dict[str, Callable[[Sketch, str], str]] = {
+    "Identity": lambda g, y: g.op("Identity", [y]),
+    "Cast": lambda g, y: g.op("Cast", [y], to=TensorProto.FLOAT),
+    "Reshape": lambda g, y: g.op("Reshape", [y, g.integers(-1, 3)]),
+    "Unsqueeze": lambda g, y: g.op("Unsqueeze", [y, g.integers(1)]),
+    "Transpose, twice": lambda g, y: g.op(
+        "Transpose", [g.op("Transpose", [y], perm=[1, 0])], perm=[1, 0]
+    ),
+    "Dropout": lambda g, y: g.op("Dropout", [y, g.constant(0.0)]),
+    "Pad of nothing": lambda g, y: g.op("Pad", [y, g.integers(0, 0, 0, 0)]),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_bias_reaches_only_those_who_read_it(name: str) -> None:
+    """A value under another name has the same layer; whoever reads the first sees no bias."""
+
+    def draw(g: Sketch) -> tuple[str, ...]:
+        y = g.matmul(g.input(4), 3)
+        views = [VIEWS[name](g, y) for _ in range(2)]
+        sums = [g.op("Add", [view, g.constant(g.normal(3))]) for view in views]
+        return (*sums, g.relu(g.op("Add", [y, g.constant(g.normal(1, 3))])))
+
+    model = network(draw)
+    assert worst_error(from_onnx(model), model) < 1e-5
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_bias_behind_a_view(name: str) -> None:
+    def draw(g: Sketch) -> str:
+        y = VIEWS[name](g, g.matmul(g.input(4), 3))
+        return g.op("Add", [y, g.constant(g.normal(3))])
+
+    model = network(draw)
+    net = from_onnx(model)
+    assert worst_error(net, model) < 1e-5
+    if name != "Pad of nothing":
+        [linear] = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+        assert linear.bias is not None
+
+
 def test_older_opsets() -> None:
     def draw(g: Sketch) -> str:
         h = g.op("Clip", [g.bn(g.conv(g.input(3, 8, 8), 4))], min=0.0, max=6.0)
@@ -466,6 +507,48 @@ def test_all_unknown_nodes_are_in_one_error() -> None:
     assert "no layer does what Det does" in text
     assert "Sigmoid" not in text
     assert "\n" not in text
+
+
+MORE_OUTPUTS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "its indices": ("MaxPool", TensorProto.INT64, {"kernel_shape": [2, 2]}),
+    "its mask": ("Dropout", TensorProto.BOOL, {}),
+    "its statistics": ("LayerNormalization", TensorProto.FLOAT, {}),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("used", ["as an output", "by a node"])
+@pytest.mark.parametrize("name", MORE_OUTPUTS)
+def test_outputs_that_no_layer_has_are_named(name: str, used: str, first: bool) -> None:
+    """Whether the file gives them away or reads them, and whether beside the first one or not."""
+    operator, kind, attributes = MORE_OUTPUTS[name]
+    g = Sketch()
+    inputs = [g.input(3, 4, 4)]
+    if operator == "LayerNormalization":
+        inputs.append(g.constant(np.ones(4)))
+    g.nodes.append(helper.make_node(operator, inputs, ["y", "more"], name="n", **attributes))
+    ends = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)] if first else []
+    if used == "by a node":
+        g.nodes.append(helper.make_node("Cast", ["more"], ["z"], to=TensorProto.FLOAT))
+        ends.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    else:
+        ends.append(helper.make_tensor_value_info("more", kind, None))
+    graph = helper.make_graph(g.nodes, "g", g.inputs, ends, g.weights)
+    opset = helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    with pytest.raises(ModelError, match=f"{operator} 'n': its output 'more' is used"):
+        from_onnx(model)
+
+
+def test_parts_without_a_name_are_left_out() -> None:
+    """The others keep their places (onnxruntime crashes on such a file)."""
+    g = Sketch()
+    x = g.input(6)
+    g.nodes.append(helper.make_node("Split", [x, g.integers(1, 2, 3)], ["", "b", "c"], axis=1))
+    net = from_onnx(g.model("b", "c"))
+    [x] = samples(net, 3)
+    for found, expected in zip(predicted(net, (x,)), (x[:, 1:3], x[:, 3:]), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_weights_that_are_computed_are_named() -> None:

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from fastbn.bench.patterns.sketch import Sketch
 from fastbn.export import fold_batch_norm
+from fastbn.export.power import made_tensors
 
 OUT = 4
 
@@ -75,6 +76,9 @@ def test_the_scales_take_it_in(operator, bias, per_axis):
     assert any(np.array_equal(a, whole) for a in stored(folded, np.int8))
     kinds = [node.op_type for node in folded.graph.node]
     assert kinds.count("DequantizeLinear") == (3 if bias == "int32" else 2)
+    made = made_tensors(model, folded)
+    assert any(a.dtype == np.int32 for a in made.values()) is (bias == "int32")
+    assert report.verification.noticed == len(made), report.verification.unproven
     onnx.checker.check_model(folded, full_check=True)
 
 

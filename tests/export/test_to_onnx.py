@@ -14,6 +14,7 @@ from fastbn.export import (
     build_model,
     compare_predictions,
     fold_batch_norm,
+    predictions,
     to_onnx,
 )
 from fastbn.export.runtime import Session
@@ -557,6 +558,15 @@ def two_by_two():
     gate = nn.Sigmoid()(nn.BatchNorm(4)(nn.Linear(5, 4)(row)))
     gated = nn.multiply(h, gate)
     return nn.Graph([image, row], [nn.Linear(4, 3)(nn.GlobalAvgPool2d()(gated)), gated, row])
+
+
+def test_nan_is_no_agreement():
+    """Neither at one of two levels, nor in the network."""
+    y = np.ones((2, 3), np.float32)
+    nan = np.where(np.eye(2, 3), np.float32(np.nan), y)
+    for expected, found in ((y, [y, nan]), (y, [nan, y]), (nan, [y, y])):
+        assert predictions._compare(expected, found).max_rel == np.inf
+    assert predictions._compare(y, [y, y]).max_rel == 0
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbn.functional.masks import MaskedSaved, checked_mask, packed, spread
+from fastbn.functional.masks import MaskedSaved, check_out, checked_mask, packed, spread
 from fastbn.kernels import batchnorm as _kernels
 from fastbn.kernels.batchnorm import BatchNormSaved
 
@@ -148,6 +148,7 @@ def _masked(
         raise ValueError("moments of x are not those of what a mask lets count: give one of them")
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"residual: expected shape {x.shape}, got {residual.shape}")
+    check_out("out", out, x)
     beside = None if residual is None else packed(residual, mask, axis)
     rows, saved = batch_norm(
         packed(x, mask, axis), weight, bias, running_mean, running_var, residual=beside, **options
@@ -211,6 +212,8 @@ def batch_norm_backward(
     """
     if isinstance(saved, MaskedSaved):
         mask, axis, kept = saved
+        check_out("out", out, dy)
+        check_out("dresidual", dresidual, dy)
         dx, dw, db, *beside = batch_norm_backward(
             packed(dy, mask, axis), kept, need_dx=need_dx, need_dweight=need_dweight,
             need_dbias=need_dbias, need_dresidual=need_dresidual, dweight=dweight, dbias=dbias,

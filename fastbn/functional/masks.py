@@ -30,6 +30,19 @@ def checked_mask(mask: Any, shape: tuple[int, ...], axis: int) -> NDArray[np.boo
     return mask
 
 
+def check_out(name: str, out: Any, like: Array) -> None:
+    """Raise unless `out` is None, or can take values like these."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray) or out.dtype != like.dtype:
+        got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"{name}: expected {like.dtype}, got {got}")
+    if out.shape != like.shape:
+        raise ValueError(f"{name}: expected shape {like.shape}, got {out.shape}")
+    if not out.flags.carray:
+        raise ValueError(f"{name} must be C-contiguous, aligned and writeable")
+
+
 def packed(x: Array, mask: NDArray[np.bool_], axis: int) -> Array:
     """Return the values that count, one row each: (values, C)."""
     return np.moveaxis(x, axis, -1)[mask]

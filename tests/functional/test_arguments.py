@@ -124,6 +124,37 @@ def test_running_statistics_share_memory_with_nothing() -> None:
             assert a is b is None or np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("op", ["batch_norm", "layer_norm", "group_norm"])
+def test_only_dx_may_take_the_place_of_dy(op: str) -> None:
+    x, weight, bias = np.ones((1, 4), np.float32), np.ones(4, np.float32), np.zeros(4, np.float32)
+    first = {"layer_norm": (4,), "group_norm": (2,)}.get(op, ())
+    options = {"training": False, "running_mean": bias, "running_var": weight}
+    arguments = (x, *first, weight, bias) if op == "group_norm" else (x, weight, bias, *first)
+    _, saved = getattr(F, op)(*arguments, **(options if op == "batch_norm" else {}))
+    backward = getattr(F, f"{op}_backward")
+    dy = np.ones((1, 4), np.float32)
+    for name in ("dweight", "dbias"):
+        for need_dx in (True, False):
+            with pytest.raises(ValueError, match=f"{name} must not overlap dy"):
+                backward(dy, saved, need_dx=need_dx, **{name: dy[0]})
+
+
+def test_a_masked_call_checks_out_before_the_statistics_move() -> None:
+    x, mask = np.random.default_rng(0).random((4, 3)), np.array([True, True, False, True])
+    mean, var = np.zeros(3), np.ones(3)
+    closed = np.empty((4, 3))
+    closed.flags.writeable = False
+    for out in (np.empty((4, 2)), np.empty((4, 3), np.float32), closed, [0.0]):
+        with pytest.raises((ValueError, TypeError), match="out"):
+            F.batch_norm(x, None, None, mean, var, training=True, mask=mask, out=out)
+    assert not mean.any()
+    dweight, weight = np.zeros(3), np.ones(3)
+    _, saved = F.batch_norm(x, weight, None, mean, var, training=True, mask=mask)
+    with pytest.raises(ValueError, match="out: expected shape"):
+        F.batch_norm_backward(x, saved, dweight=dweight, out=np.empty((4, 2)))
+    assert not dweight.any()
+
+
 @pytest.mark.parametrize("op", ["batch_norm", "linear", "conv2d", "conv_transpose2d"])
 def test_gradients_share_memory_with_nothing(op: str) -> None:
     case = next(c for c in CASES if c.op == op and "bias" in c.arrays())

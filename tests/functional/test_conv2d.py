@@ -185,6 +185,8 @@ REFUSED: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
     ((1, 5, 5, 3), (2, 3, 3), None, {}, "weight"),
     ((1, 5, 5, 3), (2, 4, 3, 3), None, {}, "channels"),
     ((1, 5, 5, 4), (3, 2, 3, 3), None, {"groups": 2}, "groups"),
+    ((1, 5, 5, 0), (3, 0, 3, 3), None, {}, "weight: no side may be 0"),
+    ((1, 5, 5, 0), (0, 0, 1, 1), None, {}, "weight: no side may be 0"),
     ((1, 5, 5, 3), (2, 1, 3, 3), None, {"groups": 2}, "groups|channels"),
     ((1, 5, 5, 3), (2, 3, 3, 3), None, {"groups": 0}, "groups"),
     ((1, 5, 5, 3), (2, 3, 3, 3), (3,), {}, "bias"),
@@ -202,6 +204,12 @@ REFUSED: list[tuple[Any, Any, Any, dict[str, Any], str]] = [
 def test_refused(x: Any, weight: Any, bias: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         F.conv2d(np.ones(x), np.ones(weight), None if bias is None else np.ones(bias), **options)
+
+
+def test_windows_wider_than_any_memory_are_refused() -> None:
+    x, weight = np.ones((1, 4, 4, 1), np.float32), np.ones((1, 1, 2, 2), np.float32)
+    with pytest.raises(MemoryError):
+        F.conv2d(x, weight, dilation=2**31 - 1, padding=2**30)
 
 
 def test_wrong_dy_is_refused() -> None:

@@ -433,7 +433,7 @@ def backward(object dy_, BatchNormSaved saved not None, bint need_dx, bint need_
     writes(&a, dweight, b"dweight")
     writes(&a, dbias, b"dbias")
     writes(&a, dresidual, b"dresidual")
-    reads(&a, dy, b"dy", True)
+    reads(&a, dy, b"dy", dx is not None)
     reads(&a, x, b"x")
     reads(&a, saved.residual, b"residual")
     reads(&a, saved.weight, b"weight")

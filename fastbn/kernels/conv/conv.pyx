@@ -191,7 +191,7 @@ def forward(object x_, object weight, object bias, object stride, object padding
     cdef double *sums_data = NULL
     cdef int status = 0
     v.N, v.H, v.W, v.C, v.K = x.shape[0], x.shape[1], x.shape[2], x.shape[3], w.shape[0]
-    if min(v.K, v.kh, v.kw) < 1:
+    if min(v.K, w.shape[1], v.kh, v.kw) < 1:
         raise ValueError(f"weight: no side may be 0, got shape {np.shape(w)}")
     if v.K % groups:
         raise ValueError(f"weight: {v.K} output channels are not divisible by groups={groups}")

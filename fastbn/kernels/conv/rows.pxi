@@ -33,6 +33,7 @@ cdef struct rows_t:
     const int64_t *start
     const int64_t *length
     int element, itemsize
+    bint failed                    # there was no memory
 
 
 cdef inline int64_t reach(const axis_t *a) noexcept nogil:
@@ -81,9 +82,16 @@ cdef void copy_row(const rows_t *p, int64_t image, int64_t h, int64_t low, int64
         source += p.channels * p.itemsize
 
 
-cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, const void **rows,
+cdef char *room_for(double elements, int itemsize) noexcept nogil:
+    """Scratch of a copy of what windows see; NULL where dilation makes it more than there is."""
+    if elements * itemsize > 1e15:  # more than any machine has, and still an int64
+        return NULL
+    return <char *>scratch(2, <int64_t>elements * itemsize)
+
+
+cdef bint point(const rows_t *p, int64_t first, int64_t last, int64_t group, const void **rows,
                 void **c) noexcept nogil:
-    """What the rows from first to last see, and where they go."""
+    """What the rows from first to last see, and where they go; False if there is no memory."""
     cdef int64_t row = first // p.w.grid, last_row = (last - 1) // p.w.grid, width = p.w.grid
     cdef int64_t image, i, j, begin, end, low = 0, high = columns_seen(&p.w), k, m = 0
     cdef int64_t slot = 0, slots = 0, channel = group * p.depth, step = p.w.step * p.pixel
@@ -91,7 +99,9 @@ cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, con
     cdef const char *at
     cdef char *to
     if p.gather:
-        copy = <char *>scratch(2, rows_seen(&p.h, row, last_row) * p.pitch * p.itemsize)
+        copy = room_for(<double>rows_seen(&p.h, row, last_row) * p.pitch, p.itemsize)
+        if copy == NULL:
+            return False
         if row == last_row:
             low = (first - row * width) * p.w.step
             high = (last - 1 - row * width) * p.w.step + reach(&p.w)
@@ -123,6 +133,7 @@ cdef void point(const rows_t *p, int64_t first, int64_t last, int64_t group, con
             c[m] = to + j * p.skip_w * p.DC * p.itemsize
             m += 1
         row += 1
+    return True
 
 
 cdef void rows_task(const void *job, int64_t task) noexcept nogil:
@@ -139,7 +150,9 @@ cdef void rows_task(const void *job, int64_t task) noexcept nogil:
     cdef const char *b
     cdef const char *ahead
     cdef const char *bias = NULL
-    point(p, first, first + count, group, rows, c)
+    if rows == NULL or not point(p, first, first + count, group, rows, c):
+        (<rows_t *>p).failed = True
+        return
     if p.dots:
         if p.bias != NULL:
             bias = p.bias + group * p.n * p.itemsize
@@ -181,7 +194,10 @@ cdef int run_rows(rows_t *p, double *moments, const conv_t *v) noexcept nogil:
     cdef int threads = team(<double>total * p.n * p.groups * p.depth * p.h.taps * p.w.taps)
     if open_parts(&p.moments, moments, v, blocks):
         return -1
+    p.failed = False
     run_tasks(rows_task, p, blocks * p.groups, threads)
+    if p.failed:
+        return -1
     if moments != NULL:
         for task in range(blocks):
             add_part(&p.moments, task, min(block, total - task * block))

@@ -19,6 +19,7 @@ cdef struct weights_t:
     int64_t width        # columns of a row in the copy of x
     bint padded
     bint lies, direct    # x, dy is read where it lies
+    bint failed          # there was no memory
 
 
 cdef void split_row(const weights_t *p, int64_t image, int64_t h, int64_t channel, char *to,
@@ -44,14 +45,17 @@ cdef int64_t split_block(const weights_t *p, int64_t first, int64_t last, int64_
                          const void **at) noexcept nogil:
     """Copy what the pixels from first to last see; at[p] is where the window of pixel p begins.
 
-    Returns the number of elements that a run of channels takes.
+    Returns the number of elements that a run of channels takes, -1 if there is no memory.
     """
     cdef const conv_t *v = p.v
     cdef int64_t row = first // v.OW, last_row = (last - 1) // v.OW, depth = v.C // v.groups
     cdef int64_t runs = (depth + p.run - 1) // p.run
     cdef int64_t apart = rows_seen(&p.h, row, last_row) * p.width * p.run
     cdef int64_t slot = 0, slots = 0, image, i, j, k, m = 0
-    cdef char *copy = <char *>scratch(2, apart * runs * v.itemsize)
+    cdef char *copy = room_for(<double>rows_seen(&p.h, row, last_row) * p.width * p.run * runs,
+                               v.itemsize)
+    if copy == NULL:
+        return -1
     if p.padded:
         memset(copy, 0, apart * runs * v.itemsize)
     while row <= last_row:
@@ -137,6 +141,9 @@ cdef void weights_task(const void *job, int64_t task) noexcept nogil:
                 behind = point_block(p, start, count, group * depth, at)
             else:
                 apart = split_block(p, start, start + count, group * depth, at)
+            if apart < 0 or off == NULL or dy == NULL:
+                (<weights_t *>p).failed = True
+                return
             if apart != before:
                 row_offsets(p, apart, off)
                 before = apart
@@ -231,7 +238,10 @@ cdef int backward_weights(const conv_t *v, const char *x, const char *dy,
         if p.parts == NULL:
             return -1
     threads = team(<double>pixels * count // v.groups)
+    p.failed = False
     run_tasks(weights_task, &p, p.chunks * p.pieces, threads)
+    if p.failed:
+        return -1
     if p.chunks > 1:
         add_parts(v, p.parts, p.chunks, count, threads)
         memcpy(dweight, p.parts, size)

@@ -243,7 +243,7 @@ cdef int compute_backward(call_t *k) noexcept nogil:
         run_tasks(careful_task, k, k.blocks, k.threads)
     elif not k.nhwc:
         run_tasks(backward_nchw, k, k.blocks * k.sets, k.threads)
-    elif k.N >= k.threads or k.chunks == 1:
+    elif k.N >= k.threads or k.chunks == 1 or k.N > k.blocks:
         run_tasks(backward_nhwc, k, k.blocks, k.threads)
     else:  # fewer samples than threads: a block is a sample
         k.chunk_parts = <double *>scratch(
@@ -370,7 +370,7 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     writes(&a, dx, b"out")
     writes(&a, dweight, b"dweight")
     writes(&a, dbias, b"dbias")
-    reads(&a, dy, b"dy", True)
+    reads(&a, dy, b"dy", dx is not None)
     reads(&a, x, b"x")
     reads(&a, saved.weight, b"weight")
     reads(&a, saved.bias, b"bias")

@@ -355,7 +355,7 @@ def backward(object dy_, object saved_, bint need_dx, bint need_dweight, bint ne
     writes(&a, dx, b"out")
     writes(&a, dweight, b"dweight")
     writes(&a, dbias, b"dbias")
-    reads(&a, dy, b"dy", True)
+    reads(&a, dy, b"dy", dx is not None)
     reads(&a, x, b"x")
     reads(&a, saved.weight, b"weight")
     reads(&a, saved.bias, b"bias")

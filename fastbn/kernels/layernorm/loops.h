@@ -51,8 +51,11 @@ INLINE void means_of(const io_t *x, const io_t *dy, int64_t n, const row_t *f, c
         V s[2] = {v_set(0), v_set(0)}, q[2] = {v_set(0), v_set(0)};
         for (int odd = 0; j < last; j += U, odd = !odd) {
             const int part = part_of(n - j);
-            const unit_t v = u_load(x + j, part), d = u_load(dy + j, part), w = u_loadt(weight + j);
-            EACH_PART(p) { /* beyond the tail d and w are 0 */
+            const unit_t d = u_load(dy + j, part), w = u_loadt(weight + j);
+            unit_t v = u_load(x + j, part);
+            if (part) /* beyond the tail d and w are 0; 0 - centre times a could overflow */
+                v = u_where_first(part, v, (unit_t)u_set((T)f->centre));
+            EACH_PART(p) {
                 const int k = PARTS > 1 ? p : odd;
                 const V g = d.p[p] * w.p[p];
                 s[k] += g;

@@ -127,10 +127,11 @@ def test_running_statistics_share_memory_with_nothing() -> None:
 @pytest.mark.parametrize("op", ["batch_norm", "layer_norm", "group_norm"])
 def test_only_dx_may_take_the_place_of_dy(op: str) -> None:
     x, weight, bias = np.ones((1, 4), np.float32), np.ones(4, np.float32), np.zeros(4, np.float32)
-    first = {"layer_norm": (4,), "group_norm": (2,)}.get(op, ())
-    options = {"training": False, "running_mean": bias, "running_var": weight}
-    arguments = (x, *first, weight, bias) if op == "group_norm" else (x, weight, bias, *first)
-    _, saved = getattr(F, op)(*arguments, **(options if op == "batch_norm" else {}))
+    _, saved = {
+        "batch_norm": lambda: F.batch_norm(x, weight, bias, bias, weight, training=False),
+        "layer_norm": lambda: F.layer_norm(x, weight, bias, normalized_shape=4),
+        "group_norm": lambda: F.group_norm(x, 2, weight, bias),
+    }[op]()
     backward = getattr(F, f"{op}_backward")
     dy = np.ones((1, 4), np.float32)
     for name in ("dweight", "dbias"):

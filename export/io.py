@@ -18,7 +18,7 @@ from onnx import external_data_helper
 from fastbn import budgets
 from fastbn.export.demands import require_nodes
 from fastbn.export.errors import ModelError, one_line
-from fastbn.export.repair import repaired, typed
+from fastbn.export.repair import repaired, short_domain, typed
 from fastbn.export.sparse import dense
 from fastbn.files import atomic, require_file
 
@@ -35,7 +35,8 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
     ----------
     source : path or onnx.ModelProto
         A file, or a model in memory (which is checked, and returned as it is). Sparse tensors
-        are made dense, nodes brought into order and outputs given a type, in a copy.
+        are made dense, nodes brought into order, outputs given a type and the domain "ai.onnx"
+        is called "", in a copy.
     load_external_data : bool
         Whether to bring the data of external tensors into memory. They are checked anyway.
 
@@ -61,7 +62,7 @@ def read_model(source: Source, *, load_external_data: bool = True) -> onnx.Model
         budgets.found(f"the nodes of {where}", budgets.NODE_BYTES * len(model.graph.node))
     except RecursionError:
         raise ModelError(f"{where}: graphs and functions are nested too deeply") from None
-    original, model = model, repaired(model)
+    original, model = model, short_domain(repaired(model))
     _check_valid(model, where, Path(where) if folder is not None and is_external else None)
     model = typed(model, original)
     if external and folder is not None and load_external_data:
@@ -93,9 +94,9 @@ def _check_valid(model: onnx.ModelProto, where: str, path: Path | None) -> None:
         onnx.checker.check_model(model if path is None else str(path))
     except (onnx.checker.ValidationError, ValueError, RecursionError) as error:
         raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from error
-    if any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+    if any(not entry.domain for entry in model.opset_import):
         return
-    if any(node.domain in ("", "ai.onnx") for node in model.graph.node):
+    if any(not node.domain for node in model.graph.node):
         raise ModelError(f"{where}: imports no opset of the default domain")
 
 

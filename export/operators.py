@@ -328,10 +328,11 @@ class Resize(ReferenceResize):
         return (y,)
 
 
-def _source(i: Array, length: int, out: int, scale: Any, transform: str) -> Array:
+def _source(i: Array, length: int, out: int, scale: np.floating[Any], transform: str) -> Array:
     """Tell where in the input an output index lies (ONNX Resize)."""
     if transform == "asymmetric":
-        return i / scale
+        place: Array = i / scale
+        return place
     if transform == "align_corners":
         return i * ((length - 1) / (length * scale - 1)) if out > 1 else np.zeros(out)
     if transform == "pytorch_half_pixel" and out == 1:

@@ -1,18 +1,20 @@
 """Models that onnxruntime runs though onnx's checker refuses them: what they lack is filled in.
 
 Those are nodes that do not stand in the order they run, outputs without a type or a shape, and
-graphs without a name.
+graphs without a name. And one spelling for the default domain, which has two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 
-from fastbn.export.demands import subgraphs
+from fastbn.export.demands import every_node, subgraphs
 
 NAME = "graph"
+DEFAULT_DOMAIN = "ai.onnx"  # in full; graph tools know it as "" alone
 
 
 def repaired(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -38,6 +40,28 @@ def repaired(model: onnx.ModelProto) -> onnx.ModelProto:
             kind.elem_type = kind.elem_type or onnx.TensorProto.FLOAT
             kind.shape.SetInParent()
     return result
+
+
+def short_domain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model that calls the default domain "", itself where it does, else a copy."""
+    if not any(entry.domain == DEFAULT_DOMAIN for entry in _named(model)):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for entry in _named(result):
+        if entry.domain == DEFAULT_DOMAIN:
+            entry.domain = ""
+    return result
+
+
+def _named(model: onnx.ModelProto) -> Iterator[Any]:
+    """Everything that names a domain: imports, functions and nodes."""
+    yield from model.opset_import
+    yield from every_node(model.graph.node)
+    for function in model.functions:
+        yield function
+        yield from function.opset_import
+        yield from every_node(function.node)
 
 
 def typed(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:

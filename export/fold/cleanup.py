@@ -130,7 +130,8 @@ def settle_constants(context: Context, model: ir.Model) -> None:
         assert array is not None
         rounded = array.astype(dtype) if dtype.kind in "iu" else store(array, dtype)
         origin = context.origins.get(value)
-        graph = uses[0].node.graph
+        # Before IR 4 an initializer had to be an input, which a subgraph cannot have.
+        graph = model.graph if model.ir_version < 4 else uses[0].node.graph
         assert isinstance(graph, ir.Graph)
         key = (id(graph), origin, rounded.tobytes(), dtype.name, rounded.shape)
         if key in settled:
@@ -143,7 +144,7 @@ def settle_constants(context: Context, model: ir.Model) -> None:
             np.ascontiguousarray(rounded).reshape(rounded.shape), name=value.name
         )
         graph.register_initializer(value)
-        if model.ir_version < 4 and graph is model.graph:
+        if model.ir_version < 4:
             graph.inputs.append(value)
 
 

@@ -109,8 +109,7 @@ def from_onnx(
 def _prepared(path: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProto:
     """Read and check a file, and put the bodies of its functions where they are called."""
     model = read_model(path)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    opset = versions.get("", versions.get("ai.onnx", 0))
+    opset = {entry.domain: entry.version for entry in model.opset_import}.get("", 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ModelError(
             f"opset {opset}: files of opset {OLDEST_OPSET} to {NEWEST_OPSET} can be read; convert "

@@ -59,7 +59,7 @@ class Reader:
         self.shapes = shapes
         self.size = size
         self.batch = batch
-        self.opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        self.opset = model.opset_imports.get("", 0)
         self.constants = Constants(model)
         for value in model.graph.initializers.values():
             if value.is_graph_input() and value.const_value is not None:  # a default
@@ -177,7 +177,7 @@ class Reader:
         computed = [value for value in node.inputs if value in self.values]
         if not computed and self._is_constant(node):
             return
-        reader = READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        reader = None if node.domain else READERS.get(node.op_type)
         outputs = [value for value in node.outputs if value.name]
         self.values |= dict.fromkeys(outputs)
         if node.op_type in ("Shape", "Size") and len(computed) == 1 and not node.domain:

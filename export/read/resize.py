@@ -115,13 +115,14 @@ def _matrix(node: Node, size: int, out: int, by: int | float) -> Array:
     del proto.attribute[:]
     proto.attribute.extend(attributes)
     # Twice as wide, for what keeps all its sizes is copied, whatever the multiples.
-    factors = np.array([size, 1, by, 2]) if isinstance(by, int) else np.float32([1, 1, by, 2])
+    whole = isinstance(by, int)
+    factors = np.array([size if whole else 1, 1, by, 2], np.int64 if whole else np.float32)
     weights = []
     if node.operator == "Upsample" and node.opset < 9:
         proto.attribute.append(helper.make_attribute("scales", factors.tolist()))
     else:
         weights.append(numpy_helper.from_array(factors, "by"))
-        between = 0 if node.opset < 11 else 2 if isinstance(by, int) else 1
+        between = 0 if node.opset < 11 else 2 if whole else 1
         proto.input.extend([*[""] * between, "by"])
     rows = np.eye(size, dtype=np.float32).reshape(size, 1, size, 1)
     ends = [

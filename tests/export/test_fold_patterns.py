@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from fastbn.bench.patterns import PATTERNS
+from fastbn.bench.patterns.sketch import Sketch
 from fastbn.export import fold_batch_norm
 
 
@@ -40,6 +41,15 @@ def test_pattern(name):
         assert "malformed" not in entry.reason
 
 
+def test_weights_of_a_subgraph_are_inputs_before_ir_4():
+    """An initializer had to be an input then, which the graph of a branch cannot have."""
+    model = PATTERNS["if-branches"].draw(Sketch(0, opset=8, ir_version=3))
+    folded, report = fold_batch_norm(model)
+    assert report.bn_left == _count(folded.graph) == 0
+    assert report.verification.agree
+    assert not any(a.g.initializer for node in folded.graph.node for a in node.attribute)
+
+
 def _count(graph: onnx.GraphProto) -> int:
     total = 0
     for node in graph.node:
@@ -68,7 +78,6 @@ def test_verification_would_notice(monkeypatch):
 @pytest.mark.parametrize("name", ["conv-bn", "bn-relu-conv-1x1-mixed", "mlp", "dense-block"])
 def test_weights_are_rounded_once(name):
     """In float64 the folded graph is the original up to float64's own rounding."""
-    from fastbn.bench.patterns.sketch import Sketch
     from fastbn.export.evaluator import Float64Evaluator
 
     pattern = PATTERNS[name]

@@ -103,11 +103,9 @@ def slice_(node: Node) -> Value:
     steps = node.integers(4) or [1] * len(starts)
     places = [*range(len(starts))] if axes is None else [x.axis(a) for a in axes]
     for axis, start, end, step in zip(places, starts, ends, steps, strict=True):
-        size = x.shape[axis]
         if step == 0:
             raise UnreadableError("its step is 0")
-        low, high = (start, end) if abs(end) < 2**62 or step > 0 else (start, -size - 1)
-        x = part(x, axis, range(size)[slice(low, None if high < -size else high, step)])
+        x = part(x, axis, range(x.shape[axis])[start:end:step])
     return x
 
 

@@ -551,6 +551,14 @@ def test_parts_without_a_name_are_left_out() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_a_slice_of_nothing_is_named() -> None:
+    """An end before the first place is no open end."""
+    g = Sketch()
+    bounds = [g.integers(n) for n in (1, -9, 1)]
+    with pytest.raises(ModelError, match="it takes nothing"):
+        from_onnx(g.model(g.op("Slice", [g.input(6, 4, 4), *bounds])))
+
+
 def test_weights_that_are_computed_are_named() -> None:
     g = Sketch()
     x = g.input(3, 6, 6)

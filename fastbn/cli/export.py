@@ -15,6 +15,8 @@ from fastbn.cli.table import show
 from fastbn.cli.watch import watched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -182,7 +184,7 @@ def numbers(option: str, text: str) -> list[float]:
 
 
 def _calibration(
-    source: str | None, shape: tuple[int, ...] | None
+    source: str | None, shape: Sequence[int] | None
 ) -> tuple[NDArray[np.float32] | None, Labelled | None]:
     """Read samples to calibrate on, and those to measure accuracy on, as `to_onnx` takes them.
 

@@ -289,18 +289,6 @@ def test_as_exact_as_pytorch(call: str, scale: float) -> None:
     assert error(run(F, call, x)[0], y64) <= max(2 * error(theirs, y64), 4 * 2.0**-23)
 
 
-def test_more_threads_than_samples_and_more_samples_than_blocks(set_threads: Any) -> None:
-    x = RNG.standard_normal((70, 56, 56, 64)).astype(np.float32)  # a sample has several chunks
-    weight, bias = np.ones(64, np.float32), np.zeros(64, np.float32)
-    found = []
-    for threads in (1, 80):
-        set_threads(threads)
-        _, saved = F.group_norm(x, 8, weight, bias)
-        found.append(F.group_norm_backward(x, saved))
-    for one, many in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, many)
-
-
 @pytest.mark.parametrize("n", [16, 17, 31])
 @pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
 def test_large_offsets_do_not_reach_beyond_the_row(op: str, n: int) -> None:

@@ -99,6 +99,20 @@ def test_more_threads_than_there_are_parts_or_tasks(
             np.testing.assert_array_equal(y, expected)
 
 
+def test_more_threads_than_samples_and_more_samples_than_blocks(
+    set_threads: Any, rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal((70, 56, 56, 64)).astype(np.float32)  # a sample has several chunks
+    weight, bias = np.ones(64, np.float32), np.zeros(64, np.float32)
+    found = []
+    for threads in (1, 80):
+        set_threads(threads)
+        _, saved = F.group_norm(x, 8, weight, bias)
+        found.append(F.group_norm_backward(x, saved))
+    for one, many in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, many)
+
+
 def test_python_threads_may_call_at_once(set_threads: Any, rng: np.random.Generator) -> None:
     """The GIL is released inside: four callers at once get what one gets."""
     from concurrent.futures import ThreadPoolExecutor

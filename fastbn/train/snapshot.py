@@ -25,14 +25,14 @@ class Snapshot:
         self.optimizer = optimizer if hasattr(optimizer, "state_dict") else None
         self.weights = net.state_dict()
         self.state = None if self.optimizer is None else self.optimizer.state_dict()
-        self.settings = [dict(group) for group in getattr(optimizer, "param_groups", ())]
+        self.groups = [(group, dict(group)) for group in getattr(optimizer, "param_groups", ())]
         self.random = random_states(net)
 
     def restore(self) -> None:
         """Make everything what it was."""
         self.net.load_state_dict(self.weights)
         if self.optimizer is not None:
-            for group, settings in zip(self.optimizer.param_groups, self.settings, strict=False):
+            for group, settings in self.groups:
                 group.update(settings)  # functions, too, which a state cannot hold
             self.optimizer.load_state_dict(self.state)
         set_random_states(self.net, self.random)

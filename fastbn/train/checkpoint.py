@@ -87,6 +87,7 @@ def resume(trainer: Trainer, path: str | os.PathLike[str]) -> Interrupted | None
         interrupted = None
         if position is not None:
             callbacks = _unpack(told["callbacks"], content.extra)
+            position = {"labelled": position.get("seen", 0), **position}  # not in older files
             interrupted = Interrupted(_of(Position, position), callbacks)
         steps = int(told["step"])
         state = _unpack(told["optimizer"]["state"], content.extra)

@@ -220,6 +220,17 @@ def damaged(path: Path, change: Any) -> Path:
     return other
 
 
+def test_a_file_from_before_labels_were_counted(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    whole, stopped = trainer(), trainer()
+    fit(whole)
+    fit(stopped, StopsAt(7), train.Checkpoint(path))
+    older = damaged(path, lambda told, arrays: told["position"].pop("labelled"))
+    resumed = trainer().resume(older)
+    fit(resumed)
+    assert_same(whole, resumed)
+
+
 @pytest.mark.parametrize(
     "change",
     [
